@@ -1,0 +1,162 @@
+"""The data root: where everything lies on disk (design section 4)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY_MODE = 0o700
+UMASK = 0o077
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """Paths below ``$FIONA_DATA``. Building one touches nothing on disk; see :func:`DataRoot.make`."""
+
+    path: Path
+
+    @classmethod
+    def from_environment(cls) -> DataRoot:
+        """The data root named by ``FIONA_DATA``, or ``./data``; always absolute."""
+        return cls(Path(os.environ.get("FIONA_DATA") or "data").absolute())
+
+    @property
+    def config(self) -> Path:
+        """Folder of configuration."""
+        return self.path / "config"
+
+    @property
+    def config_file(self) -> Path:
+        """``config/config.json``."""
+        return self.config / "config.json"
+
+    @property
+    def rules_file(self) -> Path:
+        """``config/classifyRules.json`` in the original's grammar."""
+        return self.config / "classifyRules.json"
+
+    @property
+    def project_files(self) -> Path:
+        """Folder of ``<PROJECT>.json``."""
+        return self.config / "projects"
+
+    @property
+    def secrets(self) -> Path:
+        """Keys per project, files of mode 0600."""
+        return self.config / "secrets"
+
+    @property
+    def last_good(self) -> Path:
+        """What is in force when a new file is refused."""
+        return self.config / ".last-good"
+
+    @property
+    def enabled_file(self) -> Path:
+        """The original's switch file of three digits."""
+        return self.config / "enabled"
+
+    @property
+    def site(self) -> Path:
+        """Everything that was received and derived from it without assigning it."""
+        return self.path / "site"
+
+    @property
+    def archive(self) -> Path:
+        """Received bytes, never modified."""
+        return self.site / "archive"
+
+    @property
+    def arrived(self) -> Path:
+        """Journals of receipts."""
+        return self.site / ".arrived"
+
+    @property
+    def raw(self) -> Path:
+        """Links per study and series, and the series records."""
+        return self.site / "raw"
+
+    @property
+    def participants(self) -> Path:
+        """Links per incoming PatientID."""
+        return self.site / "participants"
+
+    @property
+    def conflicts(self) -> Path:
+        """Same SOP Instance UID with another data set, until a person decides."""
+        return self.site / "conflicts"
+
+    @property
+    def quarantine(self) -> Path:
+        """What could not be read or accepted, with the reason beside it."""
+        return self.path / "quarantine"
+
+    @property
+    def projects(self) -> Path:
+        """De-identified working copies."""
+        return self.path / "projects"
+
+    @property
+    def outbox(self) -> Path:
+        """Packages cleared for sending."""
+        return self.path / "outbox"
+
+    @property
+    def daic(self) -> Path:
+        """Packages that every configured target is proven to have."""
+        return self.path / "DAIC"
+
+    @property
+    def inbox(self) -> Path:
+        """Drop folder."""
+        return self.path / "inbox"
+
+    @property
+    def dagster_home(self) -> Path:
+        """``DAGSTER_HOME``."""
+        return self.path / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of the services."""
+        return self.path / "logs"
+
+    @property
+    def locks(self) -> Path:
+        """One lock file a study (see ``landing.study_lock``)."""
+        return self.path / "ledger" / "locks"
+
+    @property
+    def ledger_file(self) -> Path:
+        """The ledger (SQLite, WAL)."""
+        return self.path / "ledger" / "ledger.sqlite"
+
+    def directories(self) -> tuple[Path, ...]:
+        """Every folder of the data root, parents first."""
+        return (
+            self.path,
+            self.config,
+            self.project_files,
+            self.secrets,
+            self.last_good,
+            self.site,
+            self.archive,
+            self.arrived,
+            self.raw,
+            self.participants,
+            self.conflicts,
+            self.quarantine,
+            self.projects,
+            self.outbox,
+            self.daic,
+            self.inbox,
+            self.dagster_home,
+            self.logs,
+            self.ledger_file.parent,
+            self.locks,
+        )
+
+    def make(self) -> None:
+        """Creates the folders that are missing with mode 0700; leaves what is there alone."""
+        for folder in self.directories():
+            folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)

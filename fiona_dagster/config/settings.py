@@ -1,0 +1,167 @@
+"""Typed models of ``config.json`` and ``config/projects/<PROJECT>.json``.
+
+The original's keys (behaviour reference, section 8) keep their names where they mean the same; what
+is new stands in sections of its own. Every model refuses keys that it does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PROJECT_NAME = re.compile(r"[A-Za-z0-9_]{1,20}")
+
+DeidOption = Literal["retain_long_modified_dates"]
+"""Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
+
+
+class Section(BaseModel):
+    """Base of all sections: closed, immutable, documented."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ReceiverSettings(Section):
+    """The Storage SCP."""
+
+    quiet_seconds: float = Field(16.0, ge=1)
+    """A study is complete when nothing arrived for so long and no association that sent to it is open."""
+    quiet_seconds_open: float = Field(600.0, ge=1)
+    """The same with such an association still open."""
+    accept_unknown: bool = False
+    """Accept associations from AE titles that are not listed in ``allowed_callers``."""
+    allowed_callers: tuple[str, ...] = ()
+    """Calling AE titles that may send."""
+    max_associations: int = Field(64, ge=1)
+    """Associations at the same time; more are rejected for now (PS3.8 9.3.4)."""
+    max_pdu: int = Field(131072, ge=4096)
+    """Largest PDU we offer to receive, bytes."""
+    idle_seconds: float = Field(120.0, ge=1)
+    """An association that is silent for so long is aborted."""
+    reserve_mb: int = Field(512, ge=0)
+    """Free space that reception leaves on the disk; below it C-STORE answers A700."""
+
+
+class RedcapSettings(Section):
+    """Where people say what shall go where."""
+
+    url: str = ""
+    """API address, with the trailing slash. Empty: no REDCap, studies wait."""
+    token_env: str = ""
+    """Environment variable with the token of *Incoming* ..."""
+    token_file: str = ""
+    """... or the file that holds it (relative: below config/)."""
+    poll_seconds: int = Field(60, ge=5)
+    """How often transfer requests are asked for."""
+    timeout_seconds: float = Field(30.0, gt=0)
+    """Time limit of one call."""
+    calls_per_minute: int = Field(300, ge=1)
+    """Servers ban clients that call too often."""
+    ca_file: str = ""
+    """Certificates to trust in place of the system's."""
+
+
+class SftpTarget(Section):
+    """An OpenSSH server that takes packages."""
+
+    kind: Literal["sftp"]
+    host: str
+    port: int = Field(22, ge=1, le=65535)
+    username: str
+    private_key_file: str
+    """Private key; relative: below config/."""
+    host_key: str
+    """Pinned public host key, as in known_hosts: ``ssh-ed25519 AAAA...``."""
+    directory: str = "."
+    """Remote folder that packages are put into."""
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
+class DicomTarget(Section):
+    """A research PACS."""
+
+    kind: Literal["dicom"]
+    host: str
+    port: int = Field(104, ge=1, le=65535)
+    called_ae_title: str
+    calling_ae_title: str = "FIONA"
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
+Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]
+
+
+class RetentionSettings(Section):
+    """How long things stay."""
+
+    partition_days: float = Field(90.0, ge=0)
+    """Days after its last event that a finished study stays visible in Dagster's partition sets."""
+
+
+class WebSettings(Section):
+    """The Dagster UI."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(3000, ge=0, le=65535)
+    """0: chosen freely."""
+
+
+class Settings(Section):
+    """``config/config.json``."""
+
+    DICOMIP: str = "0.0.0.0"  # noqa: S104 - a receiver is there to be reached; unknown callers are refused
+    DICOMPORT: int = Field(11112, ge=0, le=65535)
+    """0: chosen freely."""
+    DICOMAETITLE: str = "FIONA"
+    LOCALTIMEZONE: str = "UTC"
+    """IANA name of the site's time zone, used towards REDCap and people."""
+    receiver: ReceiverSettings = ReceiverSettings()
+    redcap: RedcapSettings = RedcapSettings()
+    targets: dict[str, Target] = {}
+    """Named end-points; projects refer to them by these names."""
+    retention: RetentionSettings = RetentionSettings()
+    web: WebSettings = WebSettings()
+
+    @field_validator("targets")
+    @classmethod
+    def _target_names(cls, value: dict[str, Target]) -> dict[str, Target]:
+        for name in value:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", name):
+                raise ValueError(f"target name {name!r} must be lower case letters, digits and _")
+        return value
+
+
+class ProjectSettings(Section):
+    """``config/projects/<PROJECT>.json``."""
+
+    name: str
+    """The acronym; equal to the file name."""
+    description: str = ""
+    active: bool = True
+    """An inactive project takes no transfer requests."""
+    participant_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}"
+    """Regular expression that a participant id must match in full."""
+    events: tuple[str, ...] = ()
+    """Event names that a request may use; empty: any."""
+    options: tuple[DeidOption, ...] = ()
+    """Options of PS3.15 Annex E."""
+    targets: tuple[str, ...] = ()
+    """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not PROJECT_NAME.fullmatch(value):
+            raise ValueError("a project name is 1 to 20 letters, digits or _")
+        return value
+
+    @field_validator("participant_pattern")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return value

@@ -1,0 +1,108 @@
+"""The one error tree of the gateway.
+
+::
+
+    FionaError
+    ├── TransientError            may pass by itself: try again later
+    │   ├── PeerUnavailable       a peer (SFTP server, research PACS) can't be reached or broke off
+    │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
+    │   ├── StorageFull           no room, no inodes, or the reserve is reached
+    │   └── Busy                  somebody else holds the lock of this study
+    └── PermanentError            will not pass: a person must act
+        ├── UsageError            the command was called wrongly
+        ├── ConfigurationError    a configuration, rule or project file is wrong
+        ├── KeyMismatch           a project key is missing or is not the one that was used before
+        ├── UnreadableDicom       bytes that are no DICOM, or broken before what we need
+        ├── RefusedDicom          readable, but refused on purpose (nesting, size, kind, not understood)
+        ├── NotVerified           the gate: bytes in hand are not those of a passed verification
+        ├── ResidualIdentifier    the verification found something identifying (never says the value)
+        ├── RequestRefused        a transfer request that can't be carried out as written
+        ├── RedcapRejected        REDCap understood and said no
+        ├── DeliveryRefused       a target said no, or holds something else under our name
+        └── UnknownStudy          no such study here
+
+Messages say what happened, where, and what to do. They never hold a value of an identifying
+attribute: names, ids, dates of birth, accession numbers, participants and events stay out.
+"""
+
+from __future__ import annotations
+
+
+class FionaError(Exception):
+    """Base of every error that the gateway raises on purpose."""
+
+
+class TransientError(FionaError):
+    """May pass by itself; whoever catches it may try again later."""
+
+
+class PeerUnavailable(TransientError):
+    """A peer can't be reached, timed out, or broke off in the middle."""
+
+
+class RedcapUnavailable(TransientError):
+    """REDCap gave no usable answer (408, 5xx, time-out, connection, HTML page with status 200)."""
+
+
+class StorageFull(TransientError):
+    """The disk has no room or no inodes left, or the configured reserve is reached."""
+
+
+class Busy(TransientError):
+    """Somebody else works on the same study at this moment."""
+
+
+class PermanentError(FionaError):
+    """Will not pass by itself; trying again changes nothing until a person acts."""
+
+
+class UsageError(PermanentError):
+    """The command was called in a way that makes no sense."""
+
+
+class ConfigurationError(PermanentError):
+    """A configuration, rule or project file is wrong; the message names file, line, key and expectation."""
+
+
+class KeyMismatch(PermanentError):
+    """A project's key is missing or differs from the fingerprint that was recorded at its first use."""
+
+
+class UnreadableDicom(PermanentError):
+    """The bytes are not DICOM, or are broken before what is needed; says position and reason."""
+
+
+class RefusedDicom(PermanentError):
+    """The object can be read but is refused on purpose: too deep, too large, or not understood."""
+
+
+class NotVerified(PermanentError):
+    """The gate: the ledger holds no passed verification record whose digests equal the bytes in hand."""
+
+
+class ResidualIdentifier(PermanentError):
+    """The verification found something identifying; names tag and rule, never the value."""
+
+
+class RequestRefused(PermanentError):
+    """A transfer request can't be carried out as it is written."""
+
+
+class RedcapRejected(PermanentError):
+    """REDCap understood the call and refused it.
+
+    Attributes:
+        status: HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DeliveryRefused(PermanentError):
+    """A target refused, its host key changed, or it holds other content under our name."""
+
+
+class UnknownStudy(PermanentError):
+    """The ledger knows no study with this StudyInstanceUID."""
