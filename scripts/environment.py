@@ -87,7 +87,7 @@ def _with_uv(uv: str) -> bool:
     python = VENV / "bin" / "python"
     install = [uv, "pip", "install", "--quiet", "--python", str(python)]
     steps = [
-        [*install, "--require-hashes", "-r", str(LOCK)],
+        [*install, "--no-deps", "--require-hashes", "-r", str(LOCK)],
         [*install, "--no-deps", "--no-build-isolation", "-e", str(CHECKOUT)],
     ]
     if not VENV.exists():
@@ -104,9 +104,10 @@ def _with_pip() -> None:
     if subprocess.run([python, "-m", "pip", "--version"], check=False, capture_output=True).returncode != 0:
         _need_ensurepip()
         _run(python, "-m", "ensurepip", "--default-pip")
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    # The lock is complete, so there is nothing to resolve: --no-deps everywhere.
+    pip = (python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
     _run(*pip, "--require-hashes", "-r", LOCK)
-    _run(*pip, "--no-deps", "--no-build-isolation", "-e", CHECKOUT)
+    _run(*pip, "--no-build-isolation", "-e", CHECKOUT)
 
 
 def _need_ensurepip() -> None:
