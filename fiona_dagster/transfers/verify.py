@@ -1,0 +1,190 @@
+"""Checks a package offline: any changed byte is found, and named by the file that it lies in.
+
+The structure of a package has no freedom: its header bytes follow from names, sizes, CRCs and
+positions, so they are rebuilt and compared; contents are compared with the manifest; a digest in the
+ZIP comment covers every byte before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fiona_dagster.errors import UsageError
+from fiona_dagster.transfers import zipformat
+from fiona_dagster.transfers.package import CHUNK, FORMAT, MANIFEST, REPORT
+from fiona_dagster.transfers.zipformat import DamagedError, Entry
+
+MANIFEST_LIMIT = 256 << 20
+"""Largest manifest that is read, bytes."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a package, without verifying anything.
+
+    Raises:
+        UsageError: no such file, or no package.
+    """
+    try:
+        with path.open("rb") as stream:
+            entries, _ = zipformat.read_directory(stream, path.stat().st_size)
+            manifest = _load_manifest(stream, entries, [])
+    except OSError as error:
+        raise UsageError(f"the package can't be read ({error.strerror})") from None
+    except DamagedError as error:
+        raise UsageError(f"not a package: {error}") from None
+    if manifest is None:
+        raise UsageError(f"not a package: {MANIFEST} can't be read")
+    return manifest
+
+
+def verify_package(path: Path) -> list[str]:
+    """Checks a package offline; any changed byte is found.
+
+    Args:
+        path: the ZIP. Checksum files beside it are compared if they are there.
+
+    Returns:
+        What is wrong, each beginning with the file inside that it concerns; empty when all is well.
+
+    Raises:
+        UsageError: the file does not exist or can't be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            problems = _verify(stream, path.stat().st_size)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror}); name a package") from None
+    return problems + _check_sides(path)
+
+
+def _verify(stream: BinaryIO, length: int) -> list[str]:
+    problems: list[str] = []
+    try:
+        entries, start = zipformat.read_directory(stream, length)
+    except DamagedError as error:
+        return [str(error)]
+    end = start + sum(len(zipformat.directory_header(entry)) for entry in entries)
+    stream.seek(end)
+    if stream.read(length - end - zipformat.COMMENT_LENGTH) != zipformat.end_records(
+        len(entries), start, end - start
+    ):
+        problems.append("end of archive: changed")
+    problems += _check_layout(stream, entries, start)
+    if problems:
+        return problems
+    manifest = _load_manifest(stream, entries, problems)
+    listed = _listed(manifest, problems)
+    for entry in entries:
+        if entry.name != MANIFEST:
+            problems += _check_content(stream, entry, listed)
+    if listed is not None:
+        names = {entry.name for entry in entries}
+        problems += [f"{name}: missing" for name in listed if name not in names]
+    if not problems and not _seal_holds(stream, length):
+        problems.append("archive comment: the digest over the package does not match")
+    return problems
+
+
+def _check_layout(stream: BinaryIO, entries: Sequence[Entry], start: int) -> list[str]:
+    problems: list[str] = []
+    position = 0
+    names = [entry.name for entry in entries]
+    if names[:2] != [MANIFEST, REPORT] or names[2:] != sorted(names[2:]):
+        problems.append("central directory: not in the order of a package")
+    if len({name.lower() for name in names}) != len(names):
+        problems.append("central directory: a name stands there twice")
+    for entry in entries:
+        if entry.offset != position or entry.end > start:
+            return [*problems, f"{entry.name}: does not lie where it should"]
+        stream.seek(position)
+        header = zipformat.local_header(entry)
+        if stream.read(len(header)) != header:
+            problems.append(f"{entry.name}: its header was changed")
+        position = entry.end
+    if position != start:
+        problems.append("central directory: there are bytes before it that belong to no file")
+    return problems
+
+
+def _load_manifest(stream: BinaryIO, entries: Sequence[Entry], problems: list[str]) -> dict[str, Any] | None:
+    entry = next((entry for entry in entries if entry.name == MANIFEST), None)
+    if entry is None or entry.size > MANIFEST_LIMIT:
+        problems.append(f"{MANIFEST}: missing")
+        return None
+    stream.seek(entry.data_offset)
+    data = stream.read(entry.size)
+    if zlib.crc32(data) != entry.crc:
+        problems.append(f"{MANIFEST}: changed")
+        return None
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        problems.append(f"{MANIFEST}: not a JSON object")
+        return None
+    return manifest
+
+
+def _listed(manifest: dict[str, Any] | None, problems: list[str]) -> dict[str, tuple[int, str]] | None:
+    if manifest is None:
+        return None
+    try:
+        listed = {item["name"]: (item["size"], item["sha256"]) for item in manifest["files"]}
+    except (KeyError, TypeError):
+        problems.append(f"{MANIFEST}: files: not a list of name, size and sha256")
+        return None
+    if manifest.get("format") != FORMAT:
+        problems.append(f"{MANIFEST}: format: expected {FORMAT}")
+    return listed
+
+
+def _check_content(stream: BinaryIO, entry: Entry, listed: Mapping[str, tuple[int, str]] | None) -> list[str]:
+    stream.seek(entry.data_offset)
+    crc, sha256, left = 0, hashlib.sha256(), entry.size
+    while left and (chunk := stream.read(min(CHUNK, left))):
+        crc = zlib.crc32(chunk, crc)
+        sha256.update(chunk)
+        left -= len(chunk)
+    if left or crc != entry.crc:
+        return [f"{entry.name}: changed"]
+    if listed is None:
+        return []
+    if entry.name not in listed:
+        return [f"{entry.name}: not in the manifest"]
+    if listed[entry.name] != (entry.size, sha256.hexdigest()):
+        return [f"{entry.name}: changed (differs from the manifest)"]
+    return []
+
+
+def _seal_holds(stream: BinaryIO, length: int) -> bool:
+    stream.seek(0)
+    sha256, left = hashlib.sha256(), length - 64
+    while left and (chunk := stream.read(min(CHUNK, left))):
+        sha256.update(chunk)
+        left -= len(chunk)
+    stream.seek(length - zipformat.COMMENT_LENGTH)
+    return stream.read() == zipformat.COMMENT_PREFIX + sha256.hexdigest().encode()
+
+
+def _check_sides(path: Path) -> list[str]:
+    problems: list[str] = []
+    for kind in ("md5", "sha256"):
+        side = path.with_name(f"{path.name}.{kind}")
+        try:
+            text = side.read_bytes()[:1000].split()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problems.append(f"{kind} file beside the package: can't be read ({error.strerror})")
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, kind).hexdigest()
+        if not text or text[0].decode("ascii", "replace").lower() != digest:
+            problems.append(f"{kind} file beside the package: does not match the package")
+    return problems
