@@ -1,1 +1,77 @@
+"""The ledger: where every study, instance, transfer, attempt and delivery stands.
 
+Belongs here: tables, their transactions, and taking over the journals of receipts. Stays out: deciding
+what to do next (studies, transfers) and anything that talks to a peer.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger.receipts import Receipts, Study
+from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
+from fiona_dagster.ledger.transfers import Delivery, Package, Transfer, Transfers, TransferState
+from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
+
+
+class Ledger:
+    """The open ledger of a data root; one for each thread.
+
+    Attributes:
+        receipts: studies and instances.
+        transfers: requests, verification records, packages, deliveries.
+        work: what is to be done and when.
+    """
+
+    def __init__(self, root: DataRoot) -> None:
+        self.root = root
+        self.store = Store(root)
+        self.work = WorkList(self.store)
+        self.receipts = Receipts(self.store, self.work)
+        self.transfers = Transfers(self.store, self.work)
+
+    def key_fingerprint(self, project: str) -> str | None:
+        """Fingerprint of the project's key that was recorded at its first use."""
+        row = self.store.row("SELECT fingerprint FROM key_fingerprints WHERE project = ?", project)
+        return None if row is None else str(row["fingerprint"])
+
+    def record_key_fingerprint(self, project: str, fingerprint: str) -> None:
+        """Records the fingerprint of a project's key, once; a recorded one is never replaced."""
+        with self.store.writing() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO key_fingerprints (project, fingerprint, recorded) VALUES (?, ?, ?)",
+                (project, fingerprint, utc_now()),
+            )
+
+    def close(self) -> None:
+        """Closes the connection to the database."""
+        self.store.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+__all__ = [
+    "Delivery",
+    "Kind",
+    "Ledger",
+    "Package",
+    "Receipts",
+    "Store",
+    "Study",
+    "Transfer",
+    "TransferState",
+    "Transfers",
+    "Work",
+    "WorkList",
+    "utc_after",
+    "utc_now",
+    "utc_text",
+    "work_key",
+]

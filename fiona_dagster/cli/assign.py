@@ -1,0 +1,48 @@
+"""``fiona assign`` and ``fiona reclassify``: what a person orders."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import UsageError
+
+
+@click.command()
+@click.argument("study")
+@click.option("--project", required=True, help="Project that shall get the study.")
+@click.option("--participant", required=True, help="Participant id in that project.")
+@click.option("--event", required=True, help="Event of that project.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def assign(study: str, project: str, participant: str, event: str, as_json: bool) -> None:
+    """Writes a transfer request for STUDY (StudyInstanceUID) to REDCap."""
+    from fiona_dagster.transfers.context import Gateway  # noqa: PLC0415 - loads requests only when called
+    from fiona_dagster.transfers.requests import assign as write_request  # noqa: PLC0415
+
+    with Gateway(DataRoot.from_environment()) as gateway:
+        instance = write_request(gateway, study, project, participant, event)
+    if as_json:
+        click.echo(json.dumps({"study": study, "project": project, "request": instance}))
+    else:
+        click.echo(f"request {instance} of study {study} for project {project} is in REDCap")
+
+
+@click.command()
+@click.argument("studies", nargs=-1)
+@click.option("--stale", is_flag=True, help="All studies that were classified by other rules than those in force.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def reclassify(studies: tuple[str, ...], stale: bool, as_json: bool) -> None:
+    """Has studies classified again; the running service starts the runs."""
+    from fiona_dagster.transfers.context import Gateway  # noqa: PLC0415
+    from fiona_dagster.transfers.intake import reclassify as ask  # noqa: PLC0415
+
+    if bool(studies) == stale:
+        raise UsageError("name studies, or give --stale for all that a rule change affects")
+    with Gateway(DataRoot.from_environment()) as gateway:
+        asked = ask(gateway, None if stale else list(studies))
+    if as_json:
+        click.echo(json.dumps({"studies": asked}))
+    else:
+        click.echo(f"{len(asked)} studies will be classified again")

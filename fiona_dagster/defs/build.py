@@ -1,0 +1,70 @@
+"""Puts the definitions together.
+
+Belongs here: assembly, from a data root's configuration. Stays out: the definitions themselves.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from fiona_dagster.config import DataRoot, load_project_in_force, project_names
+from fiona_dagster.defs.housekeeping import maintenance_job
+from fiona_dagster.defs.intake import intake_assets, intake_job
+from fiona_dagster.defs.project import ProjectFactory
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.sensors import completed_studies, run_failures, transfer_requests_sensor
+from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.studies import load_rules_in_force
+
+
+def build_defs(
+    root: DataRoot | None = None, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """Everything that Dagster loads, from the configuration of one data root.
+
+    Args:
+        root: the data root; default: the one that ``FIONA_DATA`` names. It may be empty: then there are
+            no projects.
+        resource_overrides: resources by name that tests put in the place of ours.
+
+    A project whose file is broken and was never good is left out; `fiona config check` names it.
+    """
+    root = root or DataRoot.from_environment()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is marked beta in 1.13
+        factories = _factories(root)
+        assets = intake_assets(_rules_digest(root))
+        process_study = intake_job(assets)
+        everything, jobs = list(assets), [process_study]
+        for factory in factories:
+            transfer, deliver = factory.transfer_assets(), factory.delivery_assets()
+            everything += [*transfer, *deliver]
+            jobs += factory.jobs(transfer, deliver)
+        names = [factory.name for factory in factories]
+        maintenance, schedule = maintenance_job(names)
+        return dg.Definitions(
+            assets=everything,
+            jobs=[*jobs, maintenance],
+            schedules=[schedule],
+            sensors=[completed_studies, transfer_requests_sensor(names, jobs), run_failures],
+            resources={"gateway": GatewayResource(data_root=str(root.path)), **(resource_overrides or {})},
+            executor=dg.in_process_executor,
+        )
+
+
+def _factories(root: DataRoot) -> list[ProjectFactory]:
+    found = []
+    for name in project_names(root):
+        try:
+            found.append(ProjectFactory(load_project_in_force(root, name)[0]))
+        except ConfigurationError as error:
+            warnings.warn(f"project left out: {error}", RuntimeWarning, stacklevel=2)
+    return found
+
+
+def _rules_digest(root: DataRoot) -> str:
+    return load_rules_in_force(root)[0].digest

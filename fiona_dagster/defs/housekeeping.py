@@ -1,0 +1,157 @@
+"""The job ``maintenance``: hourly reconciliation, retirement of partitions, closing of ghost runs.
+
+Belongs here: what concerns Dagster's own storage. Stays out: reconciliation with REDCap and disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.defs.partitions import STUDIES, project_set
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.steps import hold_run, run_is_alive, run_lock_file
+from fiona_dagster.ledger import utc_after, utc_now
+from fiona_dagster.transfers import delivery
+from fiona_dagster.transfers.context import Gateway
+
+YOUNG_SECONDS = 300.0
+IN_FLIGHT_SECONDS = 900.0
+UNFINISHED = (
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.CANCELING,
+)
+GHOST = "the run's process is gone (machine or service went down); its work is asked for again"
+
+
+def close_ghost_runs(instance: dg.DagsterInstance, root: DataRoot, *, at_start: bool) -> int:
+    """Fails runs that Dagster takes for running although no process works on them.
+
+    Args:
+        instance: Dagster's storage.
+        root: the data root; living runs hold a mark in it.
+        at_start: True when no service runs yet: then every unfinished run is a ghost.
+
+    Returns:
+        How many were closed. A ghost also frees its places in pools.
+    """
+    closed = 0
+    for record in instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED))):
+        run = record.dagster_run
+        age = time.time() - record.update_timestamp.timestamp()
+        if not at_start and (age < YOUNG_SECONDS or run_is_alive(root, run.run_id)):
+            continue
+        instance.report_run_failed(run, GHOST)
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        closed += 1
+    return closed
+
+
+def forget_run_marks(root: DataRoot) -> None:
+    """Removes the marks of runs that are over."""
+    folder = run_lock_file(root, "x").parent
+    for path in folder.iterdir() if folder.is_dir() else []:
+        if not run_is_alive(root, path.name):
+            path.unlink(missing_ok=True)
+
+
+def restore_partitions(instance: dg.DagsterInstance, gateway: Gateway) -> int:
+    """Adds keys that the ledger has and Dagster lost (storage deleted, backup restored)."""
+    wanted: dict[str, list[str]] = {}
+    living = {study.study for study in gateway.ledger.receipts.studies(include_retired=False) if study.revision}
+    wanted[STUDIES] = sorted(living)
+    for transfer in gateway.ledger.transfers.all():
+        if transfer.study in living and transfer.state not in ("refused", "superseded"):
+            wanted.setdefault(project_set(transfer.project), []).append(transfer.study)
+    added = 0
+    for name, keys in wanted.items():
+        have = set(instance.get_dynamic_partitions(name))
+        missing = sorted(set(keys) - have)
+        for start in range(0, len(missing), 500):
+            instance.add_dynamic_partitions(name, missing[start : start + 500])
+        added += len(missing)
+    return added
+
+
+def retire_studies(instance: dg.DagsterInstance, gateway: Gateway, projects: Sequence[str]) -> int:
+    """Takes studies out of the partition sets whose work is finished and whose retention has passed."""
+    limit = utc_after(-gateway.settings.retention.partition_days * 86400)
+    retired = 0
+    for study in gateway.ledger.receipts.studies(include_retired=False):
+        transfers = [t for t in gateway.ledger.transfers.all(study.study) if t.state != "superseded"]
+        finished = (
+            study.state == "held"
+            and any(t.state == "delivered" for t in transfers)
+            and all(t.state in ("delivered", "refused") and t.changed <= limit for t in transfers)
+            and study.last_arrival <= limit
+            and not gateway.ledger.work.open(study.study)
+        )
+        if not finished:
+            continue
+        gateway.ledger.receipts.retire(study.study, utc_now())
+        for name in (STUDIES, *(project_set(project) for project in projects)):
+            if instance.has_dynamic_partition(name, study.study):
+                instance.delete_dynamic_partition(name, study.study)
+        retired += 1
+    return retired
+
+
+def release_lost_work(instance: dg.DagsterInstance, gateway: Gateway) -> int:
+    """Work that was requested long ago and that no unfinished run carries is asked for again."""
+    released = 0
+    for work in gateway.ledger.work.in_flight(IN_FLIGHT_SECONDS):
+        unfinished = instance.get_runs(
+            dg.RunsFilter(
+                tags={"fiona/work": work.key},
+                statuses=[*UNFINISHED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED],
+            ),
+            limit=1,
+        )
+        if not unfinished:
+            gateway.ledger.work.failed(
+                work.key, "no run carries this work any more", permanent=False, attempt=work.attempt
+            )
+            released += 1
+    return released
+
+
+def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition]:
+    """The job and its hourly schedule."""
+
+    @dg.op(name="maintain", description="Reconciles Dagster with the ledger; closes ghosts; retires partitions.")
+    def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
+        hold_run(gateway.root, context.run_id)
+        with gateway.open() as opened:
+            opened.ledger.receipts.read_journals()
+            counts = {
+                "ghost runs closed": close_ghost_runs(context.instance, gateway.root, at_start=False),
+                "finished transfers closed": delivery.finish_proven(opened),
+                "partitions retired": retire_studies(context.instance, opened, projects),
+                "partitions restored": restore_partitions(context.instance, opened),
+                "lost work asked for again": release_lost_work(context.instance, opened),
+            }
+        forget_run_marks(gateway.root)
+        context.add_output_metadata({key: value for key, value in counts.items()})
+        context.log.info(", ".join(f"{key}: {value}" for key, value in counts.items()))
+
+    @dg.job(
+        name="maintenance",
+        executor_def=dg.in_process_executor,
+        tags={"fiona/kind": "maintenance"},
+        description="Hourly: reconciles Dagster's storage with the ledger, closes ghost runs, retires partitions.",
+    )
+    def maintenance() -> None:
+        maintain()
+
+    schedule = dg.ScheduleDefinition(
+        name="maintenance_hourly",
+        job=maintenance,
+        cron_schedule="7 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    return maintenance, schedule

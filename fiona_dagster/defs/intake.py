@@ -1,0 +1,150 @@
+"""Intake: the assets of ``process_study``, from received files to a study held in REDCap's *Incoming*.
+
+Belongs here: names, groups, descriptions and metadata of the intake assets. Stays out: what they do
+(``transfers.intake``, ``studies``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from fiona_dagster import studies as domain
+from fiona_dagster.defs.partitions import studies
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.steps import StepResult, run_studies
+from fiona_dagster.ledger import work_key
+from fiona_dagster.transfers import intake
+from fiona_dagster.transfers.context import Gateway
+
+GROUP = "intake"
+BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
+JOB = "process_study"
+
+
+def _failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+    gateway.ledger.work.failed(work_key("process", study), message, permanent=permanent)
+
+
+def _study_files(gateway: Gateway, study: str) -> StepResult:
+    with intake.study_lock(gateway, study):
+        found = intake.ensure_revision(gateway, study)
+        _, contents = intake.read_contents(gateway, study)
+    return StepResult(
+        {
+            "instances": contents.instance_count,
+            "series": len(contents.series),
+            "bytes": contents.byte_count,
+            "damaged": len(contents.damage),
+            "conflicts": found.conflicts,
+            "revision": found.revision,
+        },
+        contents.digest,
+    )
+
+
+def _study_classification(gateway: Gateway, study: str) -> StepResult:
+    with intake.study_lock(gateway, study):
+        done = intake.process(gateway, study)
+    return StepResult(
+        {
+            "series": _series_table(done.records),
+            "rules": done.rules_digest[:12],
+            "rule_file": done.rules_problem or "in force",
+        },
+        f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
+    )
+
+
+def _study_record(gateway: Gateway, study: str) -> StepResult:
+    with intake.study_lock(gateway, study):
+        done = intake.process(gateway, study)
+        domain.write_raw_tree(gateway.root, done.contents, done.records)
+    return StepResult(
+        {"records": len(done.records), "links": done.contents.instance_count, "flags": ", ".join(done.flags) or "none"},
+        f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
+    )
+
+
+def _incoming_record(gateway: Gateway, study: str) -> StepResult:
+    with intake.study_lock(gateway, study):
+        done = intake.register(gateway, study)
+    return StepResult(
+        {
+            "series": len(done.records),
+            "instances": done.contents.instance_count,
+            "state": "flagged" if done.flags else "held",
+            "flags": ", ".join(done.flags) or "none",
+            "revision": done.study.revision,
+        },
+        f"{done.contents.digest[:16]}-r{done.study.revision}",
+    )
+
+
+def _series_table(records: dict[str, dict[str, Any]]) -> dg.TableMetadataValue:
+    rows = [
+        dg.TableRecord(
+            {
+                "series": number + 1,
+                "modality": str(record.get("Modality", "")),
+                "instances": int(record["NumFiles"]),
+                "types": ", ".join(record["ClassifyType"]),
+            }
+        )
+        for number, (_, record) in enumerate(sorted(records.items()))
+    ]
+    columns = [
+        dg.TableColumn("series", "int"),
+        dg.TableColumn("modality", "string"),
+        dg.TableColumn("instances", "int"),
+        dg.TableColumn("types", "string"),
+    ]
+    return dg.MetadataValue.table(rows, dg.TableSchema(columns))
+
+
+def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
+    """The four intake assets; the digest of the rules in force is the code version of what they decide."""
+    common: dict[str, Any] = {"partitions_def": studies, "group_name": GROUP, "backfill_policy": BACKFILL}
+
+    @dg.asset(kinds={"dicom"}, **common)
+    def study_files(
+        context: dg.AssetExecutionContext, gateway: GatewayResource
+    ) -> dg.MaterializeResult[Any]:
+        """The received files of a study, every header read once and accounted for against the ledger."""
+        return run_studies(context, gateway, _study_files, _failed)
+
+    @dg.asset(deps=[study_files], code_version=rules_digest[:16], kinds={"dicom"}, **common)
+    def study_classification(
+        context: dg.AssetExecutionContext, gateway: GatewayResource
+    ) -> dg.MaterializeResult[Any]:
+        """Types of each series after `classifyRules.json`."""
+        return run_studies(context, gateway, _study_classification, _failed)
+
+    @dg.asset(deps=[study_classification], kinds={"json"}, **common)
+    def study_record(
+        context: dg.AssetExecutionContext, gateway: GatewayResource
+    ) -> dg.MaterializeResult[Any]:
+        """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree."""
+        return run_studies(context, gateway, _study_record, _failed)
+
+    @dg.asset(deps=[study_record], kinds={"redcap"}, pool="redcap", **common)
+    def incoming_record(
+        context: dg.AssetExecutionContext, gateway: GatewayResource
+    ) -> dg.MaterializeResult[Any]:
+        """The study's record in REDCap's *Incoming*; from here on the study is held until it is requested."""
+        return run_studies(context, gateway, _incoming_record, _failed)
+
+    return [study_files, study_classification, study_record, incoming_record]
+
+
+def intake_job(assets: Sequence[dg.AssetsDefinition]) -> Any:
+    """``process_study``."""
+    return dg.define_asset_job(
+        JOB,
+        selection=dg.AssetSelection.assets(*assets),
+        description="Reads, classifies, organises and registers one study (partition = StudyInstanceUID).",
+        executor_def=dg.in_process_executor,
+        tags={"fiona/kind": "process"},
+    )

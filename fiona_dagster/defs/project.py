@@ -1,0 +1,252 @@
+"""A project's assets and jobs, made by a factory from its configuration.
+
+Belongs here: names, groups and metadata of what a project shows in Dagster. Stays out: de-identification,
+the gate, packaging and sending (``transfers``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from fiona_dagster.config import ProjectSettings
+from fiona_dagster.defs.partitions import project_studies
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.steps import StepResult, run_studies
+from fiona_dagster.ledger import work_key
+from fiona_dagster.transfers import delivery, execution, outcome
+from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.intake import study_lock
+
+BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
+RESIDUAL_CHECK = "residual_identifiers"
+
+
+def transfer_job_name(project: str) -> str:
+    """De-identify, verify, package."""
+    return f"transfer_{project}"
+
+
+def deliver_job_name(project: str) -> str:
+    """One asset a target, and the write-back to REDCap."""
+    return f"deliver_{project}"
+
+
+def target_key(project: str, target: str) -> dg.AssetKey:
+    """Asset of one target of a project."""
+    return dg.AssetKey([project, "deliveries", target])
+
+
+def status_key(project: str) -> dg.AssetKey:
+    """Asset of the write-back to REDCap."""
+    return dg.AssetKey([project, "transfer_status"])
+
+
+def _identity(*keys: dg.AssetKey | str) -> list[dg.AssetDep]:
+    """Dependencies on the same study; written out, since the partition sets differ by name."""
+    return [dg.AssetDep(key, partition_mapping=dg.IdentityPartitionMapping()) for key in keys]
+
+
+class ProjectFactory:
+    """Makes the assets of one project."""
+
+    def __init__(self, project: ProjectSettings) -> None:
+        self.project = project
+        self.name = project.name
+        self._common: dict[str, Any] = {
+            "partitions_def": project_studies(project.name),
+            "group_name": project.name,
+            "backfill_policy": BACKFILL,
+        }
+
+    def _transfer_failed(self, gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+        gateway.ledger.work.failed(work_key("transfer", study, self.name), message, permanent=permanent)
+        if permanent:
+            execution.give_up(gateway, study, self.name, message)
+
+    def transfer_assets(self) -> list[dg.AssetsDefinition]:
+        """``deidentified``, ``verification``, ``package``."""
+        prefix = [self.name]
+
+        @dg.asset(
+            name="deidentified",
+            key_prefix=prefix,
+            deps=_identity("study_record"),
+            kinds={"dicom"},
+            description="De-identified working copy of the study by this project's rules.",
+            **self._common,
+        )
+        def deidentified(
+            context: dg.AssetExecutionContext, gateway: GatewayResource
+        ) -> dg.MaterializeResult[Any]:
+            return run_studies(context, gateway, self._deidentified, self._transfer_failed)
+
+        @dg.asset(
+            name="verification",
+            key_prefix=prefix,
+            deps=_identity(deidentified.key),
+            kinds={"dicom"},
+            check_specs=[dg.AssetCheckSpec(RESIDUAL_CHECK, asset=dg.AssetKey([self.name, "verification"]))],
+            description="Reads the working copy again and searches it; writes the record that is the gate.",
+            **self._common,
+        )
+        def verification(
+            context: dg.AssetExecutionContext, gateway: GatewayResource
+        ) -> dg.MaterializeResult[Any]:
+            return run_studies(context, gateway, self._verification, self._transfer_failed)
+
+        @dg.asset(
+            name="package",
+            key_prefix=prefix,
+            deps=_identity(verification.key),
+            kinds={"zip"},
+            description="One ZIP with manifest and checksums, made from verified bytes only.",
+            **self._common,
+        )
+        def package(
+            context: dg.AssetExecutionContext, gateway: GatewayResource
+        ) -> dg.MaterializeResult[Any]:
+            return run_studies(context, gateway, self._package, self._transfer_failed)
+
+        return [deidentified, verification, package]
+
+    def delivery_assets(self) -> list[dg.AssetsDefinition]:
+        """An asset for each target, and ``transfer_status``."""
+        targets = [self._delivery_asset(target) for target in self.project.targets]
+        return [*targets, self._status_asset([target.key for target in targets])]
+
+    def _delivery_asset(self, target: str) -> dg.AssetsDefinition:
+        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+            key = work_key("deliver", study, self.name, target)
+            gateway.ledger.work.failed(key, message, permanent=permanent)
+            if permanent:
+                execution.give_up(gateway, study, self.name, f"{target}: {message}")
+
+        def body(gateway: Gateway, study: str) -> StepResult:
+            with study_lock(gateway, study):
+                transfer = execution.transfer_of(gateway, study, self.name)
+                proof, package = delivery.deliver(gateway, transfer, target)
+            shown = {} if proof is None else proof.public()
+            return StepResult(
+                {
+                    "instances": package.instances,
+                    "bytes": package.size,
+                    "sha256": package.sha256,
+                    "sent": proof is not None,
+                    **shown,
+                },
+                package.sha256,
+            )
+
+        @dg.asset(
+            name=target,
+            key_prefix=[self.name, "deliveries"],
+            deps=_identity(dg.AssetKey([self.name, "package"])),
+            kinds={"sftp"} if target.startswith("sftp") else {"dicom"},
+            pool=f"target_{target}",
+            description=f"Delivery to {target}, with proof of receipt.",
+            **self._common,
+        )
+        def delivered(
+            context: dg.AssetExecutionContext, gateway: GatewayResource
+        ) -> dg.MaterializeResult[Any]:
+            return run_studies(context, gateway, body, failed)
+
+        return delivered
+
+    def _status_asset(self, targets: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
+        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+            gateway.ledger.work.failed(work_key("status", study, self.name), message, permanent=permanent)
+
+        def body(gateway: Gateway, study: str) -> StepResult:
+            written = outcome.write_outcomes(gateway, study, self.name)
+            return StepResult({"requests": len(written), "state": written[-1].state if written else "open"})
+
+        @dg.asset(
+            name="transfer_status",
+            key_prefix=[self.name],
+            deps=_identity(*targets),
+            kinds={"redcap"},
+            pool="redcap",
+            description="What became of the request, written to REDCap from the ledger.",
+            **self._common,
+        )
+        def transfer_status(
+            context: dg.AssetExecutionContext, gateway: GatewayResource
+        ) -> dg.MaterializeResult[Any]:
+            return run_studies(context, gateway, body, failed)
+
+        return transfer_status
+
+    # -- the steps ------------------------------------------------------------------------------
+
+    def _deidentified(self, gateway: Gateway, study: str) -> StepResult:
+        with study_lock(gateway, study):
+            transfer = execution.transfer_of(gateway, study, self.name)
+            report = execution.deidentify(gateway, transfer)
+        return StepResult(
+            {
+                "instances": report.file_count,
+                "held_back": len(report.held),
+                "actions": _count_table("action", report.actions),
+                "revision": transfer.revision,
+                "generation": transfer.generation,
+            },
+            f"r{transfer.revision}-g{transfer.generation}",
+        )
+
+    def _verification(self, gateway: Gateway, study: str) -> StepResult:
+        with study_lock(gateway, study):
+            transfer = execution.transfer_of(gateway, study, self.name)
+            verified = execution.verify(gateway, transfer)
+        check = dg.AssetCheckResult(
+            passed=verified.passed,
+            check_name=RESIDUAL_CHECK,
+            metadata={"files": len(verified.files), "findings": len(verified.findings)},
+        )
+        return StepResult({"files": len(verified.files), "findings": 0}, None, (check,))
+
+    def _package(self, gateway: Gateway, study: str) -> StepResult:
+        with study_lock(gateway, study):
+            transfer = execution.transfer_of(gateway, study, self.name)
+            package = execution.make_package(gateway, transfer)
+        return StepResult(
+            {
+                "instances": package.instances,
+                "bytes": package.size,
+                "sha256": package.sha256,
+                "md5": package.md5,
+                "targets": len(self.project.targets),
+            },
+            package.sha256,
+        )
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def jobs(self, transfer: Sequence[dg.AssetsDefinition], deliver: Sequence[dg.AssetsDefinition]) -> list[Any]:
+        """``transfer_<PROJECT>`` and ``deliver_<PROJECT>``."""
+        return [
+            dg.define_asset_job(
+                transfer_job_name(self.name),
+                selection=dg.AssetSelection.assets(*transfer),
+                description=f"De-identifies, verifies and packages one requested study for {self.name}.",
+                executor_def=dg.in_process_executor,
+                tags={"fiona/kind": "transfer", "fiona/project": self.name},
+            ),
+            dg.define_asset_job(
+                deliver_job_name(self.name),
+                selection=dg.AssetSelection.assets(*deliver),
+                description=f"Delivers a package of {self.name} to its targets and tells REDCap.",
+                executor_def=dg.in_process_executor,
+                tags={"fiona/kind": "deliver", "fiona/project": self.name},
+            ),
+        ]
+
+
+def _count_table(name: str, counts: dict[str, int]) -> dg.TableMetadataValue:
+    rows = [dg.TableRecord({name: key, "count": value}) for key, value in sorted(counts.items())]
+    return dg.MetadataValue.table(
+        rows, dg.TableSchema([dg.TableColumn(name, "string"), dg.TableColumn("count", "int")])
+    )

@@ -1,0 +1,170 @@
+"""Sensors: they ask the ledger what is due and launch it. Level-triggered: no event has to be seen.
+
+Belongs here: turning due work into run requests. Stays out: what makes work due (``ledger.work``,
+``transfers``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from fiona_dagster.config import configuration_digest
+from fiona_dagster.defs import intake, project
+from fiona_dagster.defs.partitions import project_set, project_studies, studies
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.errors import ConfigurationError, FionaError
+from fiona_dagster.ledger import Kind, Work
+from fiona_dagster.transfers import delivery, requests
+from fiona_dagster.transfers import intake as arrivals
+from fiona_dagster.transfers.context import Gateway
+
+TICK_SECONDS = 5
+RUNS_A_TICK = 25
+WORK_TAG = "fiona/work"
+ATTEMPT_TAG = "fiona/attempt"
+POLLED = "redcap_polled"
+CONFIGURED = "configuration_digest"
+
+
+def _tags(work: Work) -> dict[str, str]:
+    return {"fiona/kind": work.kind, WORK_TAG: work.key, ATTEMPT_TAG: str(work.attempt), "fiona/study": work.study}
+
+
+def _requests_of(
+    gateway: Gateway, kind: Kind, job: str | None, known: frozenset[str]
+) -> list[tuple[Work, dg.RunRequest]]:
+    """Run requests for due work of one kind; ``job`` None: the job of the work's project."""
+    found = []
+    for work in gateway.ledger.work.due(kind, RUNS_A_TICK):
+        if work.project and work.project not in known:
+            continue  # its project file is gone or not loaded yet; it stays due
+        selection = None
+        name = job or project.transfer_job_name(work.project)
+        if kind == "deliver":
+            name, selection = project.deliver_job_name(work.project), [project.target_key(work.project, work.target)]
+        elif kind == "status":
+            name, selection = project.deliver_job_name(work.project), [project.status_key(work.project)]
+        request = dg.RunRequest(
+            run_key=work.run_key,
+            job_name=name,
+            partition_key=work.study,
+            tags=_tags(work),
+            asset_selection=selection,
+        )
+        found.append((work, request))
+    return found
+
+
+def _launch(
+    gateway: Gateway, context: dg.SensorEvaluationContext, found: Sequence[tuple[Work, dg.RunRequest]], idle: str
+) -> dg.SensorResult:
+    """Adds the partition keys that are missing and asks for the runs."""
+    keys: dict[str, set[str]] = {}
+    for work, _ in found:
+        keys.setdefault(project_set(work.project) if work.project else studies.name or "", set()).add(work.study)
+    additions = []
+    for name, wanted in sorted(keys.items()):
+        missing = sorted(key for key in wanted if not context.instance.has_dynamic_partition(name, key))
+        if missing:
+            definition = studies if name == studies.name else project_studies(name.split("_", 1)[1])
+            additions.append(definition.build_add_request(missing))
+    for work, _ in found:
+        gateway.ledger.work.requested(work.key)
+    return dg.SensorResult(
+        run_requests=[request for _, request in found],
+        dynamic_partitions_requests=additions,
+        skip_reason=None if found else dg.SkipReason(idle),
+    )
+
+
+def _refresh_configuration(gateway: Gateway) -> None:
+    """A changed configuration may have cured what was blocked: everything blocked gets a new chance."""
+    digest = configuration_digest(gateway.root)
+    if gateway.ledger.store.fact(CONFIGURED) != digest:
+        gateway.ledger.work.unblock()
+        gateway.ledger.store.remember(CONFIGURED, digest)
+
+
+@dg.sensor(
+    job_name=intake.JOB,
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Finds studies that are complete and launches process_study for them.",
+)
+def completed_studies(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
+    """Quiet for long enough and no open association that sent to the study: it is complete."""
+    with gateway.open() as opened:
+        _refresh_configuration(opened)
+        arrivals.find_complete_studies(opened)
+        found = _requests_of(opened, "process", intake.JOB, frozenset())
+        return _launch(opened, context, found, "no complete study")
+
+
+def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg.SensorDefinition:
+    """The sensor that polls REDCap and launches transfers, deliveries and write-backs."""
+    known = frozenset(projects)
+
+    @dg.sensor(
+        name="transfer_requests",
+        jobs=list(jobs),
+        minimum_interval_seconds=TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Polls REDCap for transfer requests; launches transfers, deliveries and write-backs that are due.",
+    )
+    def transfer_requests(
+        context: dg.SensorEvaluationContext, gateway: GatewayResource
+    ) -> dg.SensorResult:
+        with gateway.open() as opened:
+            said = _poll(opened, context)
+            delivery.finish_proven(opened)
+            found = [
+                *_requests_of(opened, "transfer", None, known),
+                *_requests_of(opened, "deliver", None, known),
+                *_requests_of(opened, "status", None, known),
+            ]
+            return _launch(opened, context, found, said)
+
+    return transfer_requests
+
+
+def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
+    """Asks REDCap when its time has come; a REDCap that is down delays requests and nothing else."""
+    now = datetime.now(UTC)
+    last = gateway.ledger.store.fact(POLLED)
+    if last and (now - datetime.fromisoformat(last)).total_seconds() < gateway.settings.redcap.poll_seconds:
+        return "nothing due"
+    gateway.ledger.store.remember(POLLED, now.isoformat())
+    if not gateway.settings.redcap.url:
+        return "no REDCap is configured; requests can't be read"
+    try:
+        poll = requests.poll_requests(gateway)
+    except ConfigurationError:
+        raise
+    except FionaError as error:
+        context.log.warning(f"REDCap: {error}")
+        return f"REDCap was not read: {error}"
+    if poll.accepted or poll.refused:
+        context.log.info(f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting")
+    return f"{poll.open} requests, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Books runs that ended without booking themselves (killed workers), so that they are tried again.",
+)
+def run_failures(context: dg.RunFailureSensorContext, gateway: GatewayResource) -> None:
+    """A run that failed by its own step was booked there; this is for those that could not speak any more."""
+    run = context.dagster_run
+    key, attempt = run.tags.get(WORK_TAG), run.tags.get(ATTEMPT_TAG)
+    if not key or not attempt or run.tags.get("dagster/will_retry") == "true":
+        return
+    with gateway.open() as opened:
+        opened.ledger.work.failed(
+            key, "the run ended without a result (killed, or never started)", permanent=False, attempt=int(attempt)
+        )

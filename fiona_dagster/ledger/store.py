@@ -1,0 +1,111 @@
+"""The ledger's file: one SQLite database in WAL mode, safe for many processes at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import PermanentError
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+
+
+def utc_now() -> str:
+    """Now, as the ledger writes times."""
+    return utc_text(datetime.now(UTC))
+
+
+def utc_text(time: datetime) -> str:
+    """An aware time in UTC as ISO 8601 with microseconds and a Z; such texts sort like times."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def utc_after(seconds: float, start: str | None = None) -> str:
+    """The time ``seconds`` after ``start`` (default: now)."""
+    base = datetime.fromisoformat(start) if start else datetime.now(UTC)
+    return utc_text(base + timedelta(seconds=seconds))
+
+
+class Store:
+    """Connection to the ledger's file; makes the file and its tables when they are missing.
+
+    Every write is one ``BEGIN IMMEDIATE`` transaction that is flushed before it returns
+    (``synchronous=FULL``): what the ledger said once it still says after power loss.
+    """
+
+    def __init__(self, root: DataRoot) -> None:
+        root.ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root = root
+        self._connection = sqlite3.connect(root.ledger_file, timeout=BUSY_SECONDS, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("PRAGMA foreign_keys=ON")
+        self._prepare()
+
+    def _prepare(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise PermanentError(
+                f"{self.root.ledger_file}: was written by a newer version of FIONA (schema {version}, "
+                f"this one knows {SCHEMA_VERSION}); install that version"
+            )
+        if version < SCHEMA_VERSION:
+            script = resources.files("fiona_dagster.ledger").joinpath("schema.sql").read_text("utf-8")
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;"
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; nests into the one that is open."""
+        if self._connection.in_transaction:
+            yield self._connection
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        return self._connection.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: object) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
+        found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
+        return found
+
+    def fact(self, name: str) -> str | None:
+        """A single remembered value."""
+        found = self.row("SELECT value FROM facts WHERE name = ?", name)
+        return None if found is None else str(found["value"])
+
+    def remember(self, name: str, value: str) -> None:
+        """Sets a single remembered value."""
+        with self.writing() as db:
+            db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+    def note(self, study: str, what: str) -> None:
+        """Adds a line to a study's history; ``what`` holds nothing identifying."""
+        with self.writing() as db:
+            db.execute(
+                "INSERT INTO history (study, time, what) VALUES (?, ?, ?)", (study, utc_now(), what)
+            )
+
+    def history(self, study: str) -> list[tuple[str, str]]:
+        """Time and text of everything that was noted about a study, oldest first."""
+        found = self.rows("SELECT time, what FROM history WHERE study = ? ORDER BY id", study)
+        return [(row["time"], row["what"]) for row in found]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()

@@ -1,0 +1,83 @@
+"""Where everything stands, read from the ledger after it took over what the journals have."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger import Ledger, Study, Transfer
+
+
+def overview(root: DataRoot) -> dict[str, Any]:
+    """All studies with their transfers, and the work that is open. JSON-able, nothing identifying."""
+    with Ledger(root) as ledger:
+        ledger.receipts.read_journals()
+        transfers: dict[str, list[Transfer]] = {}
+        for transfer in ledger.transfers.all():
+            transfers.setdefault(transfer.study, []).append(transfer)
+        return {
+            "studies": [
+                {**_study(study), "transfers": [_transfer(t) for t in transfers.get(study.study, [])]}
+                for study in ledger.receipts.studies()
+            ],
+            "work": [asdict(work) for work in ledger.work.open()],
+        }
+
+
+def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
+    """Everything about one study, packages and proofs in full.
+
+    Raises:
+        UnknownStudy: the ledger has no such study.
+    """
+    with Ledger(root) as ledger:
+        ledger.receipts.read_journals()
+        found = ledger.receipts.study(study)
+        transfers = []
+        for transfer in ledger.transfers.all(study):
+            package = ledger.transfers.package(transfer)
+            transfers.append(
+                {
+                    **_transfer(transfer),
+                    "participant": transfer.participant,
+                    "event": transfer.event,
+                    "mapped_uid": transfer.mapped_uid,
+                    "package": asdict(package) if package else None,
+                    "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
+                }
+            )
+        return {
+            **_study(found),
+            "series": found.summary.get("series", []),
+            "transfers": transfers,
+            "work": [asdict(work) for work in ledger.work.open(study)],
+            "history": ledger.store.history(study),
+        }
+
+
+def _study(study: Study) -> dict[str, Any]:
+    return {
+        "study": study.study,
+        "state": study.state,
+        "instances": study.instances,
+        "conflicts": study.conflicts,
+        "flags": list(study.flags),
+        "revision": study.revision,
+        "registered": study.registered,
+        "first_arrival": study.first_arrival,
+        "last_arrival": study.last_arrival,
+        "retired": study.retired,
+    }
+
+
+def _transfer(transfer: Transfer) -> dict[str, Any]:
+    return {
+        "id": transfer.id,
+        "project": transfer.project,
+        "state": transfer.state,
+        "reason": transfer.reason,
+        "revision": transfer.revision,
+        "generation": transfer.generation,
+        "changed": transfer.changed,
+    }

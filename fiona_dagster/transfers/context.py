@@ -1,0 +1,95 @@
+"""What every step needs at hand: data root, settings in force, ledger, and the way to REDCap."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from fiona_dagster.config import (
+    DataRoot,
+    DicomTarget,
+    ProjectSettings,
+    Settings,
+    SftpTarget,
+    has_project,
+    load_project_in_force,
+    load_settings_in_force,
+    redcap_token,
+    resolve,
+)
+from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.ledger import Ledger
+from fiona_dagster.redcap import IncomingProject, RedcapClient
+
+
+class Gateway:
+    """An open gateway: the ledger is connected, the settings are those in force now.
+
+    Args:
+        root: the data root; it must have a configuration.
+
+    Raises:
+        ConfigurationError: there is no usable configuration, not even a last good one.
+    """
+
+    def __init__(self, root: DataRoot) -> None:
+        self.root = root
+        self.settings: Settings = load_settings_in_force(root)[0]
+        self.ledger = Ledger(root)
+
+    def incoming(self) -> IncomingProject:
+        """REDCap's project *Incoming*.
+
+        Raises:
+            ConfigurationError: no REDCap is configured.
+        """
+        redcap = self.settings.redcap
+        if not redcap.url:
+            raise ConfigurationError(
+                f"{self.root.config_file}: redcap.url: not set; studies can't be registered"
+            )
+        client = RedcapClient(
+            redcap.url,
+            redcap_token(self.root, redcap),
+            timeout=redcap.timeout_seconds,
+            ca_file=str(resolve(self.root, redcap.ca_file)) if redcap.ca_file else None,
+            calls_per_minute=redcap.calls_per_minute,
+        )
+        return IncomingProject(client)
+
+    def has_project(self, name: str) -> bool:
+        """Whether such a project is configured here."""
+        return has_project(self.root, name)
+
+    def project(self, name: str) -> ProjectSettings:
+        """The project's settings in force.
+
+        Raises:
+            ConfigurationError: no such project, or its file was never good.
+        """
+        return load_project_in_force(self.root, name)[0]
+
+    def target(self, name: str) -> SftpTarget | DicomTarget:
+        """A configured end-point.
+
+        Raises:
+            ConfigurationError: config.json has no target of that name.
+        """
+        try:
+            return self.settings.targets[name]
+        except KeyError:
+            known = ", ".join(sorted(self.settings.targets)) or "none"
+            raise ConfigurationError(
+                f"{self.root.config_file}: targets: no target {name!r} (there: {known})"
+            ) from None
+
+    def close(self) -> None:
+        """Closes the ledger."""
+        self.ledger.close()
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,188 @@
+"""From arrivals to a held study: which studies are complete, and the four steps of ``process_study``.
+
+Each step holds the study's lock and is idempotent: it replaces its output atomically, so that a rerun
+after a crash ends in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fiona_dagster import landing, studies
+from fiona_dagster.errors import PermanentError
+from fiona_dagster.ledger import Study
+from fiona_dagster.studies import StudyContents
+from fiona_dagster.transfers.context import Gateway
+
+LOCK_SECONDS = 600.0
+
+
+@contextmanager
+def study_lock(gateway: Gateway, study: str) -> Iterator[None]:
+    """Work on a study holds that study's lock, whoever does it.
+
+    Raises:
+        Busy: somebody else held it for ten minutes.
+    """
+    with landing.study_lock(gateway.root, study, timeout=LOCK_SECONDS):
+        yield
+
+
+def find_complete_studies(gateway: Gateway, now: datetime | None = None) -> list[str]:
+    """Reads the journals and closes the revision of every study that is complete.
+
+    A study is complete when it was quiet long enough and no association that sent to it is open; with
+    one still open, a longer silence is enough. Quiet time is counted from the journals.
+
+    Returns:
+        The studies that have a new revision to be processed.
+    """
+    gateway.ledger.receipts.read_journals()
+    settings = gateway.settings.receiver
+    arrivals = [
+        studies.Arrival(found.study, datetime.fromisoformat(found.last_arrival))
+        for found in gateway.ledger.receipts.studies(open_only=True)
+    ]
+    complete = studies.due(
+        now or datetime.now(UTC),
+        arrivals,
+        quiet_seconds=settings.quiet_seconds,
+        quiet_seconds_open=settings.quiet_seconds_open,
+        is_open=lambda study: landing.open_associations(gateway.root, study),
+    )
+    return [study for study in complete if gateway.ledger.receipts.close_revision(study) is not None]
+
+
+def ensure_revision(gateway: Gateway, study_uid: str) -> Study:
+    """The study as the ledger knows it; one that a person processes early gets its first revision now.
+
+    Raises:
+        UnknownStudy: the ledger has no such study.
+    """
+    gateway.ledger.receipts.read_journals()
+    study = gateway.ledger.receipts.study(study_uid)
+    if study.revision == 0:
+        gateway.ledger.receipts.close_revision(study_uid)
+        study = gateway.ledger.receipts.study(study_uid)
+    return study
+
+
+@dataclass(frozen=True)
+class Processed:
+    """A study whose headers were read and classified."""
+
+    study: Study
+    contents: StudyContents
+    records: dict[str, dict[str, Any]]
+    flags: tuple[str, ...]
+    rules_digest: str
+    rules_problem: str | None
+
+
+_latest: dict[tuple[str, str], tuple[str, StudyContents]] = {}
+
+
+def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContents]:
+    """Reads every header of a study once; later steps of the same process get the same result.
+
+    Raises:
+        UnknownStudy: the ledger has no such study.
+        PermanentError: an acknowledged instance is not in the archive any more.
+    """
+    gateway.ledger.receipts.read_journals()
+    study = gateway.ledger.receipts.study(study_uid)
+    rows = gateway.ledger.receipts.instances(study_uid)
+    missing = [row["sop_instance"] for row in rows if not (gateway.root.path / row["path"]).is_file()]
+    if missing:
+        raise PermanentError(
+            f"study {study_uid}: {len(missing)} acknowledged instances are not in site/archive any more, "
+            f"first {missing[0]}; restore them from the backup, nothing goes on without them"
+        )
+    key = (str(gateway.root.path), study_uid)
+    fingerprint = f"{len(rows)}:{study.last_arrival}:{study.conflicts}"
+    if key in _latest and _latest[key][0] == fingerprint:
+        return study, _latest[key][1]
+    contents = studies.scan_study(gateway.root, study_uid)
+    _latest.clear()
+    _latest[key] = (fingerprint, contents)
+    return study, contents
+
+
+def process(gateway: Gateway, study_uid: str) -> Processed:
+    """Classifies a study; writes nothing."""
+    study, contents = read_contents(gateway, study_uid)
+    rules, problem = studies.load_rules_in_force(gateway.root)
+    connection = {
+        "AETitleCaller": study.calling_ae,
+        "AETitleCalled": study.called_ae,
+        "CallerIP": study.caller_ip,
+    }
+    records = studies.build_series_records(contents, rules, connection)
+    flags = tuple(studies.flags(gateway.root, contents))
+    return Processed(study, contents, records, flags, rules.digest, problem)
+
+
+def register(gateway: Gateway, study_uid: str) -> Processed:
+    """Writes the study and its series into REDCap's *Incoming*; from now on the study is held.
+
+    Raises:
+        RedcapUnavailable: REDCap gave no usable answer; the same call later does no harm.
+    """
+    done = process(gateway, study_uid)
+    study_fields, series_rows = studies.incoming_fields(
+        done.contents, done.records, calling_ae=done.study.calling_ae, called_ae=done.study.called_ae
+    )
+    gateway.incoming().register_study(study_fields, series_rows)
+    summary = {
+        "instances": done.contents.instance_count,
+        "bytes": done.contents.byte_count,
+        "rules": done.rules_digest,
+        "series": [
+            {
+                "SeriesInstanceUID": series,
+                "Modality": str(record.get("Modality", "")),
+                "NumFiles": int(record["NumFiles"]),
+                "ClassifyType": list(record["ClassifyType"]),
+            }
+            for series, record in sorted(done.records.items())
+        ],
+    }
+    with gateway.ledger.store.writing():
+        gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
+        gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
+    return done
+
+
+def reclassify(gateway: Gateway, study_uids: list[str] | None) -> list[str]:
+    """Asks for studies to be classified again.
+
+    Args:
+        gateway: the open gateway.
+        study_uids: these studies; None: all whose last classification used other rules than those in force.
+
+    Returns:
+        The studies that will be processed.
+
+    Raises:
+        UnknownStudy: one of the named studies is not here; nothing was asked for.
+    """
+    gateway.ledger.receipts.read_journals()
+    receipts = gateway.ledger.receipts
+    if study_uids is None:
+        digest = studies.load_rules_in_force(gateway.root)[0].digest
+        chosen = [
+            study
+            for study in receipts.studies(include_retired=False)
+            if study.registered and study.summary.get("rules") != digest
+        ]
+    else:
+        chosen = [receipts.study(uid) for uid in study_uids]
+    with gateway.ledger.store.writing():
+        for study in chosen:
+            if study.revision:
+                gateway.ledger.work.need("process", study.study, study.revision, again=True)
+    return [study.study for study in chosen if study.revision]

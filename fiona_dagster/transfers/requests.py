@@ -1,0 +1,168 @@
+"""Transfer requests: what people want, read from REDCap, checked, and taken up once.
+
+A request is active when its date and its project are filled (behaviour reference 7.1). *Again* means that
+the date differs from the last one handled. Absence is never a command: what is missing from an export is
+left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from fiona_dagster.errors import ConfigurationError, RequestRefused, UnknownStudy
+from fiona_dagster.ledger import Study, Transfer
+from fiona_dagster.redcap import TransferRequest
+from fiona_dagster.transfers.context import Gateway
+
+
+@dataclass(frozen=True)
+class Poll:
+    """What one look at REDCap's requests brought."""
+
+    open: int
+    """Requests that are filled in."""
+    accepted: tuple[Transfer, ...]
+    refused: tuple[Transfer, ...]
+    waiting: int
+    """Requests that are half filled in, or for studies that are not here or not registered yet."""
+    foreign: int
+    """Requests that another system finished; they are reported and left alone."""
+
+
+def check_assignment(gateway: Gateway, study: Study, project_name: str, participant: str, event: str) -> None:
+    """Whether this study may go to this project under this participant and event.
+
+    Raises:
+        RequestRefused: says why, without naming participant or event.
+    """
+    if not gateway.has_project(project_name):
+        raise RequestRefused("the project is not known here; add config/projects/<PROJECT>.json")
+    try:
+        project = gateway.project(project_name)
+    except ConfigurationError as error:
+        raise RequestRefused(f"the project's file is wrong: {error}") from None
+    if not project.active:
+        raise RequestRefused(f"project {project_name} is not active")
+    if not project.targets:
+        raise RequestRefused(f"project {project_name} has no targets; name them in its file")
+    if not re.fullmatch(project.participant_pattern, participant):
+        raise RequestRefused(f"the participant id does not match the pattern of project {project_name}")
+    if not _printable(participant) or not _printable(event):
+        raise RequestRefused("participant and event must be 1 to 64 printable characters without backslash")
+    if project.events and event not in project.events:
+        raise RequestRefused(f"project {project_name} has no such event")
+    if study.flags:
+        raise RequestRefused(
+            f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"
+        )
+    earlier = gateway.ledger.transfers.previous_delivered(study.study, project_name)
+    if earlier is not None and (earlier.participant, earlier.event) != (participant, event):
+        raise RequestRefused(
+            f"the study was delivered to {project_name} under another participant or event; "
+            "the removal of that copy must be confirmed first"
+        )
+
+
+def _printable(text: str) -> bool:
+    return 0 < len(text) <= 64 and text.isprintable() and "\\" not in text and text == text.strip()
+
+
+def poll_requests(gateway: Gateway) -> Poll:
+    """Reads all requests from REDCap and takes up those that are new.
+
+    Raises:
+        RedcapUnavailable: REDCap gave no usable answer; nothing was changed.
+    """
+    accepted: list[Transfer] = []
+    refused: list[Transfer] = []
+    waiting = foreign = filled = 0
+    for request in sorted(gateway.incoming().requests(), key=_age):
+        if not (request.requested_date and request.project):
+            continue
+        filled += 1
+        transfers = gateway.ledger.transfers
+        if transfers.handled(
+            request.study,
+            request.project,
+            request.instance,
+            request.requested_date,
+            request.participant,
+            request.event,
+        ):
+            continue
+        if not (request.participant and request.event):
+            waiting += 1
+            continue
+        study = _registered(gateway, request.study)
+        if study is None:
+            waiting += 1
+        elif request.transfer_date and request.transfer_date >= request.requested_date:
+            foreign += 1
+        else:
+            transfer = _take_up(gateway, study, request)
+            (refused if transfer.state == "refused" else accepted).append(transfer)
+    return Poll(filled, tuple(accepted), tuple(refused), waiting, foreign)
+
+
+def _age(request: TransferRequest) -> tuple[str, int]:
+    return request.requested_date, request.instance
+
+
+def _registered(gateway: Gateway, study: str) -> Study | None:
+    try:
+        found = gateway.ledger.receipts.study(study)
+    except UnknownStudy:
+        return None
+    return found if found.registered else None
+
+
+def _take_up(gateway: Gateway, study: Study, request: TransferRequest) -> Transfer:
+    transfers = gateway.ledger.transfers
+    try:
+        check_assignment(gateway, study, request.project, request.participant, request.event)
+    except RequestRefused as error:
+        return transfers.refuse(
+            study.study,
+            request.project,
+            request.instance,
+            request.requested_date,
+            request.participant,
+            request.event,
+            str(error),
+        )
+    return transfers.accept(
+        study.study,
+        request.project,
+        request.instance,
+        request.requested_date,
+        request.participant,
+        request.event,
+        study.registered,
+    )
+
+
+def assign(gateway: Gateway, study: str, project: str, participant: str, event: str) -> int:
+    """Writes a transfer request to REDCap, as a person would.
+
+    Returns:
+        The instance of REDCap's repeating instrument *transfers* that now holds the request.
+
+    Raises:
+        UnknownStudy: no such study.
+        RequestRefused: the request would be refused; nothing was written.
+        RedcapUnavailable: REDCap gave no usable answer.
+    """
+    gateway.ledger.receipts.read_journals()
+    known = gateway.ledger.receipts.study(study)
+    if not known.registered:
+        raise RequestRefused(
+            f"study {study} is not registered in REDCap yet ({known.state}); `fiona status {study}` shows where it is"
+        )
+    check_assignment(gateway, known, project, participant, event)
+    zone = ZoneInfo(gateway.settings.LOCALTIMEZONE)
+    return gateway.incoming().write_request(
+        study, project, participant, event, datetime.now(UTC).astimezone(zone)
+    )
