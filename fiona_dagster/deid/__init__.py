@@ -1,1 +1,30 @@
+"""De-identification (PS3.15 annex E): profiles, actions, identities, project tags, verification.
 
+Belongs here: from the bytes of an object to a copy without identity, and the independent look at that copy.
+Stays out: where files come from and go to, requests, REDCap, the ledger (callers hand its two functions in).
+"""
+
+from fiona_dagster.deid.assignment import Assignment
+from fiona_dagster.deid.deidentify import (
+    Deidentifier,
+    Failure,
+    FileReport,
+    StudyReport,
+    basic_profile_only,
+    deidentify_study,
+)
+from fiona_dagster.deid.keys import ProjectKey, project_key
+from fiona_dagster.deid.profile import Profile
+
+__all__ = [
+    "Assignment",
+    "Deidentifier",
+    "Failure",
+    "FileReport",
+    "Profile",
+    "ProjectKey",
+    "StudyReport",
+    "basic_profile_only",
+    "deidentify_study",
+    "project_key",
+]

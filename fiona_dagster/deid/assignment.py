@@ -1,0 +1,121 @@
+"""What a transfer request assigns, written where the original gateway writes it (behaviour reference 6.2)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pydicom.charset import python_encoding
+
+from fiona_dagster.deid.elements import TEXT, DicomFile, Element, dictionary_vr, text
+from fiona_dagster.deid.profile import EDITION, PIXELS, Profile
+from fiona_dagster.deid.stand_ins import code
+from fiona_dagster.errors import RefusedDicom, UsageError
+
+CHARACTER_SET = 0x00080005
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\^=]")
+
+METHOD = f"FIONA, DICOM PS3.15 {EDITION}"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Project, participant and event of a transfer request; neither is ever printed.
+
+    Raises:
+        UsageError: empty, longer than 64 characters (54 for the event), or with characters that DICOM reserves.
+    """
+
+    project: str
+    participant: str = field(repr=False)
+    event: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        limits = (("project", self.project, 20), ("participant", self.participant, 64), ("event", self.event, 54))
+        for name, value, limit in limits:
+            if not value.strip() or value != value.strip() or len(value) > limit:
+                raise UsageError(f"--{name}: must be 1 to {limit} characters without blanks around them")
+            if _FORBIDDEN.search(value):
+                raise UsageError(f"--{name}: must not hold control characters, \\, ^ or =")
+
+    def values(self) -> dict[int, tuple[str, str]]:
+        """Tag -> (VR, value) of everything that is written into every object.
+
+        The (0012,xxxx) attributes are those of the Clinical Trial Subject and Study modules with Type 1 or 2
+        (PS3.3 C.7.1.3, C.7.2.3).
+        """
+        return {
+            0x00080080: ("LO", self.project),
+            0x00080090: ("PN", f"Eventname:{self.event}"),
+            0x00100010: ("PN", self.participant),
+            0x00100020: ("LO", self.participant),
+            0x00100030: ("DA", ""),
+            0x00120010: ("LO", self.project),
+            0x00120020: ("LO", self.project),
+            0x00120021: ("LO", self.project),
+            0x00120030: ("LO", ""),
+            0x00120031: ("LO", ""),
+            0x00120040: ("LO", self.participant),
+            0x00120050: ("LO", self.event),
+            0x00120051: ("ST", self.event),
+        }
+
+
+def method(profile: Profile) -> list[Element]:
+    """(0012,0062) to (0012,0064) and (0028,0303): what was done (PS3.15 E.1.1, PS3.3 C.7.1.1)."""
+    dates = b"MODIFIED" if profile.modified_dates else b"REMOVED"
+    items = [code(value, "DCM", meaning) for value, meaning in profile.codes]
+    return [
+        Element(0x00120062, "CS", b"YES"),
+        Element(0x00120063, "LO", METHOD.encode()),
+        Element(0x00120064, "SQ", b"", items),
+        Element(0x00280303, "CS", dates),
+    ]
+
+
+def write(
+    elements: list[Element], assignment: Assignment, accession: str, profile: Profile, source: DicomFile
+) -> list[Element]:
+    """The elements with everything that the request and the profile assign, in ascending order.
+
+    Raises:
+        RefusedDicom: the assigned values can't be written in the object's character set.
+    """
+    new = {e.tag: e for e in method(profile)}
+    wanted = {**assignment.values(), 0x00080050: ("SH", accession)}
+    values = [value for _, value in wanted.values()]
+    encoding = "ascii"
+    if not all(value.isascii() for value in values):
+        encoding = _encoding(elements, new, values)
+    for tag, (vr, value) in wanted.items():
+        new[tag] = Element(tag, vr, value.encode(encoding))
+    merged = {e.tag: e for e in elements} | new
+    return [merged[tag] for tag in sorted(merged)]
+
+
+def _encoding(elements: list[Element], new: dict[int, Element], values: list[str]) -> str:
+    """An encoding for the assigned values; switches the object to UTF-8 when its own text allows it."""
+    declared = next((text(e.value) for e in elements if e.tag == CHARACTER_SET), "")
+    encoding = python_encoding.get(declared)
+    if encoding and "\\" not in declared and "2022" not in declared:
+        try:
+            "".join(values).encode(encoding)
+        except UnicodeEncodeError:
+            pass  # the object's own set has no such letters: see below
+        else:
+            if declared:
+                return encoding
+    if not _all_ascii(elements):
+        raise RefusedDicom("the assigned names can't be written in this object's character set; use plain letters")
+    new[CHARACTER_SET] = Element(CHARACTER_SET, "CS", b"ISO_IR 192")
+    return "utf-8"
+
+
+def _all_ascii(elements: list[Element]) -> bool:
+    for e in elements:
+        if e.items is not None:
+            if not all(_all_ascii(item) for item in e.items):
+                return False
+        elif e.tag not in PIXELS and (dictionary_vr(e.tag) or e.vr) in TEXT and not bytes(e.value).isascii():
+            return False
+    return True

@@ -1,0 +1,377 @@
+"""DICOM data sets as lists of elements over the very bytes of the file.
+
+Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1) and writing, strictly: what can't be understood is
+refused, never copied. Stays out: what happens to an element. Values stay slices of the mapped file until they are
+written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from pydicom.datadict import dictionary_VR
+from pydicom.uid import UID_dictionary
+
+from fiona_dagster.errors import RefusedDicom, UnreadableDicom
+
+MAX_DEPTH = 64
+"""Sequences may be nested so deep; deeper objects are refused (real ones reach about 12)."""
+INFLATE_FLOOR = 64 << 20
+INFLATE_RATIO = 50
+"""A deflated data set may grow to the floor plus so many times its size; more is taken for a bomb."""
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
+"""Float, Double Float and plain Pixel Data: the last element of an object that is read."""
+
+IMPLICIT = "1.2.840.10008.1.2"
+DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"})
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_REFERENCED = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205"})  # noqa: E501
+"""JPIP Referenced: pixels lie behind an address of the hospital."""
+
+LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+"""VRs with a length of four bytes (PS3.5 table 7.1-1)."""
+SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
+"""VRs whose values are characters."""
+
+Value = bytes | memoryview
+
+
+@dataclass(slots=True)
+class Element:
+    """One data element.
+
+    Attributes:
+        tag: group and element as one number.
+        vr: value representation; of implicit files the dictionary's, "UN" if it has none.
+        value: bytes of the value; of encapsulated pixel data everything from the first item to the delimiter.
+        items: the items of a sequence that was looked into, else ``None``.
+        encapsulated: the value is written with undefined length.
+    """
+
+    tag: int
+    vr: str
+    value: Value = b""
+    items: list[list[Element]] | None = None
+    encapsulated: bool = False
+
+
+@dataclass
+class DicomFile:
+    """A file that was read: its transfer syntax and its elements in ascending order."""
+
+    transfer_syntax: str
+    elements: list[Element]
+    meta_bytes: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def implicit(self) -> bool:
+        """Implicit VR (PS3.5 A.1)."""
+        return self.transfer_syntax == IMPLICIT
+
+    @property
+    def little(self) -> bool:
+        """Little endian."""
+        return self.transfer_syntax != BIG_ENDIAN
+
+    def find(self, tag: int) -> Element | None:
+        """The top-level element of that tag."""
+        return next((e for e in self.elements if e.tag == tag), None)
+
+
+@lru_cache(maxsize=8192)
+def dictionary_vr(tag: int) -> str:
+    """VR of the data dictionary (the first of several), "" for an attribute that it does not know."""
+    try:
+        return dictionary_VR(tag)[:2]
+    except KeyError:
+        return ""
+
+
+def name_of(tag: int) -> str:
+    """``(gggg,eeee)``."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def text(value: Value) -> str:
+    """A value of the default repertoire without padding; what is not ASCII becomes a replacement sign."""
+    return bytes(value).decode("ascii", "replace").rstrip("\0 ").strip()
+
+
+class _Reader:
+    """Reads data sets of one byte order."""
+
+    def __init__(self, data: memoryview, little: bool, opaque: Callable[[int], bool]) -> None:
+        self.data = data
+        self.opaque = opaque
+        order = "<" if little else ">"
+        self.tag_vr_short = struct.Struct(order + "HH2sH").unpack_from
+        self.tag_long = struct.Struct(order + "HHI").unpack_from
+        self.long = struct.Struct(order + "I").unpack_from
+
+    def data_set(
+        self, pos: int, end: int, implicit: bool, depth: int, open_item: bool = False
+    ) -> tuple[list[Element], int]:
+        """Elements from ``pos`` to ``end``, or to the item delimiter; and where reading stopped."""
+        if depth > MAX_DEPTH:
+            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; such an object is not passed on")
+        found: list[Element] = []
+        ordered, last = True, -1
+        while pos < end:
+            if end - pos < 8:
+                if not depth and not any(self.data[pos:end]):
+                    break
+                raise UnreadableDicom(f"byte {pos}: an element is cut off")
+            group, number, length = self.tag_long(self.data, pos)
+            tag = group << 16 | number
+            if tag == ITEM_END and open_item:
+                return (found if ordered else _sorted(found)), pos + 8
+            if not tag and not depth and not any(self.data[pos:end]):
+                break  # zeros after the data set
+            if group == 0xFFFE:
+                raise UnreadableDicom(f"byte {pos}: item delimiter {name_of(tag)} where an element is expected")
+            pos, element = self._element(pos, end, tag, length, implicit, depth)
+            ordered = ordered and tag > last
+            last = tag
+            found.append(element)
+            if not depth and tag in PIXELS:
+                break  # what follows is padding, signatures, or no part of the data set
+        else:
+            if open_item:
+                raise UnreadableDicom(f"byte {pos}: an item does not end")
+        return (found if ordered else _sorted(found)), pos
+
+    def _element(
+        self, pos: int, end: int, tag: int, length: int, implicit: bool, depth: int
+    ) -> tuple[int, Element]:
+        start = pos
+        if implicit:
+            vr = dictionary_vr(tag) or "UN"
+            pos += 8
+        else:
+            _, _, code, length = self.tag_vr_short(self.data, pos)
+            pos += 8
+            if code in LONG:
+                if end - pos < 4:
+                    raise UnreadableDicom(f"byte {start}: element {name_of(tag)} is cut off")
+                (length,) = self.long(self.data, pos)
+                pos += 4
+            elif code not in SHORT:
+                raise UnreadableDicom(f"byte {start}: element {name_of(tag)} has no known value representation")
+            vr = code.decode()
+        if length == UNDEFINED:
+            return self._undefined(pos, end, tag, vr, implicit, depth)
+        stop = pos + length
+        if stop > end:
+            raise UnreadableDicom(
+                f"byte {start}: element {name_of(tag)} says {length} bytes, {end - pos} are left; the file is cut off"
+            )
+        if vr == "SQ" and not self.opaque(tag):
+            items, _ = self._items(pos, stop, implicit, depth + 1, False)
+            return stop, Element(tag, vr, b"", items)
+        return stop, Element(tag, vr, self.data[pos:stop])
+
+    def _undefined(
+        self, pos: int, end: int, tag: int, vr: str, implicit: bool, depth: int
+    ) -> tuple[int, Element]:
+        if tag == PIXEL_DATA and vr in ("OB", "OW") and not implicit:
+            stop = self._fragments(pos, end)
+            return stop, Element(tag, "OB", self.data[pos:stop], None, True)
+        if vr == "UN" and not implicit:  # PS3.5 6.2.2 note 4: implicit little endian inside
+            reader = _Reader(self.data, True, self.opaque)
+            items, stop = reader._items(pos, end, True, depth + 1, True)
+            return stop, Element(tag, "UN", b"", items)
+        if vr not in ("SQ", "UN"):
+            raise UnreadableDicom(f"byte {pos}: element {name_of(tag)} ({vr}) has undefined length")
+        items, stop = self._items(pos, end, implicit, depth + 1, True)
+        return stop, Element(tag, "SQ" if dictionary_vr(tag) == "SQ" else vr, b"", items)
+
+    def _items(
+        self, pos: int, end: int, implicit: bool, depth: int, delimited: bool
+    ) -> tuple[list[list[Element]], int]:
+        items: list[list[Element]] = []
+        while pos < end:
+            if end - pos < 8:
+                raise UnreadableDicom(f"byte {pos}: an item is cut off")
+            group, number, length = self.tag_long(self.data, pos)
+            tag = group << 16 | number
+            pos += 8
+            if tag == SEQUENCE_END and (delimited or pos == end):
+                return items, pos
+            if tag != ITEM:
+                raise UnreadableDicom(f"byte {pos - 8}: {name_of(tag)} where an item is expected")
+            if length == UNDEFINED:
+                item, pos = self.data_set(pos, end, implicit, depth, True)
+            elif pos + length > end:
+                raise UnreadableDicom(f"byte {pos - 8}: an item says {length} bytes, {end - pos} are left")
+            else:
+                item, _ = self.data_set(pos, pos + length, implicit, depth)
+                pos += length
+            items.append(item)
+        if delimited:
+            raise UnreadableDicom(f"byte {pos}: a sequence does not end")
+        return items, pos
+
+    def _fragments(self, pos: int, end: int) -> int:
+        while end - pos >= 8:
+            group, number, length = self.tag_long(self.data, pos)
+            tag = group << 16 | number
+            pos += 8
+            if tag == SEQUENCE_END:
+                return pos
+            if tag != ITEM or length > end - pos:
+                raise UnreadableDicom(f"byte {pos - 8}: a fragment of the pixel data is damaged or cut off")
+            pos += length
+        raise UnreadableDicom(f"byte {pos}: the pixel data do not end")
+
+
+def _sorted(elements: list[Element]) -> list[Element]:
+    return sorted({e.tag: e for e in elements}.values(), key=lambda e: e.tag)
+
+
+def parse_implicit_items(value: Value, opaque: Callable[[int], bool], depth: int) -> list[list[Element]] | None:
+    """The items in a UN value of defined length, or ``None`` when it is no sequence (PS3.5 6.2.2 note 2)."""
+    view = memoryview(value)
+    try:
+        return _Reader(view, True, opaque)._items(0, len(view), True, depth + 1, False)[0]
+    except UnreadableDicom:
+        return None
+
+
+@contextmanager
+def opened(path: Path, opaque: Callable[[int], bool]) -> Iterator[DicomFile]:
+    """Reads ``path``; the elements are valid inside the ``with`` block.
+
+    Args:
+        path: the file (PS3.10); a missing preamble is tolerated, missing file meta is not.
+        opaque: tags of sequences that nobody will look into.
+
+    Raises:
+        UnreadableDicom: no DICOM, damaged or cut off; says byte and reason.
+        RefusedDicom: nested too deep, inflates too much, or a transfer syntax that is not known.
+    """
+    with path.open("rb") as handle:
+        handle.seek(0, 2)
+        size = handle.tell()
+        if size < 8:
+            raise UnreadableDicom(f"byte {size}: too short for DICOM")
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    yield _read(memoryview(mapped), opaque)  # the map is freed with the last slice of it
+
+
+def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
+    if view[128:132] == b"DICM":
+        start = 132
+    elif view[:4] == b"\x02\x00\x00\x00":
+        start = 0
+    else:
+        raise UnreadableDicom("byte 0: neither the DICM prefix nor file meta information; this is no DICOM file")
+    syntax, pos = _meta(view, start)
+    if syntax in _REFERENCED:
+        raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them before passing the object on")
+    known = UID_dictionary.get(syntax)
+    if known is None or known[1] != "Transfer Syntax":
+        raise RefusedDicom(f"transfer syntax {syntax[:64]!r} is not known; such an object is not passed on")
+    if syntax in DEFLATED:
+        data = memoryview(inflate(view[pos:]))
+        begin = 0
+    else:
+        data, begin = view, pos
+    implicit = syntax == IMPLICIT
+    elements, _ = _Reader(data, syntax != BIG_ENDIAN, opaque).data_set(begin, len(data), implicit, 0)
+    if not elements:
+        raise UnreadableDicom(f"byte {begin}: the data set is empty")
+    return DicomFile(syntax, elements, pos)
+
+
+def _meta(view: memoryview, start: int) -> tuple[str, int]:
+    """Transfer syntax, and where the data set begins: file meta is read only for this, never copied."""
+    reader = _Reader(view, True, lambda _tag: True)
+    pos, syntax = start, ""
+    while len(view) - pos >= 8:
+        group, number, length = reader.tag_long(view, pos)
+        if group != 2:
+            break
+        pos, element = reader._element(pos, len(view), group << 16 | number, length, False, 0)
+        if number == 0x0010:
+            syntax = text(element.value)
+    if not syntax:
+        raise UnreadableDicom(f"byte {pos}: file meta information without a transfer syntax")
+    return syntax, pos
+
+
+def inflate(compressed: Value) -> bytes:
+    """Inflates a deflated data set (PS3.5 A.5).
+
+    Raises:
+        RefusedDicom: grows beyond the limit.
+        UnreadableDicom: no deflate stream, or cut off.
+    """
+    limit = INFLATE_FLOOR + INFLATE_RATIO * len(compressed)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = stream.decompress(compressed, limit)
+    except zlib.error:
+        raise UnreadableDicom("the deflated data set is damaged") from None
+    if stream.unconsumed_tail:
+        raise RefusedDicom(f"the deflated data set grows beyond {limit} bytes; such an object is not passed on")
+    if not stream.eof:
+        raise UnreadableDicom("the deflated data set is cut off")
+    return data
+
+
+def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value]:
+    """The bytes of a data set in pieces; large values are passed through as they are."""
+    order = "<" if little else ">"
+    chunks: list[Value] = []
+    _encode(elements, implicit, order, chunks)
+    return chunks
+
+
+def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value]) -> int:
+    total = 0
+    short, long = struct.Struct(order + "HH2sH").pack, struct.Struct(order + "HH2sHI").pack
+    plain = struct.Struct(order + "HHI").pack
+    for element in elements:
+        tag, vr, value = element.tag, element.vr.encode(), element.value
+        at = len(chunks)
+        chunks.append(b"")
+        if element.items is not None:
+            vr, length = b"SQ", 0
+            for item in element.items:
+                place = len(chunks)
+                chunks.append(b"")
+                size = _encode(item, implicit, order, chunks)
+                chunks[place] = plain(0xFFFE, 0xE000, size)
+                length += size + 8
+        else:
+            chunks.append(value)
+            length = len(value)
+            if length & 1:
+                chunks.append(b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
+                length += 1
+        total += length
+        written = UNDEFINED if element.encapsulated else length
+        if implicit:
+            header = plain(tag >> 16, tag & 0xFFFF, written)
+        elif vr in SHORT:
+            if length > 0xFFFF:
+                raise RefusedDicom(f"element {name_of(tag)} is too long for its value representation")
+            header = short(tag >> 16, tag & 0xFFFF, vr, length)
+        else:
+            header = long(tag >> 16, tag & 0xFFFF, vr, 0, written)
+        chunks[at] = header
+        total += len(header)
+    return total

@@ -1,0 +1,295 @@
+"""Carries out the profile on one object: bytes in, bytes out.
+
+Belongs here: actions at every depth, UN values, file meta. Stays out: which action (``profile``), what stands in for a
+sequence (``stand_ins``, ``content``), what the request assigns (``assignment``), files (``deidentify``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fiona_dagster.deid.content import ContentCleaner
+from fiona_dagster.deid.elements import (
+    MAX_DEPTH,
+    PIXEL_DATA,
+    SHORT,
+    TEXT,
+    DicomFile,
+    Element,
+    Value,
+    dictionary_vr,
+    encode,
+    name_of,
+    parse_implicit_items,
+    text,
+)
+from fiona_dagster.deid.identities import Identities, dummy, is_well_known
+from fiona_dagster.deid.profile import CONTENT_SEQUENCE, PIXELS, Profile, iod_of, resolve
+from fiona_dagster.deid.stand_ins import dummy_items, reference_items
+from fiona_dagster.errors import RefusedDicom
+
+SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"  # noqa: E501
+
+
+@dataclass
+class Tally:
+    """What was done: by action, and by attribute.
+
+    Attributes:
+        actions: action -> elements.
+        tags: ``(gggg,eeee)`` and action -> elements.
+    """
+
+    actions: Counter[str] = field(default_factory=Counter)
+    tags: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, action: str, tag: int) -> None:
+        """Counts one element."""
+        self.actions[action] += 1
+        name = f"({tag >> 16:04X},private)" if tag >> 16 & 1 else name_of(tag)
+        self.tags[name, action] += 1
+
+
+class Engine:
+    """The profile with the identities of one participant; knows nothing of files.
+
+    Args:
+        profile: what to do.
+        identities: new UIDs and shifted dates.
+    """
+
+    def __init__(self, profile: Profile, identities: Identities) -> None:
+        self.profile = profile
+        self.identities = identities
+        self._actions: dict[int, str] = {}
+
+    def action(self, tag: int) -> str:
+        """The action of an attribute (remembered)."""
+        found = self._actions.get(tag)
+        if found is None:
+            found = self._actions[tag] = self.profile.action(tag)
+        return found
+
+    def opaque(self, tag: int) -> bool:
+        """Whether a sequence goes as a whole, so that nobody needs to look into it."""
+        return self.action(tag) in ("X", "private", "unknown")
+
+    def clean(self, source: DicomFile) -> tuple[list[Element], Tally]:
+        """The elements of an object that may stay, and what was done.
+
+        Raises:
+            RefusedDicom: no SOP class, or no usable UIDs, so that it can't be given new ones.
+        """
+        sop_class = self._required(source, SOP_CLASS, "SOP Class UID")
+        for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
+            self._required(source, tag, f"{name} Instance UID")
+        task = _Task(self, source, iod_of(sop_class))
+        elements = task.data_set(source.elements, ())
+        elements = replace_left_over_uids(elements, task.originals, self.identities, source)
+        return elements, task.tally
+
+    @staticmethod
+    def _required(source: DicomFile, tag: int, name: str) -> str:
+        element = source.find(tag)
+        value = text(element.value) if element else ""
+        if not _UID.fullmatch(value) or len(value) > 64:
+            raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; such an object is not passed on")
+        return value
+
+
+class _Task:
+    """One object on its way through the engine."""
+
+    def __init__(self, engine: Engine, source: DicomFile, iod: int | None) -> None:
+        self.engine, self.profile, self.identities = engine, engine.profile, engine.identities
+        self.source, self.iod = source, iod
+        self.implicit, self.little = source.implicit, source.little
+        self.tally = Tally()
+        self.originals: set[str] = set()
+        self._handlers: dict[str, Callable[[Element, tuple[int, ...]], Element | None]] = {
+            "U": self._uid,
+            "uid": self._uid,
+            "Z": self._empty,
+            "D": self._dummy,
+            "C": self._shift,
+            "U*": self._references,
+            "sequence": self._sequence,
+            "keep": self._keep,
+            "overlay": self._keep,
+            "pixels": self._pixels,
+        }
+
+    def data_set(self, elements: list[Element], within: tuple[int, ...]) -> list[Element]:
+        action_of, add = self.engine.action, self.tally.add
+        planes = {e.tag >> 16 for e in elements if e.tag & 0xFF00FFFF == 0x60003000}
+        kept: list[Element] = []
+        for element in elements:
+            tag = element.tag
+            action = action_of(tag)
+            if "/" in action:
+                action = resolve(action, tag, within, self.iod)
+            if action == "overlay" and tag >> 16 in planes:
+                action = "X"  # a plane without its data would not be conformant
+            handler = self._handlers.get(action)
+            if handler is None:  # X, private, unknown
+                add(action, tag)
+                continue
+            new = handler(element, within)
+            if new is None:
+                add("X" if action in ("Z", "D", "U", "C", "U*") else "not understood", tag)
+                continue
+            if action not in ("keep", "overlay", "sequence", "pixels"):
+                add(action, tag)
+            kept.append(new)
+        return kept
+
+    def _vr(self, element: Element) -> str:
+        """The VR to write: the dictionary's where the file says nothing or UN."""
+        known = dictionary_vr(element.tag)
+        return known if known and (self.implicit or element.vr == "UN") else element.vr
+
+    def _uid(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        if element.items is not None:
+            return None
+        return Element(element.tag, "UI", self._mapped(element.value, self.engine.action(element.tag) == "uid"))
+
+    def _mapped(self, value: Value, unlisted: bool) -> bytes:
+        uids = bytes(value).decode("utf-8", "surrogateescape").rstrip("\0 ").split("\\")
+        return "\\".join(self._map_one(uid.strip(" \0"), unlisted) for uid in uids).encode()
+
+    def _map_one(self, uid: str, unlisted: bool = False) -> str:
+        if not uid or is_well_known(uid) or (unlisted and uid.startswith("1.2.840.10008.") and _UID.fullmatch(uid)):
+            return uid
+        self.originals.add(uid)
+        return self.identities.uid(uid)
+
+    def _empty(self, element: Element, within: tuple[int, ...]) -> Element:
+        vr = self._vr(element)
+        if vr == "SQ" or element.items is not None:
+            return Element(element.tag, "SQ", b"", [])
+        return Element(element.tag, vr)
+
+    def _dummy(self, element: Element, within: tuple[int, ...]) -> Element:
+        tag, vr = element.tag, self._vr(element)
+        if tag == CONTENT_SEQUENCE:
+            return self._content(element)
+        if vr == "SQ" or element.items is not None:
+            items = self._looked_into(element, within)
+            stand_in = Element(tag, "SQ", b"", items or [])
+            return Element(tag, "SQ", b"", dummy_items(stand_in, self._map_one, self.little))
+        if vr == "UI":
+            return Element(tag, vr, self._mapped(element.value, False) or self._mapped(b"removed", False))
+        if tag == 0x00420011:  # Encapsulated Document
+            return Element(tag, "OB", _PDF)
+        return Element(tag, vr, dummy(vr))
+
+    def _content(self, element: Element) -> Element:
+        cleaner = ContentCleaner(self.profile, self.identities, self._map_one)
+        made = Element(element.tag, "SQ", b"", cleaner.items(element))
+        self.tally.actions["content item removed"] += cleaner.removed
+        self.tally.actions["content item replaced"] += cleaner.replaced
+        return made
+
+    def _shift(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        vr = self._vr(element)
+        if element.items is None and vr in ("DA", "TM", "DT", "SH"):
+            value = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
+            if not value.strip():
+                return Element(element.tag, vr)
+            moved = self.identities.shifted(vr, value)
+            if moved is not None:
+                return Element(element.tag, vr, moved.encode())
+        basic = resolve(self.profile.basic(element.tag) or "X", element.tag, within, self.iod)
+        handler = self._handlers.get(basic)
+        return handler(element, within) if handler else None
+
+    def _references(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        items = self._looked_into(element, within)
+        if items is None:
+            return None
+        return Element(element.tag, "SQ", b"", reference_items(Element(element.tag, "SQ", b"", items), self._map_one))
+
+    def _looked_into(self, element: Element, within: tuple[int, ...]) -> list[list[Element]] | None:
+        """The items of a sequence, also of one that was sent as UN; ``None``: not understood."""
+        if element.items is not None:
+            return element.items if self.little or element.vr != "UN" else None
+        if element.vr == "UN" and self.little:
+            return parse_implicit_items(element.value, self.engine.opaque, len(within))
+        return None
+
+    def _sequence(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        items = self._looked_into(element, within)
+        if items is None:
+            return None
+        if len(within) >= MAX_DEPTH:
+            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; such an object is not passed on")
+        inner = (*within, element.tag)
+        cleaned = ((self.data_set(item, inner), item) for item in items)
+        return Element(element.tag, "SQ", b"", [new for new, old in cleaned if new or not old])
+
+    def _keep(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        tag, vr, known = element.tag, element.vr, dictionary_vr(element.tag)
+        if element.items is not None:
+            return None  # a sequence where none belongs
+        if tag >> 16 & 0xFF00 == 0x6000 and not known:
+            return None
+        if vr == known or self.implicit:
+            return element
+        if vr == "UN":
+            fits = len(element.value) < 0xFFFF or known.encode() not in SHORT
+            return Element(tag, known, element.value) if fits and (self.little or known in TEXT) else None
+        if known == "SQ" or vr == "SQ" or (vr in TEXT) != (known in TEXT):
+            return None  # the file's VR contradicts the dictionary
+        return element
+
+    def _pixels(self, element: Element, within: tuple[int, ...]) -> Element | None:
+        if within or element.items is not None:
+            return None  # pixels of icons and the like
+        if element.tag == PIXEL_DATA and element.vr == "UN":
+            return None
+        return element
+
+
+def header(elements: list[Element]) -> list[Element]:
+    """The elements before the pixel data."""
+    return [e for e in elements if e.tag not in PIXELS]
+
+
+_UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
+"""Shorter ones can't be told from numbers."""
+
+
+def replace_left_over_uids(
+    elements: list[Element], originals: set[str], identities: Identities, source: DicomFile
+) -> list[Element]:
+    """Own UIDs that stand in attributes of another kind (free text, say) are replaced there, too.
+
+    The check is one search over the written header; only when it hits, each element is looked at.
+    """
+    written = b"".join(encode(header(elements), source.implicit, source.little))
+    hits = {uid.decode() for uid in _UID_LIKE.findall(written)} & originals
+    if not hits:
+        return elements
+    ordered = sorted((re.escape(uid.encode()) for uid in hits), key=len, reverse=True)
+    pattern = re.compile(rb"(?<![0-9.])(?:" + b"|".join(ordered) + rb")(?![0-9]|\.[0-9])")
+
+    def new(found: re.Match[bytes]) -> bytes:
+        return identities.uid(found[0].decode()).encode()
+
+    def walk(level: list[Element]) -> list[Element]:
+        made: list[Element] = []
+        for e in level:
+            if e.items is not None:
+                made.append(Element(e.tag, e.vr, b"", [walk(item) for item in e.items]))
+            elif e.tag in PIXELS or not pattern.search(e.value):
+                made.append(e)
+            elif (dictionary_vr(e.tag) or e.vr) in TEXT:
+                made.append(Element(e.tag, e.vr, pattern.sub(new, bytes(e.value))))
+        return made
+
+    return walk(elements)

@@ -1,0 +1,181 @@
+"""What PS3.15 2026c table E.1-1 asks for, by attribute, for a choice of options.
+
+Belongs here: the tables (package data) and the choice of an action. Stays out: carrying it out.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from fiona_dagster.deid.elements import PIXELS, dictionary_vr
+
+EDITION = "2026c"
+
+CODES = {
+    "basic": ("113100", "Basic Application Confidentiality Profile"),
+    "retain_long_modified_dates": (
+        "113107",
+        "Retain Longitudinal Temporal Information Modified Dates Option",
+    ),
+}
+"""CID 7050 (PS3.16): codes for De-identification Method Code Sequence."""
+
+_CLASS_UIDS = frozenset(
+    (0x00080016, 0x0008001A, 0x0008001B, 0x00080062, 0x0008010C, 0x00080117, 0x00080118, 0x0008040E,
+     0x00081150, 0x0008115A, 0x00083002, 0x00340003, 0x04000010, 0x04000510, 0x30100052, 0x30100053)
+)  # fmt: skip
+"""Unlisted UIDs that name a class, an encoding or a terminology, never an instance."""
+_KEPT_ADDRESSES = frozenset((0x0008010E, 0x00080120, 0x00687005))
+"""UR attributes that name a terminology or a part of the same object; others lead into the hospital."""
+CONTENT_SEQUENCE = 0x0040A730
+TEXT_VALUE = 0x0040A160
+
+REMOVED_FOR = {
+    "X": "table E.1-1",
+    "private": "private attribute",
+    "unknown": "in neither the dictionary nor the table",
+}
+
+
+@lru_cache(maxsize=1)
+def _attributes() -> tuple[dict[int, tuple[str, dict[str, str]]], str]:
+    content = (files(__package__) / "data" / "attributes.csv").read_text("utf-8")
+    table: dict[int, tuple[str, dict[str, str]]] = {}
+    for row in csv.DictReader(content.splitlines()):
+        if "x" in row["tag"] or row["tag"] == "private":
+            continue  # repeating groups and private attributes are rules of their own, see Profile.action
+        options = dict(part.split("=") for part in row["options"].split())
+        table[int(row["tag"], 16)] = (row["basic"], options)
+    return table, hashlib.sha256(content.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _iods() -> tuple[dict[str, int], dict[tuple[int, str, int], str]]:
+    """SOP class -> IOD number; (tag, within, IOD number) -> Type (1, 1C, 2, 2C; absent: 3)."""
+    folder = files(__package__) / "data"
+    classes: dict[str, int] = {}
+    for row in csv.DictReader((folder / "iods.csv").read_text("utf-8").splitlines()):
+        classes.update(dict.fromkeys(row["sop_classes"].split(), int(row["number"])))
+    types: dict[tuple[int, str, int], str] = {}
+    for row in csv.DictReader((folder / "types.csv").read_text("utf-8").splitlines()):
+        for part in row["iods"].split():
+            first, _, last = part.partition("-")
+            for number in range(int(first), int(last or first) + 1):
+                types[int(row["tag"], 16), row["within"], number] = row["type"]
+    return classes, types
+
+
+@lru_cache(maxsize=1)
+def concepts() -> dict[tuple[str, str, str], tuple[str, dict[str, str]]]:
+    """Table E.3.4-1: (code, scheme, value type) -> (basic action, actions of the options)."""
+    content = (files(__package__) / "data" / "concepts.csv").read_text("utf-8")
+    return {
+        (row["code"], row["scheme"], row["value_type"]): (
+            row["basic"],
+            dict(part.split("=") for part in row["options"].split()),
+        )
+        for row in csv.DictReader(content.splitlines())
+    }
+
+
+def iod_of(sop_class: str) -> int | None:
+    """Number of the IOD of a SOP class in our tables, ``None`` if it is not known (private, retired)."""
+    return _iods()[0].get(sop_class)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Basic Profile with options (columns of table E.1-1)."""
+
+    options: tuple[str, ...] = ()
+
+    @property
+    def modified_dates(self) -> bool:
+        """Dates are shifted in place of removed."""
+        return "retain_long_modified_dates" in self.options
+
+    @property
+    def codes(self) -> list[tuple[str, str]]:
+        """CID 7050 codes of what is applied."""
+        return [CODES["basic"], *(CODES[o] for o in self.options if o in CODES)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of table and options: changes when the rules do."""
+        return hashlib.sha256((_attributes()[1] + " ".join(sorted(self.options))).encode()).hexdigest()
+
+    def basic(self, tag: int) -> str:
+        """The basic column for a single tag; "" when it is not listed."""
+        return _attributes()[0].get(tag, ("", {}))[0]
+
+    def action(self, tag: int) -> str:
+        """What is to be done with an attribute wherever it stands.
+
+        Returns:
+            A code of the table (X, Z, D, U, or a combination), or: ``private``, ``unknown`` (both removed);
+            ``C`` (shift, or the basic action when that is not possible); ``uid`` (an unlisted UID that may name
+            an instance); ``keep``; ``sequence`` (keep, clean inside); ``overlay`` (kept unless its plane goes).
+        """
+        group = tag >> 16
+        if group & 1:
+            return "private"
+        if group < 0x0008 or not tag & 0xFFFF:
+            return "X"  # commands, file meta, directories, group lengths: none belongs into a data set
+        if group & 0xFF00 == 0x5000:
+            return "X"  # curves
+        if group & 0xFF00 == 0x6000:
+            return "X" if tag & 0xFFFF in (0x3000, 0x4000) else "overlay"
+        listed = _attributes()[0].get(tag)
+        if listed is None:
+            return self._unlisted(tag)
+        basic, options = listed
+        if self.modified_dates and options.get("retain_long_modified_dates") == "C":
+            return "C"
+        return basic
+
+    def _unlisted(self, tag: int) -> str:
+        vr = dictionary_vr(tag)
+        if not vr:
+            return "unknown"
+        if tag in PIXELS:
+            return "pixels"
+        if vr == "SQ":
+            return "sequence"
+        if vr == "UI":
+            return "keep" if tag in _CLASS_UIDS else "uid"
+        if vr in ("DA", "TM", "DT"):
+            return "C" if self.modified_dates else "X"
+        if vr == "PN" or (vr == "UR" and tag not in _KEPT_ADDRESSES):
+            return "X"  # names and addresses that the table forgot
+        return "D" if tag == TEXT_VALUE else "keep"
+
+
+def resolve(code: str, tag: int, within: Iterable[int], iod: int | None) -> str:
+    """Decides a combined code by the attribute's Type in its IOD (PS3.15 E.1.1).
+
+    Args:
+        code: a cell of table E.1-1.
+        tag: the attribute.
+        within: tags of the sequences that it stands in, outermost first.
+        iod: number from :func:`iod_of`; ``None``: not known, so what serves most Types is chosen.
+
+    Returns:
+        X, Z, D, U, or ``U*`` (references kept, their UIDs replaced).
+    """
+    if "/" not in code:
+        return code
+    choices = code.split("/")
+    if iod is None:
+        return choices[-1]
+    path = ".".join(f"{outer:08x}" for outer in within)
+    kind = _iods()[1].get((tag, path, iod), "3")
+    if kind == "3":
+        return choices[0]
+    if kind[0] == "2" and "Z" in choices:
+        return "Z"
+    return "D" if choices[-1] == "Z" else choices[-1]

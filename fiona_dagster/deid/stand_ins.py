@@ -1,0 +1,110 @@
+"""Sequences that must not vanish: what stands in their place (actions D and U* on VR SQ).
+
+Items are made from lists of what may stay, never by taking out what may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fiona_dagster.deid.elements import Element, text
+from fiona_dagster.deid.identities import dummy
+
+CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080102, 0x00080103, 0x00080104))
+"""Code value (short, long), scheme, scheme version, meaning (PS3.3 table 8.8-1)."""
+STANDARD_SCHEMES = frozenset(
+    "DCM SCT SRT SNM3 SNM LN UCUM NCIt FMA RADLEX RADELEMENT ICD10 I10 ICD9 I9C MDC UMLS NCDR BI ACR MA "
+    "ISO639_1 ISO639_2 ISO3166_1 UNS ITIS_TSN PUBCHEM_CID NEU RO POS IBSI DOI NCIT".split()
+)
+"""Terminologies whose codes are published; local ones (99xxx) may say anything."""
+_REFERENCE_UIDS = frozenset((0x00081155, 0x0020000D, 0x0020000E, 0x30060024))
+_REFERENCE_PLAIN = frozenset((0x00081150, 0x00081160, 0x0062000B, 0x00081161, 0x00081162, 0x0040A0B0))
+_REFERENCE_SEQUENCES = frozenset((0x00081199, 0x00081115, 0x00081140))
+PURPOSE_CODE = 0x0040A170
+
+MapUid = Callable[[str], str]
+
+
+def code_items(element: Element) -> list[list[Element]]:
+    """Code items with nothing but the code; meanings of local schemes are replaced."""
+    made: list[list[Element]] = []
+    for item in element.items or []:
+        scheme = next((text(e.value) for e in item if e.tag == 0x00080102), "")
+        parts = [e for e in item if e.tag in CODE_PARTS and e.items is None]
+        if scheme not in STANDARD_SCHEMES:
+            parts = [
+                Element(e.tag, e.vr, b"Removed") if e.tag == 0x00080104 else e  # Code Meaning
+                for e in parts
+            ]
+        if parts:
+            made.append(parts)
+    return made
+
+
+def reference_items(element: Element, map_uid: MapUid) -> list[list[Element]]:
+    """References to instances: classes, frames and purposes stay, UIDs are replaced, the rest goes."""
+    made: list[list[Element]] = []
+    for item in element.items or []:
+        kept: list[Element] = []
+        for e in item:
+            if e.tag in _REFERENCE_PLAIN and e.items is None:
+                kept.append(e)
+            elif e.tag in _REFERENCE_UIDS and e.items is None:
+                kept.append(Element(e.tag, "UI", map_uid(text(e.value)).encode()))
+            elif e.tag in _REFERENCE_SEQUENCES and e.items is not None:
+                kept.append(Element(e.tag, "SQ", b"", reference_items(e, map_uid)))
+            elif e.tag == PURPOSE_CODE and e.items is not None:
+                kept.append(Element(e.tag, "SQ", b"", code_items(e)))
+        if kept:
+            made.append(kept)
+    return made
+
+
+def code(value: str, scheme: str, meaning: str) -> list[Element]:
+    """One code item."""
+    return [
+        Element(0x00080100, "SH", value.encode()),
+        Element(0x00080102, "SH", scheme.encode()),
+        Element(0x00080104, "LO", meaning.encode()),
+    ]
+
+
+def _filled(*parts: tuple[int, str]) -> list[Element]:
+    return [Element(tag, vr, dummy(vr)) for tag, vr in parts]
+
+
+def _annotation(little: bool) -> list[Element]:
+    order = "little" if little else "big"
+    one = b"\0\0\x80\x3f" if little else b"\x3f\x80\0\0"  # 1.0 as FL
+    point = [
+        Element(0x00700005, "CS", b"PIXEL"),
+        Element(0x00700020, "US", (2).to_bytes(2, order)),  # type: ignore[arg-type]
+        Element(0x00700021, "US", (1).to_bytes(2, order)),  # type: ignore[arg-type]
+        Element(0x00700022, "FL", one + one),
+        Element(0x00700023, "CS", b"POINT"),
+    ]
+    return [Element(0x00700002, "CS", b"REMOVED"), Element(0x00700009, "SQ", b"", [point])]
+
+
+def dummy_items(element: Element, map_uid: MapUid, little: bool) -> list[list[Element]]:
+    """Items for action D on a sequence: conformant and empty of meaning."""
+    match element.tag:
+        case 0x00401101 | 0x00080082:  # Person Identification Code, Institution Code Sequence
+            return [code("REMOVED", "99FIONA", "Removed")]
+        case 0x0040A073:  # Verifying Observer Sequence: who, and the organization (PS3.3 table C.17-2)
+            return [
+                [
+                    *_filled((0x0040A027, "LO"), (0x0040A030, "DT"), (0x0040A075, "PN")),
+                    Element(0x0040A088, "SQ", b"", []),
+                ]
+            ]
+        case 0x00700001:  # Graphic Annotation Sequence: one point, no text
+            return [_annotation(little)]
+        case 0x00340001:  # Flow Identifier Sequence
+            return [[Element(0x00340002, "OB", b"\0\0")]]
+        case 0x00081072:  # Operator Identification Sequence
+            return [[Element(0x00401101, "SQ", b"", [code("REMOVED", "99FIONA", "Removed")])]]
+        case 0x0040B020:  # Waveform Annotation Sequence
+            return [[Element(0x00700006, "ST", b"REMOVED"), Element(0x0040A180, "US", b"\1\0" if little else b"\0\1")]]
+        case _:
+            return reference_items(element, map_uid)
