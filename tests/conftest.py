@@ -9,6 +9,8 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 
+pytest_plugins = ("tests.peers_fixtures",)
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

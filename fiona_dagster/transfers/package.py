@@ -1,8 +1,8 @@
 """One ZIP a study: written reproducibly behind the gate, verified offline.
 
 Belongs here: what lies in the ZIP, the manifest, checksums beside it.
-Stays out: names inside (``transfers.layout``), bytes of ZIP headers (``transfers.zipformat``), checking a package
-again (``transfers.verify``), where packages go (``transfers.targets``), what a verification is (``deid``).
+Stays out: names inside (``transfers.layout``), bytes of ZIP headers (``transfers.zipformat``), checking a
+package again (``transfers.verify``), where packages go (``transfers.targets``), verification (``deid``).
 
 A package is ``manifest.json``, ``report.json``, then the DICOM files in sorted order. Its ZIP comment is a
 SHA-256 over every byte before the digest itself, so that checking it needs nothing beside the file.
@@ -92,8 +92,8 @@ def build_package(
         files: pairs of name inside the ZIP (see :func:`arcnames`) and de-identified file.
         target_zip: where the ZIP shall stand; replaced atomically.
         manifest_extra: at least :data:`REQUIRED` (``software`` is filled in); nothing from the original.
-        expected: SHA-256 of every verified file, keyed by its name inside the ZIP. Must name exactly the given
-            files.
+        expected: SHA-256 of every verified file, keyed by its name inside the ZIP; exactly the
+            given files.
         report: the de-identification report, stored as ``report.json``.
         progress: called with (bytes packed, bytes in all).
 
@@ -289,7 +289,7 @@ def _no_room(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{folder.parent}: no room for a package; free space and try again") from None
+            raise StorageFull(f"{folder}: no room for a package; free space and try again") from None
         raise
 
 

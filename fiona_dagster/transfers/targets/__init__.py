@@ -1,0 +1,82 @@
+"""Where packages and instances go, and what proves that they arrived.
+
+Each target is one function that either returns a :class:`Proof` or raises. What a proof shows in
+Dagster identifies nobody; names at the other side, mapped UIDs and the like stand in ``private``, for the
+ledger only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+
+ProofKind = Literal["sftp-readback", "dicom-find", "dicom-find-count"]
+"""How receipt was proven: every byte read back, every SOP Instance UID found, or their number."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Evidence that a target has what was to be delivered.
+
+    Attributes:
+        kind: how it was proven.
+        target: the target's name in config.json, or its kind.
+        time: when, UTC ISO 8601.
+        counts: plain numbers, such as files, bytes, instances.
+        digests: hexadecimal digests of what lies there, by algorithm.
+        private: what may identify (remote name, mapped UIDs); for the ledger, never for Dagster or logs.
+    """
+
+    kind: ProofKind
+    target: str
+    time: str
+    counts: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    private: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What everybody may see."""
+        return {
+            "kind": self.kind,
+            "target": self.target,
+            "time": self.time,
+            "counts": dict(self.counts),
+            "digests": dict(self.digests),
+        }
+
+    def to_private_json(self) -> dict[str, Any]:
+        """Everything, for the ledger."""
+        return {**self.to_json(), "private": dict(self.private)}
+
+
+class InstancesRefused(DeliveryRefused):
+    """A research PACS refused instances for good.
+
+    Attributes:
+        instances: mapped SOP Instance UID -> DIMSE status (four hex digits) or reason; for the ledger only.
+    """
+
+    def __init__(self, message: str, instances: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.instances = dict(instances)
+
+
+class InstancesMissing(PeerUnavailable):
+    """A research PACS does not have every instance yet; another attempt may bring them.
+
+    Attributes:
+        instances: mapped SOP Instance UID -> what is known; for the ledger only.
+    """
+
+    def __init__(self, message: str, instances: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.instances = dict(instances)
+
+
+def utc_now() -> str:
+    """The time now as it is written in proofs."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

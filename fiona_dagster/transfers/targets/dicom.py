@@ -1,0 +1,190 @@
+"""Delivery of de-identified instances to a research PACS, proven by asking it what it has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fiona_dagster.config import DicomTarget
+from fiona_dagster.dicom.clients import (
+    Instance,
+    Peer,
+    StoreResult,
+    count_instances,
+    find_instance_uids,
+    read_instance,
+    store_files,
+)
+from fiona_dagster.errors import DeliveryRefused, NotVerified
+from fiona_dagster.transfers.package import require_records
+from fiona_dagster.transfers.targets import (
+    InstancesMissing,
+    InstancesRefused,
+    Proof,
+    ProofKind,
+    utc_now,
+)
+
+INDEXING_SECONDS = 10.0
+"""How long a PACS may take to list what it has just acknowledged."""
+
+
+class _Gate:
+    """Hashes each file just before it is sent, and makes sure that it stayed as it was until the end."""
+
+    def __init__(self, expected: Mapping[str, str]) -> None:
+        self._expected = expected
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+
+    def check(self, instance: Instance) -> None:
+        """Compares one file with its record.
+
+        Raises:
+            NotVerified: it differs.
+        """
+        path = instance.path
+        try:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                self._seen[path] = _stamp(os.fstat(stream.fileno()))
+        except OSError:
+            digest = ""
+        if digest != self._expected.get(str(path)):
+            raise NotVerified(
+                "a file differs from its verification record; de-identify and verify the study again"
+            )
+
+    def close(self) -> None:
+        """Looks once more at everything that was sent.
+
+        Raises:
+            NotVerified: a file was replaced or written to while it was sent.
+        """
+        for path, stamp in self._seen.items():
+            try:
+                same = _stamp(path.stat()) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise NotVerified("a file changed while it was sent; look at what the target received")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def deliver_dicom(
+    target: DicomTarget,
+    files: Sequence[Path],
+    expected: Mapping[str, str],
+    *,
+    name: str = "dicom",
+) -> Proof:
+    """Brings the instances of one study to a research PACS and proves that it lists all of them.
+
+    Only what the PACS does not list yet is sent, so that a repeated delivery goes on where it stopped.
+
+    Args:
+        target: where.
+        files: de-identified files of one study.
+        expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
+        name: the target's name in config.json, for messages and the proof.
+
+    Returns:
+        A proof of kind ``dicom-find`` (every SOP Instance UID was listed), or ``dicom-find-count`` from
+        a PACS that can only tell numbers.
+
+    Raises:
+        NotVerified: the gate; a file is not what was verified. What was sent before it stays there.
+        InstancesRefused: the PACS refused instances for good; ``instances`` has their mapped UIDs.
+        InstancesMissing: some got no answer or are not listed; trying again sends only these.
+        DeliveryRefused: the PACS does not accept us.
+        PeerUnavailable: no connection.
+    """
+    require_records([str(path) for path in files], expected)
+    gate = _Gate(expected)
+    instances = [read_instance(path) for path in files]
+    for instance in instances:
+        gate.check(instance)  # all of them before the first byte leaves
+    study = _one_study(instances)
+    peer = Peer(
+        target.host, target.port, target.called_ae_title, target.calling_ae_title, target.timeout_seconds
+    )
+    listed = _listed(peer, study, instances)
+    missing = [instance for instance in instances if instance.sop_instance not in (listed or ())]
+    results = store_files(peer, missing, before=gate.check) if missing else []
+    gate.close()
+    _complain(name, results)
+    kind, count = _prove(name, peer, study, instances)
+    return Proof(
+        kind=kind,
+        target=name,
+        time=utc_now(),
+        counts={
+            "instances": len(instances),
+            "sent": len(results),
+            "there_before": len(instances) - len(missing),
+            "warnings": sum(1 for result in results if result.status),
+            "found": count,
+        },
+        digests={"sha256-of-uids": _uid_digest(instances)},
+        private={"StudyInstanceUID": study, "called_ae_title": target.called_ae_title},
+    )
+
+
+def _one_study(instances: Sequence[Instance]) -> str:
+    studies = {instance.study for instance in instances}
+    uids = {instance.sop_instance for instance in instances}
+    if len(studies) != 1 or len(uids) != len(instances):
+        raise NotVerified("the files in hand are not the instances of one study; de-identify the study again")
+    return studies.pop()
+
+
+def _uid_digest(instances: Sequence[Instance]) -> str:
+    text = "\n".join(sorted(instance.sop_instance for instance in instances))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> set[str] | None:
+    """What the PACS lists, or None when it can't list instances."""
+    try:
+        return find_instance_uids(peer, study, {instance.series for instance in instances})
+    except DeliveryRefused:
+        return None
+
+
+def _complain(name: str, results: Sequence[StoreResult]) -> None:
+    failed = [result for result in results if not result.stored]
+    if not failed:
+        return
+    named = {result.instance.sop_instance: result.reason or f"{result.status or 0:04X}" for result in failed}
+    reasons = ", ".join(sorted(set(named.values())))
+    message = f"target {name}: {len(failed)} of {len(results)} instances were not stored ({reasons})"
+    if all(result.may_pass for result in failed):
+        raise InstancesMissing(f"{message}; trying again sends only these", named)
+    raise InstancesRefused(f"{message}; ask the operator of the PACS", named)
+
+
+def _prove(name: str, peer: Peer, study: str, instances: Sequence[Instance]) -> tuple[ProofKind, int]:
+    wanted = {instance.sop_instance for instance in instances}
+    deadline = time.monotonic() + min(INDEXING_SECONDS, peer.timeout)
+    pause = 0.1
+    while True:
+        listed = _listed(peer, study, instances)
+        kind: ProofKind = "dicom-find-count" if listed is None else "dicom-find"
+        count = count_instances(peer, study) if listed is None else len(wanted & listed)
+        if count >= len(wanted):
+            return kind, count
+        if time.monotonic() > deadline:
+            break
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+    missing = wanted - (listed or set())
+    raise InstancesMissing(
+        f"target {name}: the PACS acknowledged {len(wanted)} instances but lists only {count}; "
+        "trying again sends what is missing",
+        dict.fromkeys(sorted(missing), "not listed"),
+    )

@@ -1,0 +1,236 @@
+"""SFTP deliveries to a real OpenSSH server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import ConfigurationError, DeliveryRefused, NotVerified, PeerUnavailable, UsageError
+from fiona_dagster.transfers.targets import Proof, sftp
+from fiona_dagster.transfers.targets.sftp import deliver_sftp
+from tests.peers_fixtures import CuttingProxy, Sshd, free_port
+
+pytestmark = pytest.mark.peers
+
+NAME = "DEMO_P001_baseline_1.zip"
+CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than one window of requests
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "package.zip"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def _deliver(sshd: Sshd, root: DataRoot, package: Path, *, digest: str = "", **target: object) -> Proof:
+    return deliver_sftp(
+        sshd.target(**target),
+        root,
+        package,
+        digest or hashlib.sha256(CONTENT).hexdigest(),
+        remote_name=NAME,
+        name="archive",
+    )
+
+
+def _there(sshd: Sshd) -> list[str]:
+    return sorted(path.name for path in sshd.upload.iterdir())
+
+
+TRIPLE = [NAME, f"{NAME}.md5", f"{NAME}.sha256"]
+
+
+def test_package_and_checksums_arrive_with_proof(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    proof = _deliver(sshd, root, package)
+
+    assert _there(sshd) == TRIPLE
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+    for kind in ("md5", "sha256"):
+        subprocess.run([f"{kind}sum", "--quiet", "-c", f"{NAME}.{kind}"], cwd=sshd.upload, check=True)
+    assert proof.kind == "sftp-readback"
+    assert proof.counts == {"files": 3, "bytes": len(CONTENT), "sent": 1}
+    assert proof.digests["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert "P001" not in repr(proof)
+    assert "P001" not in str(proof.to_json())
+    assert proof.private["remote_path"].endswith(NAME)
+
+
+def test_the_modern_cipher_is_chosen(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import paramiko
+
+    chosen: list[str] = []
+    activate = paramiko.Transport._activate_outbound  # type: ignore[attr-defined]
+
+    def record(self: paramiko.Transport) -> None:
+        activate(self)
+        chosen.append(self.local_cipher)
+
+    monkeypatch.setattr(paramiko.Transport, "_activate_outbound", record)
+    _deliver(sshd, root, package)
+
+    assert set(chosen) == {"aes128-gcm@openssh.com"}
+
+
+def test_a_second_delivery_sends_nothing(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    _deliver(sshd, root, package)
+    before = {path.name: path.stat() for path in sshd.upload.iterdir()}
+
+    proof = _deliver(sshd, root, package)
+
+    assert proof.counts["sent"] == 0
+    after = {path.name: path.stat() for path in sshd.upload.iterdir()}
+    assert {k: (v.st_ino, v.st_mtime_ns) for k, v in after.items()} == {
+        k: (v.st_ino, v.st_mtime_ns) for k, v in before.items()
+    }
+
+
+@pytest.mark.parametrize("there", [b"other", CONTENT[:-1] + b"x", CONTENT[:-1], CONTENT + b"x", b""])
+def test_other_content_under_our_name_is_never_overwritten(
+    sshd: Sshd, root: DataRoot, package: Path, there: bytes
+) -> None:
+    (sshd.upload / NAME).write_bytes(there)
+
+    with pytest.raises(DeliveryRefused) as caught:
+        _deliver(sshd, root, package)
+    assert (sshd.upload / NAME).read_bytes() == there
+    assert _there(sshd) == [NAME]
+    assert "P001" not in str(caught.value)
+
+
+def test_outdated_checksum_files_are_replaced(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    (sshd.upload / f"{NAME}.md5").write_text("0 old\n")
+    _deliver(sshd, root, package)
+
+    assert _there(sshd) == TRIPLE
+    assert (sshd.upload / f"{NAME}.md5").read_text().split()[1] == NAME
+
+
+def test_a_left_over_part_is_replaced(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    (sshd.upload / f".{NAME}.fiona-part").write_bytes(b"z" * (len(CONTENT) + 5))
+    _deliver(sshd, root, package)
+
+    assert _there(sshd) == TRIPLE
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+
+
+def test_a_changed_host_key_is_refused_before_anything_is_sent(
+    sshd: Sshd, root: DataRoot, package: Path
+) -> None:
+    with pytest.raises(DeliveryRefused, match="host key has changed"):
+        _deliver(sshd, root, package, host_key=sshd.other_host_key)
+    assert _there(sshd) == []
+
+
+def test_a_host_key_of_another_type_is_refused(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    rsa = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ=="
+    with pytest.raises(DeliveryRefused, match="pinned type"):
+        _deliver(sshd, root, package, host_key=rsa)
+
+
+@pytest.mark.parametrize("key", ["", "ssh-ed25519", "nonsense AAAA"])
+def test_a_host_key_that_is_none_is_a_configuration_error(
+    sshd: Sshd, root: DataRoot, package: Path, key: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="host_key"):
+        _deliver(sshd, root, package, host_key=key)
+
+
+def test_a_key_that_the_server_does_not_know(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    with pytest.raises(DeliveryRefused, match="does not accept our key"):
+        _deliver(sshd, root, package, private_key_file=str(sshd.folder / "other_key"))
+
+
+@pytest.mark.parametrize("name", ["none", "host_key.pub"])
+def test_an_unusable_private_key(sshd: Sshd, root: DataRoot, package: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="private_key_file"):
+        _deliver(sshd, root, package, private_key_file=str(sshd.folder / name))
+
+
+def test_bytes_that_are_not_those_of_the_ledger_are_not_sent(
+    sshd: Sshd, root: DataRoot, package: Path
+) -> None:
+    with pytest.raises(NotVerified):
+        _deliver(sshd, root, package, digest="0" * 64)
+    assert _there(sshd) == []
+
+
+def test_a_package_that_changes_while_it_is_sent_gets_no_name(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = sftp._check_room
+
+    def swap(*arguments: object) -> None:
+        package.write_bytes(CONTENT[:-1] + b"!")
+        check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sftp, "_check_room", swap)
+    with pytest.raises(NotVerified):
+        _deliver(sshd, root, package)
+    assert _there(sshd) == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter"])
+def test_what_arrived_damaged_is_not_proven(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    send = sftp._send
+
+    def spoil(*arguments: object) -> None:
+        send(*arguments)  # type: ignore[arg-type]
+        part = sshd.upload / f".{NAME}.fiona-part"
+        if damage == "truncate":
+            os.truncate(part, 1000)
+        else:
+            part.write_bytes(CONTENT[:500_000] + b"!" + CONTENT[500_001:])
+
+    monkeypatch.setattr(sftp, "_send", spoil)
+    with pytest.raises(PeerUnavailable):
+        _deliver(sshd, root, package)
+    assert _there(sshd) == []
+
+    monkeypatch.undo()
+    assert _deliver(sshd, root, package).counts["sent"] == 1
+
+
+@pytest.mark.parametrize("after", [10, 1500, 100_000, len(CONTENT) - 1000])
+def test_a_cut_connection_is_unavailable_and_the_next_attempt_succeeds(
+    sshd: Sshd, root: DataRoot, package: Path, after: int
+) -> None:
+    with CuttingProxy(sshd.port, after) as proxy:
+        with pytest.raises(PeerUnavailable):
+            _deliver(sshd, root, package, port=proxy.port)
+        assert NAME not in _there(sshd)
+        proof = _deliver(sshd, root, package, port=proxy.port)
+
+    assert proof.counts["sent"] == 1
+    assert _there(sshd) == TRIPLE
+
+
+def test_a_cut_while_reading_back(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    with CuttingProxy(sshd.port, answers_after=1_000_000) as proxy, pytest.raises(PeerUnavailable):
+        _deliver(sshd, root, package, port=proxy.port)
+    assert NAME not in _there(sshd)
+
+
+def test_nobody_listens(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    with pytest.raises(PeerUnavailable):
+        _deliver(sshd, root, package, port=free_port())
+
+
+def test_a_missing_folder_needs_a_person(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    with pytest.raises(DeliveryRefused, match="folder"):
+        _deliver(sshd, root, package, directory=str(sshd.upload / "none"))
+
+
+@pytest.mark.parametrize("name", ["../x.zip", "a/b.zip", "", ".hidden", "x\n.zip"])
+def test_unsafe_remote_names(sshd: Sshd, root: DataRoot, package: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        deliver_sftp(sshd.target(), root, package, "0" * 64, remote_name=name)
