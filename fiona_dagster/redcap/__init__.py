@@ -1,1 +1,32 @@
+"""REDCap, where people say what shall go where: client, *Incoming*, dictionaries, and a sandbox server.
 
+Belongs here: REDCap's protocol and the fields of its projects. Stays out: when to ask and what to do
+with the answer (transfers), and where tokens come from (config). The sandbox is not imported from here.
+"""
+
+from fiona_dagster.redcap.client import RedcapClient
+from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, shipped_projects
+from fiona_dagster.redcap.incoming import (
+    ANONYMIZATION_ERROR,
+    PIXELS_REWRITTEN,
+    SEND_ERROR,
+    IncomingProject,
+    Registration,
+    TransferRequest,
+    site_time,
+)
+
+__all__ = [
+    "ANONYMIZATION_ERROR",
+    "PIXELS_REWRITTEN",
+    "SEND_ERROR",
+    "Dictionary",
+    "Field",
+    "IncomingProject",
+    "RedcapClient",
+    "Registration",
+    "ShippedProject",
+    "TransferRequest",
+    "shipped_projects",
+    "site_time",
+]

@@ -1,0 +1,68 @@
+"""Misbehaviour on demand, so that tests can see what the client does about it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["status", "delay", "html", "cut", "cut_after_import", "count_zero"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One misbehaviour of one call."""
+
+    kind: Kind
+    value: float = 0.0
+
+
+class Faults:
+    """Faults waiting to happen, first come first served; a call takes the next one that applies to it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Fault] = deque()
+        self._lock = threading.Lock()
+
+    def fail(self, calls: int, status: int = 502) -> None:
+        """The next calls are answered with this status and a web server's page."""
+        self._add(Fault("status", status), calls)
+
+    def delay(self, seconds: float, calls: int = 1) -> None:
+        """The next calls wait before they are answered rightly."""
+        self._add(Fault("delay", seconds), calls)
+
+    def html(self, calls: int = 1) -> None:
+        """The next calls get a maintenance page with status 200."""
+        self._add(Fault("html"), calls)
+
+    def cut(self, calls: int = 1) -> None:
+        """The next calls are cut before they take effect."""
+        self._add(Fault("cut"), calls)
+
+    def cut_after_import(self, calls: int = 1) -> None:
+        """The next imports take effect, then the connection is cut without an answer."""
+        self._add(Fault("cut_after_import"), calls)
+
+    def count_zero(self, calls: int = 1) -> None:
+        """The next imports are ignored and answered with a count of 0."""
+        self._add(Fault("count_zero"), calls)
+
+    def next(self, *, importing: bool) -> Fault | None:
+        """The fault of this call, if one waits for it."""
+        with self._lock:
+            for fault in self._waiting:
+                if importing or fault.kind not in ("cut_after_import", "count_zero"):
+                    self._waiting.remove(fault)
+                    return fault
+        return None
+
+    def clear(self) -> None:
+        """Behaves from now on."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _add(self, fault: Fault, calls: int) -> None:
+        with self._lock:
+            self._waiting.extend([fault] * calls)

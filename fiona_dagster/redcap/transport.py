@@ -1,0 +1,184 @@
+"""One POST to a REDCap server: time limits, TLS, redirects, the call budget. Knows no meaning.
+
+The token is a form field (redcap-api.md section 1): it is put into the body here, at the last moment,
+and is part of no message, log line or repr.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from fiona_dagster.errors import ConfigurationError, RedcapUnavailable
+
+_LOOPBACK = ("localhost", "::1")
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CHUNK = 1 << 16
+
+
+class Secret:
+    """Keeps a token out of reprs, logs and pickles."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The token itself, for the body of a call."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise TypeError("a token is not pickled")
+
+
+class CallBudget:
+    """At most so many calls in any 60 seconds; waits when they are used up. Shared between threads."""
+
+    def __init__(
+        self,
+        calls_per_minute: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit = max(1, calls_per_minute)
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._taken: collections.deque[float] = collections.deque(maxlen=self._limit)
+
+    def take(self) -> None:
+        """Returns as soon as one more call is allowed, and counts it."""
+        with self._lock:
+            if len(self._taken) == self._limit:
+                wait = self._taken[0] + 60.0 - self._clock()
+                if wait > 0:
+                    self._sleep(wait)
+            self._taken.append(self._clock())
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Status and decoded body of an answer."""
+
+    status: int
+    body: str
+    retry_after: float | None
+
+
+class Transport:
+    """POSTs form fields to one address.
+
+    Args:
+        url: API address; https, or http on loopback. A missing trailing slash after ``api`` is added,
+            since servers redirect without it.
+        token: 32 hexadecimal characters.
+        timeout: seconds for connecting and for each silence; a whole answer may take ten times that.
+        ca_file: certificates to trust in place of the system's.
+        budget: how often it may call.
+
+    Raises:
+        ConfigurationError: address, token or certificate file can't be right.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, timeout: float, ca_file: Path | str | None, budget: CallBudget
+    ) -> None:
+        self.url = _checked_url(url)
+        if not re.fullmatch(r"[0-9A-Fa-f]{32}", token):
+            raise ConfigurationError(
+                "the REDCap token must be 32 hexadecimal characters; check redcap.token_file"
+            )
+        if ca_file and not Path(ca_file).is_file():
+            raise ConfigurationError(
+                f"redcap.ca_file {ca_file} is not there; give a file of PEM certificates"
+            )
+        self._token = Secret(token)
+        self._timeout = timeout
+        self._budget = budget
+        self._verify: bool | str = str(ca_file) if ca_file else True
+        self._session = requests.Session()
+        # a proxy of the environment has no business on loopback
+        self._session.trust_env = not _is_loopback(self.url)
+
+    def post(self, fields: Mapping[str, str]) -> Reply:
+        """One call; a redirect to the same host is posted again, once.
+
+        Raises:
+            RedcapUnavailable: no connection, no valid certificate, or time is up.
+        """
+        response, body = self._send(self.url, fields)
+        target = urljoin(self.url, response.headers.get("Location", ""))
+        if response.status_code in _REDIRECTS and self._may_follow(target):
+            response, body = self._send(target, fields)
+        return Reply(response.status_code, body, _seconds(response.headers.get("Retry-After")))
+
+    def _send(self, url: str, fields: Mapping[str, str]) -> tuple[requests.Response, str]:
+        self._budget.take()
+        started = time.monotonic()
+        problem = "can't be reached; check address and network"
+        try:
+            with self._session.post(
+                url,
+                data={**fields, "token": self._token.reveal()},
+                timeout=self._timeout,
+                verify=self._verify,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                return response, self._read(response, started)
+        except requests.exceptions.SSLError:
+            problem = "shows a certificate that can't be verified; check redcap.ca_file"
+        except requests.Timeout:
+            problem = f"did not answer within {self._timeout:g} s"
+        except requests.RequestException:
+            pass  # the words for it are set above; requests' own may quote what we sent
+        raise RedcapUnavailable(f"REDCap at {self._host} {problem}")
+
+    def _read(self, response: requests.Response, started: float) -> str:
+        """The body, decoded as UTF-8; a server that drips is cut off."""
+        limit = started + 10 * self._timeout
+        parts: list[bytes] = []
+        for part in response.iter_content(_CHUNK):
+            parts.append(part)
+            if time.monotonic() > limit:
+                raise requests.Timeout
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def _may_follow(self, target: str) -> bool:
+        here, there = urlsplit(self.url), urlsplit(target)
+        same_host = (here.hostname, here.port) == (there.hostname, there.port)
+        return same_host and there.scheme == here.scheme and target != self.url
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise ConfigurationError("redcap.url must look like https://HOST/api/")
+    if parts.scheme == "http" and not _is_loopback(url):
+        raise ConfigurationError("redcap.url must be https: the token would travel in the clear")
+    return url + "/" if url.endswith("/api") else url
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header and re.fullmatch(r"\d{1,5}", header) else None
