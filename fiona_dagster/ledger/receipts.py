@@ -155,24 +155,29 @@ def _book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
            ON CONFLICT (study) DO UPDATE SET open = 1, last_arrival = max(last_arrival, excluded.last_arrival)""",
         (study, receipt.time, receipt.time, receipt.calling_ae, receipt.called_ae, receipt.caller_ip),
     )
-    db.execute(
-        """INSERT INTO instances (study, sop_instance, series, sop_class, transfer_syntax, path, size,
-               received, repeats, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-           ON CONFLICT (study, sop_instance) DO UPDATE SET
-               repeats = repeats + excluded.repeats, conflicts = conflicts + excluded.conflicts""",
-        (
-            study,
-            receipt.SOPInstanceUID,
-            receipt.SeriesInstanceUID,
-            receipt.SOPClassUID,
-            receipt.transfer_syntax,
-            receipt.path,
-            receipt.size,
-            receipt.time,
-            repeat,
-            conflict,
-        ),
+    values = (
+        study,
+        receipt.SOPInstanceUID,
+        receipt.SeriesInstanceUID,
+        receipt.SOPClassUID,
+        receipt.transfer_syntax,
+        receipt.path,
+        receipt.size,
+        receipt.time,
+        repeat,
+        conflict,
     )
+    # Journals are read one after the other, so that a conflict may be seen before what it conflicts with:
+    # the archived file is the instance, whichever line came first.
+    db.execute(_FILED if receipt.kind in ("stored", "adopted") else _SEEN_AGAIN, values)
+
+
+_INSERT = """INSERT INTO instances (study, sop_instance, series, sop_class, transfer_syntax, path, size,
+    received, repeats, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (study, sop_instance) DO UPDATE SET """
+_SEEN_AGAIN = _INSERT + "repeats = repeats + excluded.repeats, conflicts = conflicts + excluded.conflicts"
+_FILED = _INSERT + """series = excluded.series, sop_class = excluded.sop_class, path = excluded.path,
+    transfer_syntax = excluded.transfer_syntax, size = excluded.size, received = excluded.received"""
 
 
 def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:

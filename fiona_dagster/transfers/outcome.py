@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 from fiona_dagster.ledger import Transfer
+from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR
 from fiona_dagster.transfers.context import Gateway
 
-ANONYMIZATION_ERROR = "1"
-SEND_ERROR = "2"
 
 
 def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]:
@@ -24,27 +22,27 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
         RedcapUnavailable: REDCap gave no usable answer; call it again later.
     """
     work = gateway.ledger.work.get(f"status:{study}:{project}")
-    transfers = gateway.ledger.transfers.outcome_to_write(study, project)
+    newest = {t.request: t for t in gateway.ledger.transfers.outcome_to_write(study, project)}
+    zone = gateway.settings.LOCALTIMEZONE
     incoming = gateway.incoming()
-    for transfer in transfers:
+    for transfer in newest.values():
         if transfer.state == "delivered":
             incoming.write_outcome(
                 study,
                 transfer.request,
-                transfer_date=_local(gateway, transfer.changed),
+                transfer_date=datetime.fromisoformat(transfer.changed),
+                zone=zone,
                 mapped_uid=transfer.mapped_uid,
             )
         else:
+            packaged = gateway.ledger.transfers.package(transfer) is not None
             incoming.write_outcome(
                 study,
                 transfer.request,
-                errors=(ANONYMIZATION_ERROR if transfer.state == "failed" else SEND_ERROR,),
+                zone=zone,
+                errors=(SEND_ERROR if packaged else ANONYMIZATION_ERROR,),
                 message=transfer.reason,
             )
     if work is not None:
         gateway.ledger.work.done(work.key, work.revision, work.token)
-    return transfers
-
-
-def _local(gateway: Gateway, time: str) -> datetime:
-    return datetime.fromisoformat(time).astimezone(ZoneInfo(gateway.settings.LOCALTIMEZONE))
+    return list(newest.values())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 from fiona_dagster.errors import ConfigurationError, RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Study, Transfer
@@ -162,7 +161,6 @@ def assign(gateway: Gateway, study: str, project: str, participant: str, event: 
             f"study {study} is not registered in REDCap yet ({known.state}); `fiona status {study}` shows where it is"
         )
     check_assignment(gateway, known, project, participant, event)
-    zone = ZoneInfo(gateway.settings.LOCALTIMEZONE)
     return gateway.incoming().write_request(
-        study, project, participant, event, datetime.now(UTC).astimezone(zone)
+        study, project, participant, event, datetime.now(UTC), zone=gateway.settings.LOCALTIMEZONE
     )
