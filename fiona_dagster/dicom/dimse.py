@@ -1,0 +1,110 @@
+"""DIMSE command sets (PS3.7 sections 6.3 and 9.3, annex E) as bytes, always implicit VR little endian."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from fiona_dagster.dicom.uids import clean_uid
+from fiona_dagster.errors import UnreadableDicom
+
+C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+RESPONSE = 0x8000
+NO_DATA_SET = 0x0101
+
+SUCCESS = 0x0000
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+UNRECOGNIZED_OPERATION = 0x0211
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
+
+MAX_COMMAND = 64 * 1024
+"""Bytes of a command set that are collected."""
+
+_SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
+_DATA_SET_TYPE, _STATUS, _OFFENDING, _COMMENT, _INSTANCE = 0x0800, 0x0900, 0x0901, 0x0902, 0x1000
+
+
+@dataclass(frozen=True)
+class Command:
+    """A request as it came.
+
+    Attributes:
+        field: Command Field.
+        message_id: Message ID.
+        sop_class: Affected (or Requested) SOP Class UID.
+        sop_instance: Affected SOP Instance UID.
+        has_data_set: whether a data set follows.
+    """
+
+    field: int
+    message_id: int
+    sop_class: str
+    sop_instance: str
+    has_data_set: bool
+
+
+def decode_command(data: bytes) -> Command:
+    """Decodes one command set.
+
+    Raises:
+        UnreadableDicom: lengths that don't fit, or no Command Field.
+    """
+    found: dict[int, bytes] = {}
+    at = 0
+    while at < len(data):
+        if at + 8 > len(data):
+            raise UnreadableDicom("command set is cut")
+        group, element, length = struct.unpack_from("<HHI", data, at)
+        at += 8
+        if at + length > len(data):
+            raise UnreadableDicom("command set: an element is longer than the command")
+        if group == 0:
+            found[element] = data[at : at + length]
+        at += length
+    if len(found.get(_FIELD, b"")) != 2:
+        raise UnreadableDicom("command set has no Command Field")
+    return Command(
+        field=_number(found, _FIELD),
+        message_id=_number(found, _MESSAGE_ID),
+        sop_class=clean_uid(found.get(_SOP_CLASS) or found.get(_REQUESTED_CLASS) or b""),
+        sop_instance=clean_uid(found.get(_INSTANCE, b"")),
+        has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
+    )
+
+
+def _number(found: dict[int, bytes], element: int, default: int = 0) -> int:
+    raw = found.get(element, b"")
+    return int.from_bytes(raw, "little") if len(raw) == 2 else default
+
+
+def _element(element: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", 0, element, len(value)) + value
+
+
+def _uid(element: int, value: str) -> bytes:
+    raw = value.encode("ascii", "replace")
+    return _element(element, raw + b"\0" * (len(raw) % 2)) if raw else b""
+
+
+def encode_response(request: Command, status: int, comment: str = "", offending: int = 0) -> bytes:
+    """The command set that answers ``request``, without a data set.
+
+    Args:
+        request: what is answered; class and instance are repeated.
+        status: DIMSE status.
+        comment: Error Comment, at most 64 characters, without any value of an attribute.
+        offending: the tag that was wrong; 0 for none.
+    """
+    body = _uid(_SOP_CLASS, request.sop_class)
+    body += _element(_FIELD, struct.pack("<H", request.field | RESPONSE))
+    body += _element(_ANSWERED_ID, struct.pack("<H", request.message_id))
+    body += _element(_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET))
+    body += _element(_STATUS, struct.pack("<H", status))
+    if offending:
+        body += _element(_OFFENDING, struct.pack("<HH", offending >> 16, offending & 0xFFFF))
+    if comment:
+        raw = comment[:64].encode("ascii", "replace")
+        body += _element(_COMMENT, raw + b" " * (len(raw) % 2))
+    body += _uid(_INSTANCE, request.sop_instance)
+    return _element(0x0000, struct.pack("<I", len(body))) + body

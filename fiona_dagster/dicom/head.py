@@ -1,0 +1,303 @@
+"""Reads the head of a data set in stream: just enough to file the object.
+
+Bytes are fed as they come from the network; values that are not needed are skipped without being kept,
+so memory stays bounded whatever lengths an object claims. Nothing behind the last UID is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from fiona_dagster.dicom.uids import clean_uid, encoding_of, is_storage_class, is_uid
+from fiona_dagster.errors import UnreadableDicom
+
+SOP_CLASS_UID = 0x00080016
+SOP_INSTANCE_UID = 0x00080018
+MODALITY = 0x00080060
+STUDY_INSTANCE_UID = 0x0020000D
+SERIES_INSTANCE_UID = 0x0020000E
+
+NAMES = {
+    SOP_CLASS_UID: "SOPClassUID",
+    SOP_INSTANCE_UID: "SOPInstanceUID",
+    STUDY_INSTANCE_UID: "StudyInstanceUID",
+    SERIES_INSTANCE_UID: "SeriesInstanceUID",
+}
+_WANTED = frozenset({*NAMES, MODALITY})
+
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_KNOWN_VRS = _SHORT_VRS | _LONG_VRS
+_VR = re.compile(rb"[A-Z][A-Z]")
+
+MAX_ELEMENTS = 200_000
+"""Elements that may stand before the UIDs, those in nested items included."""
+MAX_DEPTH = 1_024
+MAX_INFLATED = 16 * 1024 * 1024
+"""Bytes of a deflated data set that are inflated in search of the UIDs."""
+_MAX_VALUE = 128
+_INFLATE_STEP = 64 * 1024
+_SEQUENCE, _IN_ITEM = 0, 1
+
+
+@dataclass(frozen=True)
+class StorageUids:
+    """What an object is filed under.
+
+    Attributes:
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID.
+        sop_instance: SOPInstanceUID.
+        sop_class: SOPClassUID.
+        modality: Modality as it stands in the object, empty if it has none; not yet safe for a path.
+    """
+
+    study: str
+    series: str
+    sop_instance: str
+    sop_class: str
+    modality: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an object can't be filed.
+
+    Attributes:
+        code: ``unreadable``, ``missing_uid``, ``malformed_uid``, ``contradicting_uid`` or ``not_storage``.
+        status: DIMSE status for C-STORE (PS3.4 table B.2-1): 0xA900 or 0xC000.
+        message: one sentence, at most 64 characters (it becomes the Error Comment), without values.
+        element: the tag that offends, 0 if there is none.
+    """
+
+    code: str
+    status: int
+    message: str
+    element: int = 0
+
+
+class _Malformed(Exception):  # noqa: N818 - private control flow, never leaves this module
+    """The structure of the data set is broken."""
+
+
+class HeadReader:
+    """Collects the UIDs of one data set from its first bytes.
+
+    Args:
+        transfer_syntax: UID of the syntax that the sender says it used.
+    """
+
+    def __init__(self, transfer_syntax: str) -> None:
+        encoding = encoding_of(transfer_syntax)
+        self.values: dict[int, bytes] = {}
+        self.problem = ""
+        self.done = False
+        self._explicit = encoding.explicit
+        self._order = ">" if encoding.big_endian else "<"
+        self._two = struct.Struct(self._order + "HH")
+        self._short = struct.Struct(self._order + "H")
+        self._long = struct.Struct(self._order + "I")
+        self._inflater = zlib.decompressobj(-15) if encoding.deflated else None
+        self._inflated = 0
+        self._buffer = bytearray()
+        self._skip = 0
+        self._elements = 0
+        self._frames: list[tuple[int, bool]] = []
+
+    def feed(self, data: bytes | memoryview) -> bool:
+        """Takes the next bytes of the data set.
+
+        Returns:
+            True when no more bytes are needed: everything was found, or the structure is broken.
+        """
+        if self.done:
+            return True
+        try:
+            if self._inflater is None:
+                self._take(data)
+            else:
+                self._inflate(data)
+        except _Malformed as error:
+            self._stop(str(error))
+        except zlib.error:
+            self._stop("deflated data set is broken")
+        return self.done
+
+    def end(self) -> None:
+        """Says that the data set is over."""
+        if not self.done and (self._buffer or self._skip or self._frames):
+            self._stop("data set ends inside an element before the UIDs")
+        self.done = True
+
+    def _stop(self, problem: str) -> None:
+        self.problem = problem
+        self.done = True
+        self._buffer.clear()
+
+    def _inflate(self, data: bytes | memoryview) -> None:
+        assert self._inflater is not None  # noqa: S101 - by construction
+        pending: bytes | memoryview = data
+        while not self.done and not self._inflater.eof:
+            out = self._inflater.decompress(pending, _INFLATE_STEP)
+            pending = self._inflater.unconsumed_tail
+            self._inflated += len(out)
+            if self._inflated > MAX_INFLATED:
+                raise _Malformed("too much deflated data before the UIDs")
+            self._take(out)
+            if not pending and len(out) < _INFLATE_STEP:
+                break
+
+    def _take(self, data: bytes | memoryview) -> None:
+        if self._skip:
+            dropped = min(self._skip, len(data))
+            self._skip -= dropped
+            data = data[dropped:]
+        if not data:
+            return
+        buffer = self._buffer
+        buffer += data
+        position = 0
+        while not self.done:
+            used = self._element(buffer, position)
+            if not used:
+                break
+            position += used
+            if position > len(buffer):
+                self._skip = position - len(buffer)
+                position = len(buffer)
+        del buffer[:position]
+
+    def _element(self, buffer: bytearray, at: int) -> int:
+        """Bytes that the element at ``at`` takes (value included, there or not); 0: more is needed."""
+        available = len(buffer) - at
+        if available < 8:
+            return 0
+        group, element = self._two.unpack_from(buffer, at)
+        tag = group << 16 | element
+        if group == 0xFFFE:
+            (length,) = self._long.unpack_from(buffer, at + 4)
+            self._count()
+            return 8 + self._delimiter(tag, length)
+        if self._frames and self._frames[-1][0] == _SEQUENCE:
+            raise _Malformed("sequence holds something that is no item")
+        header, length, explicit = self._header(buffer, at, available)
+        if not header:
+            return 0
+        wanted = tag in _WANTED and not self._frames
+        if wanted and length > _MAX_VALUE and tag != MODALITY:
+            raise _Malformed(f"{NAMES[tag]} is too long")
+        if wanted and length <= _MAX_VALUE:
+            if available < header + length:
+                return 0
+            self._keep(tag, bytes(buffer[at + header : at + header + length]))
+        self._count()
+        if length == _UNDEFINED:
+            self._push(_SEQUENCE, explicit)
+            return header
+        return header + length
+
+    def _header(self, buffer: bytearray, at: int, available: int) -> tuple[int, int, bool]:
+        explicit = self._frames[-1][1] if self._frames else self._explicit
+        if explicit is None:
+            explicit = self._explicit = bytes(buffer[at + 4 : at + 6]) in _KNOWN_VRS
+        if not explicit:
+            return 8, self._long.unpack_from(buffer, at + 4)[0], False
+        vr = bytes(buffer[at + 4 : at + 6])
+        if vr in _SHORT_VRS:
+            return 8, self._short.unpack_from(buffer, at + 6)[0], True
+        if not _VR.fullmatch(vr):
+            raise _Malformed("data set does not follow its transfer syntax")
+        if available < 12:
+            return 0, 0, True
+        # PS3.5 6.2.2: an unknown VR of undefined length holds implicit little endian.
+        return 12, self._long.unpack_from(buffer, at + 8)[0], vr != b"UN"
+
+    def _delimiter(self, tag: int, length: int) -> int:
+        kind, explicit = self._frames[-1] if self._frames else (None, False)
+        if tag == _ITEM and kind == _SEQUENCE:
+            if length == _UNDEFINED:
+                self._push(_IN_ITEM, explicit)
+                return 0
+            return length
+        if (tag == _ITEM_END and kind == _IN_ITEM) or (tag == _SEQUENCE_END and kind == _SEQUENCE):
+            self._frames.pop()
+            return length
+        raise _Malformed("item or delimiter at a wrong place")
+
+    def _push(self, kind: int, explicit: bool) -> None:
+        if len(self._frames) >= MAX_DEPTH:
+            raise _Malformed("sequences are nested too deeply before the UIDs")
+        self._frames.append((kind, explicit))
+
+    def _count(self) -> None:
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise _Malformed("too many elements before the UIDs")
+
+    def _keep(self, tag: int, value: bytes) -> None:
+        before = self.values.setdefault(tag, value)
+        if before != value:
+            raise _Malformed(f"{NAMES.get(tag, 'Modality')} stands there twice with different values")
+        self.done = len(self.values.keys() & NAMES.keys()) == len(NAMES)
+
+
+def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> StorageUids | Refusal:
+    """Decides whether an object can be filed.
+
+    Args:
+        head: a reader that is done.
+        sop_class: what the C-STORE command or the file meta information says; empty if it says nothing.
+        sop_instance: the same for the instance.
+
+    Returns:
+        The UIDs, or the reason for a refusal (design section 6; PS3.4 table B.2-1).
+    """
+    texts = {tag: clean_uid(head.values.get(tag, b"")) for tag in NAMES}
+    if head.problem:
+        return Refusal("unreadable", 0xC000, _short(head.problem))
+    for tag, text in texts.items():
+        if not text:
+            return Refusal("missing_uid", 0xA900, f"{NAMES[tag]} is missing", tag)
+        if not is_uid(text):
+            return Refusal("malformed_uid", 0xC000, f"{NAMES[tag]} is malformed", tag)
+    announced = {SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: sop_instance}
+    for tag, text in announced.items():
+        if text and text != texts[tag]:
+            return Refusal("contradicting_uid", 0xA900, f"{NAMES[tag]} differs from what was announced", tag)
+    if not is_storage_class(texts[SOP_CLASS_UID]):
+        return Refusal("not_storage", 0xA900, "SOPClassUID is no storage SOP class", SOP_CLASS_UID)
+    return StorageUids(
+        study=texts[STUDY_INSTANCE_UID],
+        series=texts[SERIES_INSTANCE_UID],
+        sop_instance=texts[SOP_INSTANCE_UID],
+        sop_class=texts[SOP_CLASS_UID],
+        modality=clean_uid(head.values.get(MODALITY, b"")),
+    )
+
+
+def _short(message: str) -> str:
+    return message[:64]
+
+
+def read_head(data: bytes | memoryview, transfer_syntax: str) -> StorageUids:
+    """The UIDs in the first bytes of a data set.
+
+    Args:
+        data: the data set from its first byte, or enough of it.
+        transfer_syntax: UID of its transfer syntax.
+
+    Raises:
+        UnreadableDicom: they are missing or malformed, or the data set is broken before them.
+    """
+    head = HeadReader(transfer_syntax)
+    head.feed(data)
+    head.end()
+    result = judge(head)
+    if isinstance(result, Refusal):
+        raise UnreadableDicom(f"data set: {result.message}")
+    return result

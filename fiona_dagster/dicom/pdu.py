@@ -1,0 +1,188 @@
+"""Protocol data units of the upper layer (PS3.8 section 9.3) as bytes; no sockets here."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fiona_dagster.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from fiona_dagster.dicom.uids import APPLICATION_CONTEXT, clean_uid
+from fiona_dagster.errors import UnreadableDicom
+
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ = 0x01, 0x02, 0x03
+P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 0x04, 0x05, 0x06, 0x07
+
+MAX_ASSOCIATE = 256 * 1024
+"""Largest A-ASSOCIATE-RQ that is read, bytes; 128 contexts with every transfer syntax need a quarter."""
+
+# PS3.8 table 9-18, result of a presentation context.
+ACCEPTED, ABSTRACT_SYNTAX_REFUSED, TRANSFER_SYNTAX_REFUSED = 0, 3, 4
+
+# PS3.8 table 9-21: result, source, reason.
+REJECT_CONTEXT_NAME = (1, 1, 2)
+REJECT_CALLING_AE = (1, 1, 3)
+REJECT_PROTOCOL = (1, 2, 2)
+REJECT_LIMIT = (2, 3, 2)
+
+# PS3.8 table 9-26, reasons of an abort by the provider.
+ABORT_UNRECOGNIZED, ABORT_UNEXPECTED, ABORT_BAD_VALUE = 1, 2, 6
+ABORT_NO_REASON = 0
+
+_HEADER = struct.Struct(">BBI")
+
+
+@dataclass(frozen=True)
+class ProposedContext:
+    """One presentation context of a request: its odd id, what it is for, how it may be encoded."""
+
+    identifier: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnsweredContext:
+    """Our answer to one presentation context: result and, when accepted, the transfer syntax."""
+
+    identifier: int
+    result: int
+    transfer_syntax: str
+
+
+@dataclass(frozen=True)
+class AssociateRequest:
+    """An A-ASSOCIATE-RQ (PS3.8 9.3.2). ``max_pdu`` is what the peer receives, 0 for no limit."""
+
+    protocol_version: int
+    called_ae: str
+    calling_ae: str
+    application_context: str
+    contexts: tuple[ProposedContext, ...]
+    max_pdu: int = 16384
+    raw_titles: bytes = bytes(32)
+
+
+def ae_title(raw: bytes) -> str:
+    """An AE title without padding; characters that no AE title may have are kept for the caller to judge."""
+    return raw.decode("latin-1").strip("\0 ")
+
+
+def is_ae_title(text: str) -> bool:
+    """Whether ``text`` is an AE title: 1 to 16 printable ASCII characters, no backslash (PS3.5 6.2)."""
+    return 0 < len(text) <= 16 and all(" " <= c <= "~" and c != "\\" for c in text)
+
+
+def _items(body: bytes, what: str) -> list[tuple[int, bytes]]:
+    items: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(body):
+        if at + 4 > len(body):
+            raise UnreadableDicom(f"{what}: item header is cut")
+        kind, length = struct.unpack_from(">BxH", body, at)
+        if at + 4 + length > len(body):
+            raise UnreadableDicom(f"{what}: item 0x{kind:02X} is longer than the PDU")
+        items.append((kind, body[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return items
+
+
+def _context(body: bytes) -> ProposedContext:
+    if len(body) < 4:
+        raise UnreadableDicom("A-ASSOCIATE-RQ: presentation context is cut")
+    syntaxes = _items(body[4:], "presentation context")
+    return ProposedContext(
+        identifier=body[0],
+        abstract_syntax=next((clean_uid(value) for kind, value in syntaxes if kind == 0x30), ""),
+        transfer_syntaxes=tuple(clean_uid(value) for kind, value in syntaxes if kind == 0x40),
+    )
+
+
+def decode_associate_request(body: bytes) -> AssociateRequest:
+    """Decodes what follows the six bytes of the PDU header.
+
+    Raises:
+        UnreadableDicom: lengths that don't fit together.
+    """
+    if len(body) < 68:
+        raise UnreadableDicom("A-ASSOCIATE-RQ is cut")
+    context_name = ""
+    contexts: list[ProposedContext] = []
+    max_pdu = 16384
+    for kind, value in _items(body[68:], "A-ASSOCIATE-RQ"):
+        if kind == 0x10:
+            context_name = clean_uid(value)
+        elif kind == 0x20:
+            contexts.append(_context(value))
+        elif kind == 0x50:
+            for sub, data in _items(value, "user information"):
+                if sub == 0x51 and len(data) == 4:
+                    max_pdu = struct.unpack(">I", data)[0]
+    return AssociateRequest(
+        protocol_version=struct.unpack_from(">H", body)[0],
+        called_ae=ae_title(body[4:20]),
+        calling_ae=ae_title(body[20:36]),
+        application_context=context_name,
+        contexts=tuple(contexts),
+        max_pdu=max_pdu,
+        raw_titles=body[4:36],
+    )
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def encode_associate_accept(
+    request: AssociateRequest, answers: Sequence[AnsweredContext], max_pdu: int
+) -> bytes:
+    """A-ASSOCIATE-AC (PS3.8 9.3.3).
+
+    Args:
+        request: what is answered; its titles are sent back as they came.
+        answers: one for each proposed context.
+        max_pdu: largest P-DATA-TF that we receive, bytes.
+    """
+    body = struct.pack(">HH", 1, 0) + request.raw_titles + bytes(32)
+    body += _item(0x10, APPLICATION_CONTEXT.encode())
+    for answer in answers:
+        syntax = _item(0x40, answer.transfer_syntax.encode("ascii", "replace"))
+        body += _item(0x21, bytes([answer.identifier, 0, answer.result, 0]) + syntax)
+    user = _item(0x51, struct.pack(">I", max_pdu))
+    user += _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
+    user += _item(0x55, IMPLEMENTATION_VERSION.encode())
+    body += _item(0x50, user)
+    return _HEADER.pack(ASSOCIATE_AC, 0, len(body)) + body
+
+
+def encode_reject(cause: tuple[int, int, int]) -> bytes:
+    """A-ASSOCIATE-RJ with (result, source, reason)."""
+    return _HEADER.pack(ASSOCIATE_RJ, 0, 4) + bytes([0, *cause])
+
+
+def encode_release_response() -> bytes:
+    """A-RELEASE-RP."""
+    return _HEADER.pack(RELEASE_RP, 0, 4) + bytes(4)
+
+
+def encode_abort(reason: int) -> bytes:
+    """A-ABORT by the service provider."""
+    return _HEADER.pack(ABORT, 0, 4) + bytes([0, 0, 2, reason])
+
+
+def encode_command(context: int, command: bytes, max_pdu: int) -> bytes:
+    """P-DATA-TF with one command set, split where the peer's limit asks for it.
+
+    Args:
+        context: presentation context id.
+        command: the encoded command set.
+        max_pdu: what the peer receives, bytes; 0 for no limit.
+    """
+    step = len(command) if max_pdu == 0 else max(max_pdu - 6, 64)
+    out = b""
+    for at in range(0, len(command), step):
+        part = command[at : at + step]
+        last = 0x02 if at + step >= len(command) else 0x00
+        out += _HEADER.pack(P_DATA, 0, len(part) + 6)
+        out += struct.pack(">IBB", len(part) + 2, context, 0x01 | last) + part
+    return out

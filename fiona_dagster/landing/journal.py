@@ -1,0 +1,199 @@
+"""Journals of receipts in ``site/.arrived``: one per sender and study, appended to and tailed."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.dicom import is_uid
+from fiona_dagster.errors import StorageFull
+from fiona_dagster.landing.files import room_errors, sync_directory
+from fiona_dagster.landing.receipt import Caller, Receipt, decode_line, encode_line
+
+log = logging.getLogger("fiona.landing")
+
+_NAME = re.compile(r"\S+ \S+ \S+ scp_([0-9.]{1,64})")
+_PLAIN = re.compile(rb"[A-Za-z0-9_:-]|(?<!^)\.")
+_CHUNK = 1024 * 1024
+_LOCK_TRIES, _LOCK_PAUSE = 100, 0.02
+
+
+def _encoded(text: str) -> str:
+    raw = text.encode("utf-8", "replace")
+    return (
+        "".join(
+            chr(byte) if _PLAIN.fullmatch(raw[i : i + 1]) else f"%{byte:02X}" for i, byte in enumerate(raw)
+        )
+        or "%"
+    )
+
+
+def journal_name(caller: Caller, study: str) -> str:
+    """``<caller> <called> <ip> scp_<Study>`` as in the original, with everything unusual percent-encoded."""
+    return f"{_encoded(caller.calling_ae)} {_encoded(caller.called_ae)} {_encoded(caller.ip)} scp_{study}"
+
+
+def study_of(name: str) -> str | None:
+    """The StudyInstanceUID in the name of a journal; None if it is no journal."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match and is_uid(match[1]) else None
+
+
+class Journal:
+    """A journal as one association writes it.
+
+    From opening to closing it holds a shared flock, which says that this association has sent to this
+    study and may send more (:func:`open_associations`). The kernel drops it when the process dies.
+    """
+
+    def __init__(self, root: DataRoot, caller: Caller, study: str) -> None:
+        self.path = root.arrived / journal_name(caller, study)
+        with room_errors(root.arrived):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+        try:
+            self._lock()
+            sync_directory(root.arrived)
+            self._torn = self._ends_torn()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _lock(self) -> None:
+        # A checker holds its exclusive lock for a moment only. Should one hang, evidence is worth less
+        # than the object: go on without the lock.
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+            else:
+                return
+        log.warning("journal lock of a study is held by somebody else; going on without it")
+
+    def _ends_torn(self) -> bool:
+        size = os.fstat(self._fd).st_size
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+
+    def append(self, receipt: Receipt) -> None:
+        """Appends one line by a single write and flushes it.
+
+        Raises:
+            StorageFull: no room; the line is not there, or torn and so without effect.
+        """
+        line = (b"\n" if self._torn else b"") + encode_line(receipt)
+        with room_errors(self.path.parent):
+            written = os.write(self._fd, line)
+            self._torn = written < len(line)
+            if self._torn:
+                raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Ends the association's claim on the study."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def journals_of(root: DataRoot, study: str) -> list[Path]:
+    """All journals of a study; only names are looked at."""
+    ending = f" scp_{study}"
+    try:
+        names = os.listdir(root.arrived)  # noqa: PTH208 - half the cost of Path objects at 100,000 journals
+    except FileNotFoundError:
+        return []
+    return [root.arrived / name for name in names if name.endswith(ending) and study_of(name) == study]
+
+
+def open_associations(root: DataRoot, study: str) -> bool:
+    """Whether an association that has sent to this study is still open in a living process."""
+    return any(_is_held(path) for path in journals_of(root, study))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@dataclass(frozen=True)
+class JournalDamage:
+    """A line that can't be believed: which journal, from which byte to which."""
+
+    journal: str
+    start: int
+    end: int
+
+
+def _warn(damage: JournalDamage) -> None:
+    log.warning("journal of %s: line at byte %d is damaged", study_of(damage.journal), damage.start)
+
+
+def read_journals(
+    root: DataRoot,
+    offsets: Mapping[str, int],
+    *,
+    study: str | None = None,
+    on_damage: Callable[[JournalDamage], None] = _warn,
+) -> Iterator[tuple[str, int, Receipt]]:
+    """Tails all journals.
+
+    Args:
+        root: the data root.
+        offsets: name of a journal -> byte from which to read; absent means from the start.
+        study: only the journals of this study.
+        on_damage: told about every complete line whose checksum is wrong; the default logs it. A last
+            line without its newline is not damage: it is still being written, or was torn by a crash.
+
+    Yields:
+        (name of the journal, offset after this line, receipt). Storing the offset together with the
+        receipt makes tailing exact.
+    """
+    if study is None:
+        names = sorted(name for name in os.listdir(root.arrived) if study_of(name))  # noqa: PTH208
+    else:
+        names = sorted(path.name for path in journals_of(root, study))
+    for name in names:
+        offset = offsets.get(name, 0)
+        for start, end, line in _lines(root.arrived / name, offset):
+            receipt = decode_line(line)
+            if receipt is not None:
+                yield name, end, receipt
+            elif line:
+                on_damage(JournalDamage(name, start, end))
+
+
+def _lines(path: Path, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    try:
+        if path.stat().st_size == offset:
+            return
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        if file.seek(0, os.SEEK_END) < offset:  # replaced by a shorter one: all of it is new
+            offset = 0
+        file.seek(offset)
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            rest += chunk
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                start, offset = offset, offset + len(line) + 1
+                yield start, offset, line

@@ -1,0 +1,101 @@
+"""One line of a journal: what was received, when and from whom, with a checksum."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from fiona_dagster.dicom import is_uid
+
+Kind = Literal["stored", "repeat", "conflict", "adopted"]
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent something.
+
+    Attributes:
+        calling_ae: AE title of the sender.
+        called_ae: AE title that it called.
+        ip: its address, or ``local`` for an import.
+    """
+
+    calling_ae: str
+    called_ae: str
+    ip: str
+
+
+IMPORTER = Caller("IMPORT", "FIONA", "local")
+"""The sender of what ``fiona import`` files."""
+
+UNKNOWN = Caller("unknown", "unknown", "unknown")
+"""The sender of an adopted file; the original used the same word."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One accepted instance; durable in a journal before the sender gets Success.
+
+    Attributes:
+        time: UTC, ISO 8601 with microseconds and ``Z``.
+        kind: ``stored``, ``repeat`` (same data set again), ``conflict`` (other data set, kept aside), or
+            ``adopted`` (found in the archive without a line; sender and time of arrival are lost).
+        StudyInstanceUID: of the instance, like the following three.
+        SeriesInstanceUID: see above.
+        SOPInstanceUID: see above.
+        SOPClassUID: see above.
+        transfer_syntax: UID.
+        path: file, relative to the data root; for a conflict the file that was kept aside.
+        size: bytes of the file.
+        calling_ae: AE title of the sender.
+        called_ae: AE title that it called.
+        caller_ip: its address.
+    """
+
+    time: str
+    kind: Kind
+    StudyInstanceUID: str
+    SeriesInstanceUID: str
+    SOPInstanceUID: str
+    SOPClassUID: str
+    transfer_syntax: str
+    path: str
+    size: int
+    calling_ae: str
+    called_ae: str
+    caller_ip: str
+
+
+_FIELDS = {field.name: int if field.name == "size" else str for field in fields(Receipt)}
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+
+def now() -> str:
+    """The present time as journals write it: UTC, ISO 8601, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def encode_line(receipt: Receipt) -> bytes:
+    """One line with its newline: CRC-32 in hex, a blank, JSON in ASCII."""
+    text = json.dumps(asdict(receipt), separators=(",", ":")).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def decode_line(line: bytes) -> Receipt | None:
+    """The receipt of a line without its newline, or None if it is damaged in any way."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        document = json.loads(text)
+    except ValueError:  # also what is no UTF-8
+        return None
+    if not isinstance(document, dict) or any(type(document.get(n)) is not t for n, t in _FIELDS.items()):
+        return None
+    receipt = Receipt(**{name: document[name] for name in _FIELDS})
+    sound = receipt.kind in KINDS and all(is_uid(getattr(receipt, name)) for name in _UIDS)
+    return receipt if sound else None
