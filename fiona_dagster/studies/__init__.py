@@ -1,1 +1,46 @@
+"""Studies: what arrived, which types its series have, and how it is laid out for people.
 
+Belongs here: the rule language, the series record, the ``site/raw`` tree, completion.
+Stays out: reception and journals (landing), REDCap itself (redcap), who asks when (transfers, defs).
+"""
+
+from fiona_dagster.studies.classify import classify
+from fiona_dagster.studies.completion import Arrival, due
+from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
+from fiona_dagster.studies.header import InstanceHeader, read_instance
+from fiona_dagster.studies.model import RuleSet
+from fiona_dagster.studies.names import safe_name
+from fiona_dagster.studies.paths import Classified, classify_paths
+from fiona_dagster.studies.record import build_series_records, incoming_fields
+from fiona_dagster.studies.rules import (
+    default_rules,
+    default_rules_text,
+    load_rules,
+    load_rules_in_force,
+    parse_rules,
+)
+from fiona_dagster.studies.tree import write_raw_tree
+
+__all__ = [
+    "Arrival",
+    "Classified",
+    "InstanceHeader",
+    "RuleSet",
+    "StudyContents",
+    "build_series_records",
+    "classify",
+    "classify_paths",
+    "default_rules",
+    "default_rules_text",
+    "due",
+    "flags",
+    "has_conflicts",
+    "incoming_fields",
+    "load_rules",
+    "load_rules_in_force",
+    "parse_rules",
+    "read_instance",
+    "safe_name",
+    "scan_study",
+    "write_raw_tree",
+]

@@ -1,0 +1,127 @@
+"""Names of the series record: where each comes from (behaviour reference, section 2.1).
+
+Private elements are read by number whatever block number their creator has, as the original does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydicom.datadict import tag_for_keyword
+
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.values import Value, number, printed
+
+Form = Literal["text", "raw"]
+
+AS_IS = (
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Modality",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesTime",
+    "PatientID",
+    "InstitutionName",
+    "PatientName",
+    "PatientSex",
+    "StudyDate",
+    "StationName",
+    "SeriesDescription",
+    "EchoTime",
+    "RepetitionTime",
+    "SeriesNumber",
+    "InstanceNumber",
+)
+"""Keys named like the DICOM keyword that they hold."""
+
+RENAMED: dict[str, int] = {
+    "SoftwareVersion": 0x00181020,
+    "AcquisitionMatrix": 0x00181310,
+    "AcquisitionLength": 0x0051100A,
+    "SOPClassUID": 0x00080016,
+    "StudyDescription": 0x00081030,
+    "SequenceName": 0x00180024,
+    "ScanOptions": 0x00180022,
+    "SliceThickness": 0x00180050,
+    "ImageType": 0x00080008,
+    "SliceSpacing": 0x00180088,
+    "Slices": 0x0021104F,
+    "ScanningSequence": 0x00180020,
+    "SequenceVariant": 0x00180021,
+    "SequenceType": 0x20011020,
+    "PulseSequenceName": 0x0019109C,
+    "ActiveCoils": 0x0051100F,
+    "Private0019_105a": 0x0019105A,
+    "Private0019_10BB": 0x001910BB,
+    "Private0043_1039": 0x00431039,
+    "SliceLocation": 0x00201041,
+    "ImagesInAcquisition": 0x00201002,
+    "AccessionNumber": 0x00080050,
+    "NumberOfTemporalPositions": 0x00200105,
+    "StudyTime": 0x00080030,
+}
+"""Keys with the element that they hold."""
+
+RAW_KEYS = frozenset({"Private0043_1039"})
+"""Keys that hold the value itself, numbers and lists included; all others hold the printed text."""
+
+CSA_KEYS = (
+    "siemensUUID",
+    "NumSlices",
+    "MeasID",
+    "PhaseEncodingDirectionPositive",
+    "siemensDiffusionInformation",
+)
+"""Keys from Siemens CSA headers; part 3 fills them, until then they are missing."""
+
+SERIES_KEYS = ("ClassifyType", "NumFiles", "IncomingConnection")
+"""Keys that belong to the series, not to an instance."""
+
+_SOFTWARE_VERSIONS = 0x00181020
+_RELEASE = re.compile(r'release:([^_"]*)')
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return tag
+
+
+RECORD_TAGS: dict[str, int] = {**{key: _tag(key) for key in AS_IS}, **RENAMED}
+"""Key of the record -> tag."""
+
+IDENTIFYING_KEYS = frozenset({"PatientID", "PatientName", "AccessionNumber"})
+"""Keys that are never shown outside the data root."""
+
+
+def tag_of_name(name: str) -> int | None:
+    """The tag that a rule's ``[name]`` means: a key of the record first, then a DICOM keyword."""
+    return RECORD_TAGS.get(name) or tag_for_keyword(name)
+
+
+def os_level(header: InstanceHeader) -> str | None:
+    """OSLevel: what follows ``release:`` in Software Versions, up to ``_`` or a quote."""
+    value = header.value(_SOFTWARE_VERSIONS)
+    found = _RELEASE.search(printed(value)) if value is not None else None
+    return found.group(1).strip() if found else None
+
+
+def record_value(key: str, value: Value) -> object:
+    """A value in the form that the record has for this key."""
+    if key not in RAW_KEYS:
+        return printed(value)
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return _plain(value)
+
+
+def _plain(part: str | int | float) -> str | int | float:
+    if not isinstance(part, str):
+        return part
+    value = number(part)
+    if value is None:
+        return str(part)
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,74 @@
+"""Which types a series has: rulesets judged over all of its instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fiona_dagster.studies.attributes import os_level
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, RuleSet, Ruleset
+from fiona_dagster.studies.predicates import Reference
+from fiona_dagster.studies.values import Value
+
+
+class InstanceView:
+    """One instance in its series, as predicates see it.
+
+    Args:
+        header: the instance.
+        series: values that belong to the series as a whole, ``ClassifyType`` among them; may grow.
+    """
+
+    def __init__(self, header: InstanceHeader, series: Mapping[str, Value]) -> None:
+        self._header = header
+        self._series = series
+
+    def resolve(self, reference: Reference) -> Value | None:
+        """See :class:`~fiona_dagster.studies.predicates.View`."""
+        if reference.name in self._series:
+            return self._series[reference.name]
+        if reference.tag is None:
+            return os_level(self._header) if reference.name == "OSLevel" else None
+        value = self._header.value(reference.tag)
+        if value is None or reference.index is None:
+            return value
+        parts = value if isinstance(value, tuple) else (value,)
+        return parts[reference.index] if 0 <= reference.index < len(parts) else None
+
+
+def classify(
+    instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None = None
+) -> list[str]:
+    """The types of a series, in the order of the rule file.
+
+    A ruleset gives its type if any instance satisfies it; with ``check: SeriesLevel`` if every instance does.
+
+    Args:
+        instances: the distinct instances of one series, in any order.
+        rules: checked rules.
+        series: values of the series that rules can name (``NumFiles``, ``IncomingConnection``).
+    """
+    found: set[str] = set()
+    in_file_order = tuple(dict.fromkeys(ruleset.type for ruleset in rules.rulesets))
+    shared: dict[str, Value] = {"NumFiles": str(len(instances)), **(series or {}), CLASSIFY_TYPE: ()}
+    views = [InstanceView(header, shared) for header in instances]
+    for ruleset in rules.order:
+        if ruleset.type in found or not views:
+            continue
+        quantifier = all if ruleset.series_level else any
+        if quantifier(_satisfies(view, ruleset, rules) for view in views):
+            found.add(ruleset.type)
+            shared[CLASSIFY_TYPE] = tuple(type_ for type_ in in_file_order if type_ in found)
+    return [type_ for type_ in in_file_order if type_ in found]
+
+
+def _satisfies(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
+    """Whether an instance satisfies all conditions; depth is bounded, since references have no cycles."""
+    for entry in ruleset.entries:
+        if isinstance(entry, RuleCall):
+            targets = rules.by_id.get(entry.id, ())
+            if any(_satisfies(view, target, rules) for target in targets) is entry.negate:
+                return False
+        elif not entry.holds(view):
+            return False
+    return True

@@ -1,0 +1,143 @@
+"""The series record with the original's keys, and what REDCap's *Incoming* project gets of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fiona_dagster.studies.attributes import RECORD_TAGS, os_level, record_value
+from fiona_dagster.studies.classify import classify
+from fiona_dagster.studies.contents import StudyContents
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.model import RuleSet
+from fiona_dagster.studies.values import number
+
+UNKNOWN_CONNECTION = {"AETitleCaller": "unknown", "AETitleCalled": "unknown", "CallerIP": "unknown"}
+"""Connection of files that came without one, as the original writes it."""
+_SERIES_DATE = 0x00080021
+_SLICE_LOCATION = 0x00201041
+
+
+def build_series_records(
+    contents: StudyContents, rules: RuleSet, incoming_connection: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The record of every series of a study.
+
+    Values come from the first instance (lowest InstanceNumber, then SOPInstanceUID), ``SliceLocation`` is the
+    lowest of the series, ``NumFiles`` counts distinct instances; so arrival order and repeats change nothing.
+
+    Args:
+        contents: the study.
+        rules: what gives the types.
+        incoming_connection: ``AETitleCaller``, ``AETitleCalled``, ``CallerIP``.
+
+    Returns:
+        SeriesInstanceUID -> record (behaviour reference, section 2.1).
+    """
+    connection = clean_connection(incoming_connection)
+    return {
+        series: series_record(instances, rules, connection) for series, instances in contents.series.items()
+    }
+
+
+def clean_connection(connection: Mapping[str, str] | None) -> dict[str, str]:
+    """The original's form: no quotes, blanks and backslashes in AE titles, ``0.0.0.0`` for no address."""
+    if connection is None:
+        return dict(UNKNOWN_CONNECTION)
+    strip = str.maketrans("", "", "\"' \\\0")
+    return {
+        "AETitleCaller": connection.get("AETitleCaller", "").translate(strip) or "unknown",
+        "AETitleCalled": connection.get("AETitleCalled", "").translate(strip) or "unknown",
+        "CallerIP": connection.get("CallerIP", "") or "0.0.0.0",  # noqa: S104 - the original's word for none
+    }
+
+
+def series_record(
+    instances: Sequence[InstanceHeader], rules: RuleSet, connection: Mapping[str, str]
+) -> dict[str, Any]:
+    """The record of one series.
+
+    Args:
+        instances: distinct instances, the first one first.
+        rules: what gives the types.
+        connection: see :func:`clean_connection`.
+    """
+    first = instances[0]
+    record: dict[str, Any] = {"IncomingConnection": dict(connection)}
+    for key, tag in RECORD_TAGS.items():
+        value = first.value(tag)
+        if value is not None:
+            record[key] = record_value(key, value)
+    level = os_level(first)
+    if level is not None:
+        record["OSLevel"] = level
+    lowest = _lowest_location(instances)
+    if lowest is not None:
+        record["SliceLocation"] = lowest
+    record["NumFiles"] = str(len(instances))
+    record["ClassifyType"] = classify(instances, rules, {"IncomingConnection": str(dict(connection))})
+    return dict(sorted(record.items()))
+
+
+def _lowest_location(instances: Sequence[InstanceHeader]) -> str | None:
+    found = [
+        (place, header.text(_SLICE_LOCATION))
+        for header in instances
+        if (place := number(header.value(_SLICE_LOCATION))) is not None
+    ]
+    return min(found)[1] if found else None
+
+
+def incoming_fields(
+    contents: StudyContents,
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    calling_ae: str,
+    called_ae: str,
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What REDCap's *Incoming* project gets (behaviour reference, section 7.1).
+
+    Args:
+        contents: the study.
+        records: its series records.
+        calling_ae: AE title of the sender.
+        called_ae: AE title that the sender addressed.
+
+    Returns:
+        The fields of instrument ``incoming_studies`` and one dict for each repetition of ``series``.
+    """
+    order = sorted(records, key=lambda uid: (_series_number(records[uid]), uid))
+
+    def of_study(key: str) -> str:
+        return next((str(records[uid][key]) for uid in order if records[uid].get(key)), "")
+
+    study = {
+        "study_instance_uid": contents.study,
+        "study_institution_name": of_study("InstitutionName"),
+        "study_aetitle_sender": calling_ae,
+        "study_aetitle_addressed": called_ae,
+        "study_patient_name": of_study("PatientName"),
+        "study_patient_id": of_study("PatientID"),
+        "study_description": of_study("StudyDescription"),
+        "study_date": of_study("StudyDate"),
+        "study_time": of_study("StudyTime"),
+        "study_accession_number": of_study("AccessionNumber"),
+    }
+    return study, [_series_fields(contents, uid, records[uid]) for uid in order]
+
+
+def _series_number(record: Mapping[str, Any]) -> float:
+    value = number(record.get("SeriesNumber"))
+    return float("inf") if value is None else value
+
+
+def _series_fields(contents: StudyContents, series: str, record: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "series_instance_uid": series,
+        "series_description": str(record.get("SeriesDescription", "")),
+        "series_date": contents.first(series).text(_SERIES_DATE),
+        "series_time": str(record.get("SeriesTime", "")),
+        "series_num_files": str(record["NumFiles"]),
+        "series_sequence_name": str(record.get("SequenceName", "")),
+        "series_classify_types": ", ".join(record["ClassifyType"]),
+    }

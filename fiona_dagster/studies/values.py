@@ -1,0 +1,165 @@
+"""Values of DICOM elements as the rules and the series record see them.
+
+A value is a text, an int, a float, or a tuple of these; ``EMPTY`` for an element without a value. Decimal and
+integer strings (DS, IS) become :class:`Decimal`, which keeps the text of the file: the original prints that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import struct
+import warnings
+from typing import Literal
+
+from pydicom.charset import convert_encodings, decode_bytes, default_encoding
+from pydicom.datadict import dictionary_VR, private_dictionary_VR
+from pydicom.valuerep import PersonName
+
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+class Decimal(str):
+    """A number in the file's own spelling (VR DS or IS)."""
+
+    __slots__ = ()
+
+
+Scalar = str | int | float
+Value = Scalar | tuple[Scalar, ...]
+EMPTY: tuple[Scalar, ...] = ()
+"""The value of an element that is there but has none."""
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+_TEXT = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UC", "UI"))
+_LONG_TEXT = frozenset(("LT", "ST", "UT", "UR"))
+_CODED = frozenset(("LO", "SH", "UC", "LT", "ST", "UT", "PN"))
+_TEXT_DELIMITERS = {0x0A, 0x0C, 0x0D, 0x09, 0x5C}
+MAX_TEXT = 64 * 1024
+"""Bytes of a value that are looked at; rules have no use for more."""
+
+
+def number(value: object) -> float | None:
+    """The finite number that a value is or spells, else ``None``."""
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) <= 64 and NUMBER.fullmatch(text):
+            found = float(text)
+            return found if math.isfinite(found) else None
+    return None
+
+
+def printed(value: Value) -> str:
+    """A value as the original prints it: ``['ORIGINAL', 'PRIMARY']``, ``[0, 256, 256, 0]``, plain text."""
+    if isinstance(value, tuple):
+        if value == EMPTY:
+            return ""
+        return "[" + ", ".join(_printed_element(part) for part in value) + "]"
+    return str(value)
+
+
+def _printed_element(part: Scalar) -> str:
+    if isinstance(part, Decimal):
+        return str.__str__(part) or "None"
+    return repr(part) if isinstance(part, str) else str(part)
+
+
+def vr_of(tag: int, creator: str) -> str:
+    """The VR that the dictionaries know for a tag, ``UN`` if none do."""
+    try:
+        if tag >> 16 & 1:
+            return private_dictionary_VR(tag, creator) if creator else "UN"
+        return dictionary_VR(tag).split(" ")[0]
+    except KeyError:
+        return "UN"
+
+
+@functools.lru_cache(maxsize=256)
+def encodings_of(charset: bytes) -> tuple[str, ...]:
+    """Python codecs for a Specific Character Set (0008,0005); the default where it is unknown."""
+    names = [part.strip() for part in charset.decode("ascii", "replace").strip(" \0").split("\\")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values
+        try:
+            return tuple(convert_encodings(names))
+        except (LookupError, ValueError):
+            return (default_encoding,)
+
+
+@functools.lru_cache(maxsize=65536)
+def decode(vr: str, data: bytes, charset: bytes = b"", *, big: bool = False) -> Value:
+    """Decodes the bytes of one element.
+
+    Args:
+        vr: value representation; ``UN`` gives the text where it is printable.
+        data: the bytes; at most :data:`MAX_TEXT` are looked at.
+        charset: bytes of Specific Character Set.
+        big: big endian.
+    """
+    data = data[:MAX_TEXT]
+    if vr in _BINARY:
+        return _numbers(vr, data, ">" if big else "<")
+    if vr == "AT":
+        pairs = _numbers("US", data, ">" if big else "<")
+        flat = pairs if isinstance(pairs, tuple) else (pairs,)
+        tags = [f"({a:04x},{b:04x})" for a, b in zip(flat[::2], flat[1::2], strict=False)]
+        return _one_or_many(tags)
+    if vr in ("DS", "IS"):
+        texts = data.decode("latin-1").strip(" \0").split("\\")
+        return _one_or_many([Decimal(part.strip(" \0")) for part in texts])
+    if vr == "PN":
+        return _one_or_many([_person_name(part, charset) for part in data.rstrip(b" \0").split(b"\\")])
+    if vr in _LONG_TEXT:
+        return _one_or_many([_text(data, vr, charset).rstrip(" \0")])
+    if vr in _TEXT:
+        texts = _text(data, vr, charset).rstrip(" \0").split("\\")
+        return _one_or_many([part.strip(" \0") for part in texts])
+    return _unknown(data)
+
+
+def _one_or_many(parts: list[Scalar] | list[str] | list[Decimal]) -> Value:
+    if len(parts) == 1:
+        return parts[0] if parts[0] != "" else EMPTY
+    return tuple(parts)
+
+
+def _numbers(vr: str, data: bytes, order: Literal["<", ">"]) -> Value:
+    code = _BINARY[vr]
+    size = struct.calcsize(order + code)
+    values = struct.unpack(f"{order}{len(data) // size}{code}", data[: len(data) // size * size])
+    return values[0] if len(values) == 1 else values
+
+
+def _text(data: bytes, vr: str, charset: bytes) -> str:
+    if data.isascii() and b"\x1b" not in data:
+        return data.decode("ascii")
+    if vr not in _CODED:
+        return data.decode("latin-1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values
+        try:
+            return decode_bytes(data, list(encodings_of(charset)), _TEXT_DELIMITERS)
+        except (LookupError, ValueError):
+            return data.decode("latin-1")
+
+
+def _person_name(data: bytes, charset: bytes) -> str:
+    if data.isascii() and b"\x1b" not in data:
+        return data.decode("ascii").strip(" \0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return str(PersonName(data, list(encodings_of(charset)))).strip(" \0")
+        except (LookupError, ValueError):
+            return data.decode("latin-1").strip(" \0")
+
+
+def _unknown(data: bytes) -> Value:
+    """UN and binary VRs: the text if it is one, else how Python prints the first bytes."""
+    text = data.rstrip(b" \0")
+    if text.isascii() and all(byte >= 32 or byte in (9, 10, 13) for byte in text):
+        return _one_or_many([part.strip(" ") for part in text.decode("ascii").split("\\")])
+    return repr(data[:64])
