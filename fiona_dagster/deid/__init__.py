@@ -15,16 +15,20 @@ from fiona_dagster.deid.deidentify import (
 )
 from fiona_dagster.deid.keys import ProjectKey, project_key
 from fiona_dagster.deid.profile import Profile
+from fiona_dagster.deid.verify import Finding, Verification, verify_outputs
 
 __all__ = [
     "Assignment",
     "Deidentifier",
     "Failure",
     "FileReport",
+    "Finding",
     "Profile",
     "ProjectKey",
     "StudyReport",
+    "Verification",
     "basic_profile_only",
     "deidentify_study",
     "project_key",
+    "verify_outputs",
 ]

@@ -20,7 +20,7 @@ from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.elements import DEFLATED, DicomFile, Element, Value, encode, opened, text
-from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE, STUDY, Engine, Tally
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Engine, Tally
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
 from fiona_dagster.deid.profile import Profile
@@ -203,7 +203,7 @@ def _with_meta(found: DicomFile, elements: list[Element], instance: str) -> list
     """Preamble of zeros, file meta of our own (PS3.10 7.1), data set."""
     meta = [
         Element(0x00020001, "OB", b"\0\1"),
-        Element(0x00020002, "UI", _value(found, SOP_CLASS).encode()),
+        Element(0x00020002, "UI", found.sop_class.encode()),
         Element(0x00020003, "UI", instance.encode()),
         Element(0x00020010, "UI", found.transfer_syntax.encode()),
         Element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
@@ -246,7 +246,7 @@ def _store(chunks: list[Value], target: Path) -> tuple[str, int]:
 
 def held_kind(found: DicomFile) -> str:
     """Why a transfer would hold this object back: its pixels or documents may identify and can't be cleaned yet."""
-    sop_class = _value(found, SOP_CLASS)
+    sop_class = found.sop_class
     if _value(found, 0x00280301) == "YES":
         return "burned-in annotation"
     if not sop_class.startswith("1.2.840.10008."):

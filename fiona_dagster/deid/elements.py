@@ -8,11 +8,12 @@ written, so that memory does not grow with the pixels. (pydicom reads the output
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,12 +70,11 @@ class Element:
 
 @dataclass
 class DicomFile:
-    """A file that was read: its transfer syntax and its elements in ascending order."""
+    """A file that was read: transfer syntax, elements in ascending order, SOP class (of the file meta if need be)."""
 
     transfer_syntax: str
     elements: list[Element]
-    meta_bytes: int
-    notes: list[str] = field(default_factory=list)
+    sop_class: str
 
     @property
     def implicit(self) -> bool:
@@ -147,11 +147,23 @@ class _Reader:
             last = tag
             found.append(element)
             if not depth and tag in PIXELS:
-                break  # what follows is padding, signatures, or no part of the data set
+                self._after_pixels(pos, end, implicit)
+                break  # what follows is padding, signatures, or no part of the data set; none of it is kept
         else:
             if open_item:
                 raise UnreadableDicom(f"byte {pos}: an item does not end")
         return (found if ordered else _sorted(found)), pos
+
+    def _after_pixels(self, pos: int, end: int, implicit: bool) -> None:
+        """Elements after the pixel data must be whole: a file that ends within one was cut off."""
+        while end - pos >= 8:
+            group, number, _ = self.tag_long(self.data, pos)
+            _, _, code, _ = self.tag_vr_short(self.data, pos)
+            looks_right = group > 0x7FE0 and (group & 1 or group in (0xFFFA, 0xFFFC))
+            if not looks_right or (not implicit and code not in LONG and code not in SHORT):
+                return  # no element: trailing bytes
+            (length,) = self.long(self.data, pos + 4)
+            pos, _ = self._element(pos, end, group << 16 | number, length, implicit, 0)
 
     def _element(
         self, pos: int, end: int, tag: int, length: int, implicit: bool, depth: int
@@ -278,12 +290,13 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
         start = 0
     else:
         raise UnreadableDicom("byte 0: neither the DICM prefix nor file meta information; this is no DICOM file")
-    syntax, pos = _meta(view, start)
+    syntax, sop_class, pos = _meta(view, start)
     if syntax in _REFERENCED:
         raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them before passing the object on")
-    known = UID_dictionary.get(syntax)
-    if known is None or known[1] != "Transfer Syntax":
+    known = UID_dictionary.get(syntax, ("", ""))[1] == "Transfer Syntax"
+    if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]+){1,4}", syntax):
         raise RefusedDicom(f"transfer syntax {syntax[:64]!r} is not known; such an object is not passed on")
+    # newer ones of the standard are explicit little endian like all but three (PS3.5 section 10)
     if syntax in DEFLATED:
         data = memoryview(inflate(view[pos:]))
         begin = 0
@@ -293,13 +306,14 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
     elements, _ = _Reader(data, syntax != BIG_ENDIAN, opaque).data_set(begin, len(data), implicit, 0)
     if not elements:
         raise UnreadableDicom(f"byte {begin}: the data set is empty")
-    return DicomFile(syntax, elements, pos)
+    found = next((text(e.value) for e in elements if e.tag == 0x00080016), "")
+    return DicomFile(syntax, elements, found or sop_class)
 
 
-def _meta(view: memoryview, start: int) -> tuple[str, int]:
-    """Transfer syntax, and where the data set begins: file meta is read only for this, never copied."""
+def _meta(view: memoryview, start: int) -> tuple[str, str, int]:
+    """Transfer syntax, SOP class, and where the data set begins: file meta is read only for this, never copied."""
     reader = _Reader(view, True, lambda _tag: True)
-    pos, syntax = start, ""
+    pos, syntax, sop_class = start, "", ""
     while len(view) - pos >= 8:
         group, number, length = reader.tag_long(view, pos)
         if group != 2:
@@ -307,9 +321,11 @@ def _meta(view: memoryview, start: int) -> tuple[str, int]:
         pos, element = reader._element(pos, len(view), group << 16 | number, length, False, 0)
         if number == 0x0010:
             syntax = text(element.value)
+        elif number == 0x0002:
+            sop_class = text(element.value)
     if not syntax:
         raise UnreadableDicom(f"byte {pos}: file meta information without a transfer syntax")
-    return syntax, pos
+    return syntax, sop_class, pos
 
 
 def inflate(compressed: Value) -> bytes:

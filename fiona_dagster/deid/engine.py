@@ -32,7 +32,16 @@ from fiona_dagster.deid.stand_ins import dummy_items, reference_items
 from fiona_dagster.errors import RefusedDicom
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def is_uid(value: str) -> bool:
+    """PS3.5 9.1, as far as names of files depend on it."""
+    return bool(_UID.fullmatch(value)) and len(value) <= 64
+
+
+
 _PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"  # noqa: E501
 
 
@@ -85,21 +94,22 @@ class Engine:
         Raises:
             RefusedDicom: no SOP class, or no usable UIDs, so that it can't be given new ones.
         """
-        sop_class = self._required(source, SOP_CLASS, "SOP Class UID")
+        if source.sop_class == MEDIA_DIRECTORY:
+            raise RefusedDicom("this is a DICOMDIR, the list of a medium; pass on the images that it names")
+        if not is_uid(source.sop_class):
+            raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; such an object is not passed on")
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
-        task = _Task(self, source, iod_of(sop_class))
+        task = _Task(self, source, iod_of(source.sop_class))
         elements = task.data_set(source.elements, ())
         elements = replace_left_over_uids(elements, task.originals, self.identities, source)
         return elements, task.tally
 
     @staticmethod
-    def _required(source: DicomFile, tag: int, name: str) -> str:
+    def _required(source: DicomFile, tag: int, name: str) -> None:
         element = source.find(tag)
-        value = text(element.value) if element else ""
-        if not _UID.fullmatch(value) or len(value) > 64:
+        if not is_uid(text(element.value) if element else ""):
             raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; such an object is not passed on")
-        return value
 
 
 class _Task:
