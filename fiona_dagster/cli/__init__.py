@@ -15,11 +15,19 @@ import click
 from fiona_dagster.errors import ConfigurationError, FionaError, UsageError
 
 COMMANDS: dict[str, str] = {
+    "assign": "assign:assign",
     "classify": "classify:classify",
+    "config": "config:config",
     "deidentify": "deidentify:deidentify",
+    "demo": "demo:demo",
+    "env": "init:env",
     "import": "imports:import_",
+    "init": "init:init",
     "receive": "receive:receive",
+    "reclassify": "assign:reclassify",
     "redcap-sandbox": "redcap:redcap_sandbox",
+    "status": "status:status",
+    "up": "service:up",
     "verify": "packages:verify",
 }
 """Name of a command -> module of this package and function in it."""

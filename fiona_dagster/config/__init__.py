@@ -14,6 +14,7 @@ from fiona_dagster.config.load import (
     load_settings,
     load_settings_in_force,
     project_names,
+    receiver_enabled,
     redcap_token,
     resolve,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "load_settings",
     "load_settings_in_force",
     "project_names",
+    "receiver_enabled",
     "redcap_token",
     "resolve",
 ]

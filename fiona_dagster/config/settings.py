@@ -17,6 +17,18 @@ DeidOption = Literal["retain_long_modified_dates"]
 """Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
 
 
+HeldKind = Literal[
+    "burned_in_annotation",
+    "encapsulated_document",
+    "private_sop_class",
+    "raw_data",
+    "screen_save",
+    "secondary_capture",
+    "ultrasound",
+]
+"""Kinds of objects whose pixels or documents may identify and can't be cleaned yet."""
+
+
 class Section(BaseModel):
     """Base of all sections: closed, immutable, documented."""
 
@@ -39,7 +51,11 @@ class ReceiverSettings(Section):
     max_pdu: int = Field(131072, ge=4096)
     """Largest PDU we offer to receive, bytes."""
     idle_seconds: float = Field(120.0, ge=1)
-    """An association that is silent for so long is aborted."""
+    """An association that is silent for so long is aborted; also the limit for one PDU that trickles in."""
+    artim_seconds: float = Field(30.0, gt=0)
+    """Time limit from a connection to its complete A-ASSOCIATE-RQ (PS3.8 9.1.5)."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """After SIGTERM: how long objects that are under way may take to finish."""
     reserve_mb: int = Field(512, ge=0)
     """Free space that reception leaves on the disk; below it C-STORE answers A700."""
 
@@ -147,6 +163,8 @@ class ProjectSettings(Section):
     """Event names that a request may use; empty: any."""
     options: tuple[DeidOption, ...] = ()
     """Options of PS3.15 Annex E."""
+    allow_kinds: tuple[HeldKind, ...] = ()
+    """Kinds of objects that are held back unless they stand here: the project vouches that they show no text."""
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
 

@@ -15,10 +15,11 @@ from fiona_dagster.config import ProjectSettings
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import StepResult, run_studies
-from fiona_dagster.ledger import work_key
+from fiona_dagster.ledger import Package, work_key
 from fiona_dagster.transfers import delivery, execution, outcome
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
+from fiona_dagster.transfers.targets import Proof
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 RESIDUAL_CHECK = "residual_identifiers"
@@ -128,17 +129,7 @@ class ProjectFactory:
             with study_lock(gateway, study):
                 transfer = execution.transfer_of(gateway, study, self.name)
                 proof, package = delivery.deliver(gateway, transfer, target)
-            shown = {} if proof is None else proof.public()
-            return StepResult(
-                {
-                    "instances": package.instances,
-                    "bytes": package.size,
-                    "sha256": package.sha256,
-                    "sent": proof is not None,
-                    **shown,
-                },
-                package.sha256,
-            )
+            return StepResult(_delivery_metadata(proof, package), package.sha256)
 
         @dg.asset(
             name=target,
@@ -154,7 +145,8 @@ class ProjectFactory:
         ) -> dg.MaterializeResult[Any]:
             return run_studies(context, gateway, body, failed)
 
-        return delivered
+        asset: dg.AssetsDefinition = delivered
+        return asset
 
     def _status_asset(self, targets: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
         def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
@@ -178,19 +170,20 @@ class ProjectFactory:
         ) -> dg.MaterializeResult[Any]:
             return run_studies(context, gateway, body, failed)
 
-        return transfer_status
+        asset: dg.AssetsDefinition = transfer_status
+        return asset
 
     # -- the steps ------------------------------------------------------------------------------
 
     def _deidentified(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
             transfer = execution.transfer_of(gateway, study, self.name)
-            report = execution.deidentify(gateway, transfer)
+            copy = execution.deidentify(gateway, transfer)
         return StepResult(
             {
-                "instances": report.file_count,
-                "held_back": len(report.held),
-                "actions": _count_table("action", report.actions),
+                "instances": copy.instances,
+                "held_back": sum(copy.held.values()),
+                "actions": _count_table("action", copy.report["actions"]),
                 "revision": transfer.revision,
                 "generation": transfer.generation,
             },
@@ -243,6 +236,16 @@ class ProjectFactory:
                 tags={"fiona/kind": "deliver", "fiona/project": self.name},
             ),
         ]
+
+
+def _delivery_metadata(proof: Proof | None, package: Package) -> dict[str, Any]:
+    """Kind, counts, digests and time of the proof; no remote path, no mapped UID."""
+    shown: dict[str, Any] = {"package_sha256": package.sha256, "bytes": package.size, "sent": proof is not None}
+    if proof is None:
+        return {**shown, "proof": "proven before; nothing was sent"}
+    counts = {f"proven_{name}": count for name, count in proof.counts.items()}
+    digests = {f"remote_{name}": digest for name, digest in proof.digests.items()}
+    return {**shown, "proof": proof.kind, "proven_at": proof.time, **counts, **digests}
 
 
 def _count_table(name: str, counts: dict[str, int]) -> dg.TableMetadataValue:

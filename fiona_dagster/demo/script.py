@@ -23,8 +23,8 @@ from fiona_dagster.demo.site import Site
 from fiona_dagster.errors import FionaError, TransientError, UnknownStudy
 from fiona_dagster.ledger import Study, Transfer
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.package import verify_package
 from fiona_dagster.transfers.requests import assign
+from fiona_dagster.transfers.verify import verify_package
 
 DEADLINE_SECONDS = 170.0
 SEED = 2026

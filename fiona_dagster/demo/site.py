@@ -15,7 +15,8 @@ from typing import Any
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PeerUnavailable
-from fiona_dagster.operations import Process, environment, initialise
+from fiona_dagster.operations import environment, initialise
+from fiona_dagster.operations.process import Process
 
 START_SECONDS = 90.0
 QUIET_SECONDS = 4.0
@@ -124,7 +125,7 @@ class Site:
             return False
         if not running.get("ready") or running.get("pid") != self.processes[-1].pid:
             return False
-        self.receiver_port, self.ui = int(running["receiver"]["port"]), str(running["url"])
+        self.receiver_port, self.ui = int(running["receiver"][1]), str(running["url"])
         return True
 
     def _configure(self, redcap: dict[str, Any], peers: dict[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from fiona_dagster.config import SftpTarget
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.execution import package_name, working_copy
+from fiona_dagster.transfers.execution import package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.targets import Proof
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
@@ -51,7 +50,7 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         folder = working_copy(gateway, transfer)
         files = [folder / name for name in sorted(verified)]
         proof = deliver_dicom(target, files, {str(folder / name): verified[name] for name in verified})
-    transfers.record_delivery(transfer, target_name, package.sha256, proof.to_json())
+    transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
     finish(gateway, transfer)
     return proof, package
 
@@ -79,9 +78,7 @@ def finish(gateway: Gateway, transfer: Transfer) -> bool:
     with gateway.ledger.store.writing():
         transfers.set_state(transfer, "delivered")
         transfers.outcome_due(transfer)
-    folder = working_copy(gateway, transfer)
-    if folder.exists():
-        shutil.rmtree(folder)
+    remove_working_copy(gateway, transfer)
     return True
 
 

@@ -6,7 +6,10 @@ delivered is never undone by it.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ def _deidentifier(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
         transfer.project,
         recorded=gateway.ledger.key_fingerprint,
         record=gateway.ledger.record_key_fingerprint,
-        may_create=True,
+        make=True,
     )
     assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
     return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
@@ -65,19 +68,34 @@ def _sources(gateway: Gateway, transfer: Transfer) -> list[Path]:
     return [gateway.root.path / row["path"] for row in gateway.ledger.receipts.instances(transfer.study)]
 
 
-def deidentify(gateway: Gateway, transfer: Transfer) -> deid.StudyReport:
+@dataclass(frozen=True)
+class WorkingCopy:
+    """What the de-identification of a transfer left behind; nothing identifying in it."""
+
+    instances: int
+    held: dict[str, int]
+    """Kind of object -> how many were held back, since what they show can't be cleaned yet."""
+    report: dict[str, Any]
+
+
+def _report_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.report.json")
+
+
+def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     """Writes the de-identified working copy of a transfer.
 
+    Objects of kinds that may carry text in their pixels, and documents, are held back unless the project
+    allows that kind; the report lists them.
+
     Raises:
-        PermanentError: an instance could not be processed; partial is failure, nothing is kept.
+        PermanentError: an instance could not be processed, or nothing is left to be sent. Partial is
+            failure: nothing is kept.
     """
     sources = _sources(gateway, transfer)
     folder = working_copy(gateway, transfer)
-    for stale in folder.parent.glob(f"transfer-{transfer.id}-*") if folder.parent.is_dir() else []:
-        shutil.rmtree(stale)
+    _remove_working_copies(gateway, transfer)
     part = folder.with_name(f".{folder.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
     part.mkdir(mode=0o700, parents=True)
     report = deid.deidentify_study(_deidentifier(gateway, transfer), sources, part)
     if report.failures:
@@ -87,42 +105,74 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> deid.StudyReport:
             f"study {transfer.study}: {len(report.failures)} of {len(sources)} instances can't be de-identified "
             f"(the first: {first.reason}); nothing of it is sent"
         )
+    held = _hold_back(report, part, gateway.project(transfer.project).allow_kinds)
+    document = {**report.to_json(), "held_back": dict(held), "received": len(sources)}
+    kept = len(report.files) - held.total()
+    if not kept:
+        shutil.rmtree(part)
+        raise PermanentError(
+            f"study {transfer.study}: all {len(sources)} instances are of kinds that are held back "
+            f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (allow_kinds)"
+        )
+    _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
     part.replace(folder)
-    return report
+    return WorkingCopy(kept, dict(held), document)
 
 
-def verify(gateway: Gateway, transfer: Transfer, report: deid.StudyReport | None = None) -> deid.Verification:
+def _hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> Counter[str]:
+    held: Counter[str] = Counter()
+    for file in report.files:
+        kind = file.held.replace(" ", "_").replace("-", "_")
+        if kind and kind not in allowed:
+            (folder / file.name).unlink()
+            held[kind] += 1
+    return held
+
+
+def _remove_working_copies(gateway: Gateway, transfer: Transfer) -> None:
+    parent = working_copy(gateway, transfer).parent
+    stale = parent.glob(f"*transfer-{transfer.id}-*") if parent.is_dir() else []
+    for path in list(stale):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def remove_working_copy(gateway: Gateway, transfer: Transfer) -> None:
+    """Removes the working copy and its report; the ledger keeps the record."""
+    _remove_working_copies(gateway, transfer)
+
+
+def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     """Reads the working copy again, searches it, and writes the verification record.
 
     Raises:
         ResidualIdentifier: something identifying is left; the working copy is removed.
-        NotVerified: there is no working copy.
+        NotVerified: there is no working copy, or it is not complete.
     """
     folder = working_copy(gateway, transfer)
-    if not folder.is_dir():
+    if not folder.is_dir() or not _report_file(folder).is_file():
         raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
+    report: dict[str, Any] = json.loads(_report_file(folder).read_text("utf-8"))
     deidentifier = _deidentifier(gateway, transfer)
-    sources = _sources(gateway, transfer)
-    verification = deid.verify_outputs(sources, folder, deidentifier)
-    held = 0 if report is None else len(report.held)
-    complete = len(verification.files) + held == len(sources) if report is not None else True
+    verification = deid.verify_outputs(_sources(gateway, transfer), folder, deidentifier)
+    held = sum(report["held_back"].values())
+    complete = len(verification.files) + held == report["received"]
     gateway.ledger.transfers.record_verification(
         transfer,
         passed=verification.passed and complete,
         files=dict(verification.files),
-        report={
-            "deidentification": None if report is None else report.to_json(),
-            "verification": verification.to_json(),
-        },
+        report={"deidentification": report, "verification": verification.to_json()},
         mapped_uid=deidentifier.map_uid(transfer.study),
     )
     if not complete:
-        raise PermanentError(
-            f"study {transfer.study}: {len(sources)} instances went in, {len(verification.files)} came out, "
-            f"{held} were held back; partial is failure"
+        raise NotVerified(
+            f"study {transfer.study}: {report['received']} instances went in, {len(verification.files)} came out, "
+            f"{held} were held back; partial is failure, de-identify again"
         )
     if not verification.passed:
-        shutil.rmtree(folder)
+        _remove_working_copies(gateway, transfer)
         places = sorted({f"{finding.tag} ({finding.rule})" for finding in verification.findings})
         raise ResidualIdentifier(
             f"study {transfer.study}: {len(verification.findings)} identifying values left at "
