@@ -7,6 +7,7 @@ arrivals mean (landing, receiver). Nothing here imports pydicom or pynetdicom wh
 from fiona_dagster.dicom.head import HeadReader, Refusal, StorageUids, judge, read_head
 from fiona_dagster.dicom.part10 import FileMeta, build_file_meta, read_file_meta
 from fiona_dagster.dicom.uids import (
+    APPLICATION_CONTEXT,
     MEDIA_DIRECTORY,
     UID_PATTERN,
     VERIFICATION,
@@ -16,6 +17,7 @@ from fiona_dagster.dicom.uids import (
 )
 
 __all__ = [
+    "APPLICATION_CONTEXT",
     "MEDIA_DIRECTORY",
     "UID_PATTERN",
     "VERIFICATION",

@@ -81,7 +81,7 @@ class Refusal:
     element: int = 0
 
 
-class _Malformed(Exception):  # noqa: N818 - private control flow, never leaves this module
+class _Malformed(Exception):
     """The structure of the data set is broken."""
 
 

@@ -20,19 +20,17 @@ from fiona_dagster.landing.receipt import Caller, Receipt, decode_line, encode_l
 log = logging.getLogger("fiona.landing")
 
 _NAME = re.compile(r"\S+ \S+ \S+ scp_([0-9.]{1,64})")
-_PLAIN = re.compile(rb"[A-Za-z0-9_:-]|(?<!^)\.")
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_:-")
+_POINT = ord(".")
 _CHUNK = 1024 * 1024
 _LOCK_TRIES, _LOCK_PAUSE = 100, 0.02
 
 
 def _encoded(text: str) -> str:
+    """``text`` as one word of a file name; a point may stand anywhere but in front."""
     raw = text.encode("utf-8", "replace")
-    return (
-        "".join(
-            chr(byte) if _PLAIN.fullmatch(raw[i : i + 1]) else f"%{byte:02X}" for i, byte in enumerate(raw)
-        )
-        or "%"
-    )
+    words = (chr(b) if b in _PLAIN or (b == _POINT and i) else f"%{b:02X}" for i, b in enumerate(raw))
+    return "".join(words) or "%"
 
 
 def journal_name(caller: Caller, study: str) -> str:

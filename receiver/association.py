@@ -1,0 +1,314 @@
+"""One association from its first byte to its last: the acceptor's side of PS3.8 section 9.2."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections import Counter
+from typing import Protocol
+
+from fiona_dagster.config import ReceiverSettings
+from fiona_dagster.dicom import APPLICATION_CONTEXT, VERIFICATION, dimse, is_storage_class, is_uid, pdu
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from fiona_dagster.errors import UnreadableDicom
+from fiona_dagster.landing import Caller, Landing, Visit
+from receiver.storage import IncomingObject, describe
+from receiver.stream import PeerGone, PeerSilent, Stream
+
+log = logging.getLogger("fiona.receiver")
+
+_SLACK = 1024
+_PDV_HEADER = struct.Struct(">IBB")
+_LINGER = 2.0
+
+
+class House(Protocol):
+    """What an association needs from the server that it belongs to."""
+
+    settings: ReceiverSettings
+    landing: Landing
+
+    def admit(self) -> bool:
+        """Takes one of the places; False if none is left or the server is closing."""
+
+
+class _Abort(Exception):
+    """We end the association with A-ABORT."""
+
+    def __init__(self, reason: int, why: str) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+class _Ended(Exception):
+    """The association came to its end."""
+
+
+class Association:
+    """Serves one connection. Runs in a thread of its own; :meth:`run` never raises for what a peer does.
+
+    Attributes:
+        busy: a message has begun and is not yet answered.
+        admitted: it takes one of the server's places.
+    """
+
+    def __init__(self, sock: socket.socket, ip: str, house: House) -> None:
+        self.busy = False
+        self.admitted = False
+        self._sock = sock
+        self._ip = ip
+        self._house = house
+        self._stream = Stream(sock, self._flush)
+        self._contexts: dict[int, str] = {}
+        self._peer_max_pdu = 0
+        self._max_pdu = house.settings.max_pdu
+        self._visit: Visit | None = None
+        self._incoming: IncomingObject | None = None
+        self._command: dimse.Command | None = None
+        self._collected = bytearray()
+        self._context = 0
+        self._counts: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Serves until release, abort, time-out, or the connection's end."""
+        reason = "released"
+        try:
+            if self._begin():
+                while True:
+                    self._next_pdu()
+        except _Ended as end:
+            reason = str(end)
+        except _Abort as abort:
+            reason = f"aborted by us: {abort}"
+            self._send_quietly(pdu.encode_abort(abort.reason))
+        except PeerSilent:
+            reason = "aborted by us: nothing came for too long"
+            self._send_quietly(pdu.encode_abort(pdu.ABORT_NO_REASON))
+        except PeerGone:
+            reason = "connection broke"
+        finally:
+            self._end(reason)
+
+    def break_off(self) -> None:
+        """Ends it from another thread: A-ABORT, then the connection is shut."""
+        self._send_quietly(pdu.encode_abort(pdu.ABORT_NO_REASON))
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it was closed already
+
+    def _end(self, reason: str) -> None:
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+        if self._visit is not None:
+            self._visit.close()
+            counts = ", ".join(f"{kind} {count}" for kind, count in sorted(self._counts.items()))
+            log.info(
+                "association with %s: %s (%s)", describe(self._visit.caller), reason, counts or "nothing"
+            )
+        elif reason != "released":
+            log.info("connection from %s: %s", self._ip, reason)
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            self._stream.drain(_LINGER)
+        except OSError:
+            pass  # the peer was faster
+        self._sock.close()
+
+    # -- establishing ---------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        artim = self._house.settings.artim_seconds
+        self._stream.limit(artim, artim)
+        kind, length = self._header()
+        if kind != pdu.ASSOCIATE_RQ:
+            known = pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT
+            reason = pdu.ABORT_UNEXPECTED if known else pdu.ABORT_UNRECOGNIZED
+            raise _Abort(reason, "the first PDU is no A-ASSOCIATE-RQ")
+        if length > pdu.MAX_ASSOCIATE:
+            raise _Abort(pdu.ABORT_BAD_VALUE, "A-ASSOCIATE-RQ is too long")
+        try:
+            request = pdu.decode_associate_request(self._stream.take_long(length))
+        except UnreadableDicom as error:
+            raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
+        refusal = self._refusal(request)
+        if refusal is not None:
+            cause, why = refusal
+            name = _printable(request.calling_ae)
+            log.warning("rejected an association of %s@%s: %s", name, self._ip, why)
+            self._send(pdu.encode_reject(cause))
+            return False
+        self._accept(request)
+        return True
+
+    def _refusal(self, request: pdu.AssociateRequest) -> tuple[tuple[int, int, int], str] | None:
+        settings = self._house.settings
+        if not request.protocol_version & 1:
+            return pdu.REJECT_PROTOCOL, "protocol version"
+        if request.application_context != APPLICATION_CONTEXT:
+            return pdu.REJECT_CONTEXT_NAME, "application context name"
+        if not pdu.is_ae_title(request.calling_ae):
+            return pdu.REJECT_CALLING_AE, "calling AE title is malformed"
+        if not settings.accept_unknown and request.calling_ae not in settings.allowed_callers:
+            return pdu.REJECT_CALLING_AE, "calling AE title is not in receiver.allowed_callers"
+        if not self._house.admit():
+            return pdu.REJECT_LIMIT, "too many associations (receiver.max_associations)"
+        self.admitted = True
+        return None
+
+    def _accept(self, request: pdu.AssociateRequest) -> None:
+        answers = [_answer(context) for context in request.contexts]
+        self._contexts = {a.identifier: a.transfer_syntax for a in answers if a.result == pdu.ACCEPTED}
+        self._peer_max_pdu = request.max_pdu
+        caller = Caller(request.calling_ae, _printable(request.called_ae) or "-", self._ip)
+        self._visit = self._house.landing.visit(caller)
+        self._send(pdu.encode_associate_accept(request, answers, self._max_pdu))
+
+    # -- established ----------------------------------------------------------------------------
+
+    def _header(self) -> tuple[int, int]:
+        raw = self._stream.take(6)
+        return raw[0], int.from_bytes(raw[2:], "big")
+
+    def _next_pdu(self) -> None:
+        idle = self._house.settings.idle_seconds
+        self._stream.limit(idle, None)
+        kind, length = self._header()
+        self._stream.limit(idle, idle)
+        if kind == pdu.P_DATA:
+            if length > self._max_pdu + _SLACK:
+                raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is longer than agreed")
+            self._p_data(length)
+        elif kind == pdu.RELEASE_RQ:
+            self._stream.take_long(min(length, _SLACK))
+            self._send(pdu.encode_release_response())
+            raise _Ended("released")
+        elif kind == pdu.ABORT:
+            raise _Ended("aborted by the peer")
+        elif pdu.ASSOCIATE_RQ <= kind <= pdu.RELEASE_RP:
+            raise _Abort(pdu.ABORT_UNEXPECTED, "unexpected PDU")
+        else:
+            raise _Abort(pdu.ABORT_UNRECOGNIZED, "unknown PDU")
+
+    def _p_data(self, remaining: int) -> None:
+        while remaining:
+            if remaining < 6:
+                raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is cut")
+            length, context, control = _PDV_HEADER.unpack(self._stream.take(6))
+            remaining -= 4 + length
+            if length < 2 or remaining < 0:
+                raise _Abort(pdu.ABORT_BAD_VALUE, "presentation data value does not fit its PDU")
+            if context not in self._contexts:
+                raise _Abort(pdu.ABORT_BAD_VALUE, "presentation context was not accepted")
+            if control & 1:
+                self._command_part(context, length - 2, last=bool(control & 2))
+            else:
+                self._data_part(context, length - 2, last=bool(control & 2))
+
+    def _command_part(self, context: int, length: int, *, last: bool) -> None:
+        if self._command is not None:
+            raise _Abort(pdu.ABORT_UNEXPECTED, "a command came where a data set was expected")
+        if len(self._collected) + length > dimse.MAX_COMMAND:
+            raise _Abort(pdu.ABORT_BAD_VALUE, "command set is too long")
+        self.busy = True
+        self._collected += self._stream.take_long(length)
+        if not last:
+            return
+        try:
+            command = dimse.decode_command(bytes(self._collected))
+        except UnreadableDicom as error:
+            raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
+        self._collected.clear()
+        self._context = context
+        self._dispatch(command)
+
+    def _dispatch(self, command: dimse.Command) -> None:
+        if not command.has_data_set:
+            self._answer_plain(command)
+            return
+        self._command = command
+        if command.field == dimse.C_STORE_RQ and self._visit is not None:
+            syntax = self._contexts[self._context]
+            self._incoming = IncomingObject(self._house.landing, self._visit, command, syntax)
+
+    def _answer_plain(self, command: dimse.Command) -> None:
+        self.busy = False
+        if command.field & dimse.RESPONSE or command.field == dimse.C_CANCEL_RQ:
+            return  # we asked nothing, and have nothing to cancel
+        if command.field == dimse.C_ECHO_RQ:
+            self._counts["echo"] += 1
+            self._respond(command, dimse.SUCCESS)
+        elif command.field == dimse.C_STORE_RQ:
+            self._counts["refused"] += 1
+            self._respond(command, dimse.CANNOT_UNDERSTAND, "C-STORE without a data set")
+        else:
+            self._respond(command, dimse.UNRECOGNIZED_OPERATION)
+
+    def _data_part(self, context: int, length: int, *, last: bool) -> None:
+        if self._command is None or context != self._context:
+            raise _Abort(pdu.ABORT_UNEXPECTED, "a data set came without its command")
+        incoming = self._incoming
+        while length:
+            part = self._stream.chunk(length)
+            length -= len(part)
+            if incoming is not None:
+                incoming.write(part)
+        if last:
+            command, self._command, self._incoming = self._command, None, None
+            self._finish(command, incoming)
+
+    def _finish(self, command: dimse.Command, incoming: IncomingObject | None) -> None:
+        if incoming is None:
+            self._answer_plain(command)
+            return
+        outcome = incoming.finish()
+        self._counts[outcome.kind] += 1
+        self._respond(command, outcome.status, outcome.comment, outcome.element)
+        self.busy = False
+
+    def _respond(self, command: dimse.Command, status: int, comment: str = "", element: int = 0) -> None:
+        answer = dimse.encode_response(command, status, comment, element)
+        self._send(pdu.encode_command(self._context, answer, self._peer_max_pdu))
+
+    def _flush(self) -> None:
+        if self._incoming is not None:
+            self._incoming.flush()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._sock.settimeout(self._house.settings.idle_seconds)
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise PeerSilent from None
+        except OSError:
+            raise PeerGone from None
+
+    def _send_quietly(self, data: bytes) -> None:
+        try:
+            self._sock.settimeout(_LINGER)
+            self._sock.sendall(data)
+        except OSError:
+            return  # the peer is gone; that is what we were about to say
+
+
+def _answer(context: pdu.ProposedContext) -> pdu.AnsweredContext:
+    """Accepts verification and all storage, with the sender's own choice: the first transfer syntax.
+
+    Except that explicit VR goes before implicit: private attributes keep their VR then.
+    """
+    usable = [syntax for syntax in context.transfer_syntaxes if is_uid(syntax)]
+    if context.abstract_syntax != VERIFICATION and not is_storage_class(context.abstract_syntax):
+        result = pdu.ABSTRACT_SYNTAX_REFUSED
+    elif not usable:
+        result = pdu.TRANSFER_SYNTAX_REFUSED
+    else:
+        explicit = usable[0] == IMPLICIT_LITTLE and EXPLICIT_LITTLE in usable
+        choice = EXPLICIT_LITTLE if explicit else usable[0]
+        return pdu.AnsweredContext(context.identifier, pdu.ACCEPTED, choice)
+    return pdu.AnsweredContext(context.identifier, result, (usable or [IMPLICIT_LITTLE])[0])
+
+
+def _printable(text: str) -> str:
+    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)

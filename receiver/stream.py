@@ -1,0 +1,109 @@
+"""Reads a socket through one buffer that is used again and again: bytes are seen, not collected."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+BUFFER = 256 * 1024
+
+
+class PeerGone(Exception):
+    """The connection was closed or broke."""
+
+
+class PeerSilent(Exception):
+    """Nothing, or too little, came within the limit."""
+
+
+class Stream:
+    """The receiving half of a connection.
+
+    Args:
+        sock: connected socket.
+        before_refill: called before the buffer is written over, so that who holds views uses them now.
+    """
+
+    def __init__(self, sock: socket.socket, before_refill: Callable[[], None]) -> None:
+        self._sock = sock
+        self._before_refill = before_refill
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        self._idle = 60.0
+        self._deadline = 0.0
+
+    def limit(self, idle: float, deadline: float | None) -> None:
+        """Sets the limits for what is read from now on.
+
+        Args:
+            idle: seconds without a single byte.
+            deadline: seconds from now until which reading must be done (against peers that trickle);
+                None for no such limit.
+        """
+        self._idle = idle
+        self._deadline = time.monotonic() + deadline if deadline else 0.0
+
+    @property
+    def buffered(self) -> bool:
+        """Whether bytes are here already."""
+        return self._start < self._end
+
+    def _refill(self) -> None:
+        self._before_refill()
+        left = self._end - self._start
+        if self._start:
+            self._view[:left] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, left
+        wait = self._idle
+        if self._deadline:
+            wait = min(wait, self._deadline - time.monotonic())
+            if wait <= 0:
+                raise PeerSilent
+        try:
+            self._sock.settimeout(wait)
+            count = self._sock.recv_into(self._view[self._end :])
+        except TimeoutError:
+            raise PeerSilent from None
+        except OSError:
+            raise PeerGone from None
+        if not count:
+            raise PeerGone
+        self._end += count
+
+    def take(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, at most a fraction of the buffer."""
+        while self._end - self._start < count:
+            self._refill()
+        self._start += count
+        return bytes(self._view[self._start - count : self._start])
+
+    def take_long(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, however many; they are collected."""
+        parts: list[bytes] = []
+        while count:
+            part = bytes(self.chunk(count))
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def chunk(self, limit: int) -> memoryview:
+        """What is there of the next ``limit`` bytes, at least one; valid until ``before_refill``."""
+        if self._start == self._end:
+            self._refill()
+        stop = min(self._end, self._start + limit)
+        view = self._view[self._start : stop]
+        self._start = stop
+        return view
+
+    def drain(self, seconds: float) -> None:
+        """Waits until the peer closes, and forgets what it still sends."""
+        self.limit(seconds, seconds)
+        try:
+            while True:
+                self._start = self._end = 0
+                self._refill()
+        except (PeerGone, PeerSilent):
+            return
