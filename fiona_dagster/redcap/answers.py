@@ -124,7 +124,7 @@ def redact(text: str, known: Iterable[str] = (), sent: Iterable[str] = ()) -> st
     names = frozenset(known)
     values = sorted({value for value in sent if len(value) > 1 and value not in names}, key=len, reverse=True)
     shown: list[str] = []
-    for line in text.splitlines()[:10]:
+    for line in _CSV_ERROR.sub("", text, count=1).splitlines()[:10]:
         words = _redact_line(line, names, values)
         if words not in shown:
             shown.append(words)
