@@ -25,13 +25,19 @@ from typing import Any, BinaryIO
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.layout import arcnames
+from fiona_dagster.transfers.verify import CHUNK, FORMAT, MANIFEST, REPORT, read_manifest, verify_package
 from fiona_dagster.transfers.zipformat import Entry
 
-__all__ = ["PackageInfo", "arcnames", "build_package", "require_records", "software_version"]
+__all__ = [
+    "PackageInfo",
+    "arcnames",
+    "build_package",
+    "read_manifest",
+    "require_records",
+    "software_version",
+    "verify_package",
+]
 
-MANIFEST = "manifest.json"
-REPORT = "report.json"
-FORMAT = "fiona-package-1"
 REQUIRED = (
     "project",
     "participant",
@@ -43,7 +49,6 @@ REQUIRED = (
 )
 """What the caller says about a package; ``StudyInstanceUID`` is the mapped one, never the original."""
 
-CHUNK = 1 << 20
 WHOLE = 16 << 20
 """Files up to this size are read once into memory; larger ones are read twice."""
 

@@ -16,9 +16,12 @@ from typing import Any, BinaryIO
 
 from fiona_dagster.errors import UsageError
 from fiona_dagster.transfers import zipformat
-from fiona_dagster.transfers.package import CHUNK, FORMAT, MANIFEST, REPORT
 from fiona_dagster.transfers.zipformat import DamagedError, Entry
 
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+FORMAT = "fiona-package-1"
+CHUNK = 1 << 20
 MANIFEST_LIMIT = 256 << 20
 """Largest manifest that is read, bytes."""
 
