@@ -19,7 +19,8 @@
         ├── RequestRefused        a transfer request that can't be carried out as written
         ├── RedcapRejected        REDCap understood and said no
         ├── DeliveryRefused       a target said no, or holds something else under our name
-        └── UnknownStudy          no such study here
+        ├── UnknownStudy          no such study here
+        └── StartFailed           the services can't be started as things are
 
 Messages say what happened, where, and what to do. They never hold a value of an identifying
 attribute: names, ids, dates of birth, accession numbers, participants and events stay out.
@@ -106,3 +107,7 @@ class DeliveryRefused(PermanentError):
 
 class UnknownStudy(PermanentError):
     """The ledger knows no study with this StudyInstanceUID."""
+
+
+class StartFailed(PermanentError):
+    """The services can't be started as things are: a port is taken, or what precedes the start failed."""

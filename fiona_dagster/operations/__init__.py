@@ -1,1 +1,11 @@
+"""Running the gateway: the supervisor of its programs, the data root's beginnings.
 
+Belongs here: starting, watching, restarting, ending; making a data root. Stays out: Dagster itself,
+which runs as programs (``python -m dagster ...``) and is never imported here.
+"""
+
+from fiona_dagster.operations.initialise import initialise
+from fiona_dagster.operations.services import Programs, environment
+from fiona_dagster.operations.supervisor import Supervisor, runtime_file, up
+
+__all__ = ["Programs", "Supervisor", "environment", "initialise", "runtime_file", "up"]

@@ -1,0 +1,19 @@
+"""``fiona up``: the whole gateway, supervised."""
+
+from __future__ import annotations
+
+import click
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import ConfigurationError
+
+
+@click.command()
+def up() -> None:
+    """Runs receiver, Dagster webserver and daemon until Ctrl-C or SIGTERM; restarts what crashes."""
+    from fiona_dagster.operations import up as run
+
+    root = DataRoot.from_environment()
+    if not root.config_file.is_file() or not (root.dagster_home / "dagster.yaml").is_file():
+        raise ConfigurationError(f"{root.path} is no data root; set FIONA_DATA or run `fiona init`")
+    run(root, click.echo)

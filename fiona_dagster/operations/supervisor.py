@@ -1,0 +1,428 @@
+"""``fiona up``: keeps receiver, code server, webserver and daemon running, and ends them together.
+
+Belongs here: the loop, order of start and stop, back-off, what is written for others to find. Stays
+out: the single program (:mod:`process`), which programs (:mod:`services`), the configuration's watch
+(:mod:`watch`). One thread, since PR_SET_PDEATHSIG is about the thread that started a program.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
+from fiona_dagster.errors import ConfigurationError, StartFailed
+from fiona_dagster.operations import services as table
+from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS, Process, rotate
+from fiona_dagster.operations.services import Ports, Programs, Service
+from fiona_dagster.operations.watch import Change, ConfigurationWatch, Reload
+
+log = logging.getLogger("fiona.up")
+
+STEP = 0.2
+"""Seconds between two looks at the processes."""
+READY_WITHIN = 120.0
+"""Seconds that a program may take until it answers."""
+LONGEST_PAUSE = 30.0
+STEADY = 60.0
+"""Seconds after which a program counts as running well: the next pause is short again."""
+
+
+@dataclass
+class _Slot:
+    """Where one service stands."""
+
+    service: Service
+    process: Process | None = None
+    ready: bool = False
+    was_ready: bool = False
+    next_start: float = 0.0
+    failures: int = 0
+    reconciled: bool = True
+    address: tuple[str, int] | None = field(default=None)
+
+    @property
+    def pause(self) -> float:
+        return float(min(2.0 ** (self.failures - 1), LONGEST_PAUSE)) if self.failures else 0.0
+
+
+class Supervisor:
+    """Runs the services of one data root until it is told to stop.
+
+    Args:
+        root: the data root; it must have been initialised.
+        say: prints a line for people (addresses).
+        programs: the modules to run.
+
+    Raises:
+        ConfigurationError: no usable configuration.
+        Busy: another ``fiona up`` runs on this data root.
+        StartFailed: a port is taken, or the reconciliation failed.
+    """
+
+    def __init__(self, root: DataRoot, say: Callable[[str], None], programs: Programs | None = None) -> None:
+        self._root = root
+        self._say = say
+        self._programs = programs or Programs()
+        self._stopping = False
+        self._settings, problem = load_settings_in_force(root)
+        if problem:
+            log.warning("%s; the last good version stays in force", problem)
+        self._environment = table.environment(root)
+        self._watch = ConfigurationWatch(root)
+        self._reload: Reload | None = None
+        self._reconciler: Process | None = None
+        self._announced = False
+        self._written = ""
+        self._guardian: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Starts everything, keeps it running, and returns when SIGTERM or SIGINT came and all has ended."""
+        self._root.make()
+        with hold_root(self._root) as lock, _Signals(self._stop):
+            self._lock = lock
+            self._ports = self._choose_ports(self._settings)
+            table.write_workspace(self._root, self._ports)
+            self._slots = {service.name: _Slot(service) for service in self._services()}
+            self._slots["code-server"].reconciled = False
+            self._start_guardian()
+            try:
+                while not self._stopping:
+                    self._step()
+                    time.sleep(STEP)
+            finally:
+                self._end_all()
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _services(self) -> tuple[Service, ...]:
+        return table.services(self._root, self._settings, self._ports, self._programs)
+
+    def _choose_ports(self, settings: Settings) -> Ports:
+        web = settings.web
+        if web.port and not table.is_free(web.host, web.port):
+            raise StartFailed(
+                f"web.port {web.port} is taken on {web.host}: stop what listens there, or set another in "
+                f"{self._root.config_file} (0: chosen freely)"
+            )
+        host, port = settings.DICOMIP, settings.DICOMPORT
+        if port and self._wanted("receiver") and not table.is_free(host, port):
+            raise StartFailed(
+                f"DICOMPORT {port} is taken on {host}: stop what listens there (another receiver?), or set "
+                f"another in {self._root.config_file} (0: chosen freely)"
+            )
+        return Ports(web.host, web.port or table.free_port(web.host), table.free_port())
+
+    def _wanted(self, name: str) -> bool:
+        return name != "receiver" or self._watch.receiver_on
+
+    # One look at everything.
+
+    def _step(self) -> None:
+        self._keep_guardian()
+        for slot in self._slots.values():
+            if slot.process is None:
+                self._maybe_start(slot)
+            elif slot.process.ended():
+                self._ended(slot, slot.process)
+            elif not slot.ready:
+                self._maybe_ready(slot, slot.process)
+            elif slot.failures and time.monotonic() - slot.process.started > STEADY:
+                slot.failures = 0
+        self._follow_configuration()
+        self._rotate_logs()
+        self._publish()
+
+    def _maybe_start(self, slot: _Slot) -> None:
+        name = slot.service.name
+        if not self._wanted(name) or time.monotonic() < slot.next_start:
+            return
+        if not all(self._slots[other].was_ready for other in slot.service.after):
+            return
+        if not slot.reconciled and not self._reconcile(slot):
+            return
+        self._start(slot)
+
+    def _start(self, slot: _Slot) -> None:
+        service = slot.service
+        slot.process = Process(service.arguments, self._environment, self._log_file(service.name))
+        self._tell_guardian(f"+{slot.process.pid}")
+        slot.ready = False
+
+    def _maybe_ready(self, slot: _Slot, process: Process) -> None:
+        name = slot.service.name
+        if slot.service.ready(process):
+            slot.ready = slot.was_ready = True
+            slot.address = table.listening(process) if name == "receiver" else None
+            self._announce(slot)
+        elif time.monotonic() - process.started > READY_WITHIN:
+            log.error("%s does not answer after %.0f s; see %s", name, READY_WITHIN, process.log)
+            self._again(slot, process)
+
+    def _announce(self, slot: _Slot) -> None:
+        if slot.address:
+            self._say("receiver listening on {}:{}".format(*slot.address))
+        elif slot.service.name == "webserver":
+            self._say(f"Dagster UI {self._ports.url}")
+        else:
+            log.info("%s is ready", slot.service.name)
+        if not self._announced and self._all_ready():
+            self._announced = True
+            self._say("everything is up; Ctrl-C stops it")
+
+    def _all_ready(self) -> bool:
+        return all(slot.ready for slot in self._slots.values() if self._wanted(slot.service.name))
+
+    def _ended(self, slot: _Slot, process: Process) -> None:
+        code = self._again(slot, process)
+        log.error(
+            "%s ended with exit code %d; starts again in %.0f s; see %s",
+            *(slot.service.name, code, slot.pause, process.log),
+        )
+
+    def _again(self, slot: _Slot, process: Process) -> int:
+        """Clears away what is left of a service and plans its next start."""
+        code = self._clear(slot, process)
+        slot.failures += 1
+        slot.next_start = time.monotonic() + slot.pause
+        if slot.service.name == "code-server":
+            slot.reconciled = False  # the runs that it carried died with it
+        return code
+
+    def _clear(self, slot: _Slot, process: Process) -> int:
+        code = process.kill_group()
+        self._tell_guardian(f"-{process.pid}")
+        slot.process, slot.ready, slot.address = None, False, None
+        return code
+
+    def _reconcile(self, slot: _Slot) -> bool:
+        """Brings Dagster's view of runs back to what is true, while no run can be alive.
+
+        Returns:
+            Whether it is done; until then it is asked again.
+        """
+        path = self._log_file("reconcile")
+        if self._reconciler is None:
+            command = (sys.executable, "-m", self._programs.reconcile)
+            self._reconciler = Process(command, self._environment, path)
+            self._tell_guardian(f"+{self._reconciler.pid}")
+        late = time.monotonic() - self._reconciler.started > READY_WITHIN
+        if not self._reconciler.ended() and not late:
+            return False
+        code = self._end_reconciler(self._reconciler)
+        if code == 0:
+            slot.reconciled = True
+            return True
+        if not slot.was_ready:
+            raise StartFailed(f"the reconciliation before the start failed (exit code {code}); see {path}")
+        slot.failures += 1
+        slot.next_start = time.monotonic() + slot.pause
+        log.error("the reconciliation failed with exit code %d; see %s", code, path)
+        return False
+
+    def _end_reconciler(self, reconciler: Process) -> int:
+        code = reconciler.kill_group()
+        self._tell_guardian(f"-{reconciler.pid}")
+        self._reconciler = None
+        return code
+
+    # Configuration.
+
+    def _follow_configuration(self) -> None:
+        change = self._watch.look()
+        if change is not None:
+            self._apply(change)
+        if not self._wanted("receiver") and self._slots["receiver"].process:
+            log.warning("the receiver is switched off in %s", self._root.enabled_file)
+            self._stop_service(self._slots["receiver"])
+        if self._reload is None:
+            if self._watch.reload_wanted and self._slots["webserver"].ready and self._slots["daemon"].ready:
+                self._watch.reload_wanted = False
+                self._reload = Reload(self._ports.url, self._environment)
+            return
+        problem = self._reload.result()
+        if problem is None:
+            return
+        if problem:
+            log.error("the new configuration is not loaded: %s", problem)
+        else:
+            log.info("the new configuration is in force")
+        self._reload = None
+
+    def _apply(self, change: Change) -> None:
+        if change.problems:
+            for problem in change.problems:
+                log.error("%s; the last good version stays in force", problem)
+            return
+        try:
+            self._settings, _ = load_settings_in_force(self._root)
+        except ConfigurationError as error:
+            log.error("%s", error)  # noqa: TRY400 - the message is for an operator, not for us
+            return
+        for service in self._services():
+            slot = self._slots[service.name]
+            if service.settings != slot.service.settings and service.name == "webserver":
+                log.warning("web.host and web.port take effect at the next start of `fiona up`")
+            elif service.settings != slot.service.settings:
+                slot.service = service
+                if slot.process:
+                    log.info("%s starts anew with its new settings", service.name)
+                    self._stop_service(slot)
+
+    # Order at the end.
+
+    def _stop_service(self, slot: _Slot) -> None:
+        """Time to finish, then SIGKILL to whatever is left of the group."""
+        process, idle = slot.process, slot.service.idle
+        if process is None:
+            return
+        if idle is None:
+            process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + slot.service.grace
+        while not process.ended() and time.monotonic() < deadline and not (idle and idle(process)):
+            time.sleep(STEP / 4)
+        self._clear(slot, process)
+
+    def _end_all(self) -> None:
+        if self._reload:
+            self._reload.end()
+        if self._reconciler:
+            self._end_reconciler(self._reconciler)
+        for slot in reversed(list(self._slots.values())):
+            self._stop_service(slot)
+        runtime_file(self._root).unlink(missing_ok=True)
+        table.workspace_file(self._root).unlink(missing_ok=True)
+        if self._guardian and self._guardian.stdin:
+            self._guardian.stdin.close()
+            self._guardian.wait()
+
+    # The guardian.
+
+    def _start_guardian(self) -> None:
+        program = Path(__file__).with_name("guardian.py")
+        self._guardian = subprocess.Popen(
+            (sys.executable, "-I", str(program)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=(self._lock,),
+        )
+        processes = [slot.process for slot in self._slots.values()]
+        for process in (*processes, self._reconciler):
+            if process:
+                self._tell_guardian(f"+{process.pid}")
+
+    def _keep_guardian(self) -> None:
+        if self._guardian is None or self._guardian.poll() is not None:
+            log.error("the guardian process was gone; a new one is started")
+            self._start_guardian()
+
+    def _tell_guardian(self, line: str) -> None:
+        if self._guardian is None or self._guardian.stdin is None:
+            return
+        try:
+            self._guardian.stdin.write(f"{line}\n".encode("ascii"))
+            self._guardian.stdin.flush()
+        except BrokenPipeError:
+            log.debug("the guardian is gone; the next look starts a new one, which learns all groups")
+
+    # What others find.
+
+    def _log_file(self, name: str) -> Path:
+        return self._root.logs / f"{name}.log"
+
+    def _rotate_logs(self) -> None:
+        for name in (*self._slots, "reconcile"):
+            if rotate(self._log_file(name)) and name in self._slots:
+                process = self._slots[name].process
+                if process:
+                    process.log_start = 0
+
+    def _publish(self) -> None:
+        """Writes ports and process ids to ``DAGSTER_HOME/fiona-up.json`` whenever they change."""
+        document = {
+            "pid": os.getpid(),
+            "guardian": self._guardian.pid if self._guardian else None,
+            "ready": self._all_ready(),
+            "url": self._ports.url,
+            "web_port": self._ports.web,
+            "code_port": self._ports.code,
+            "receiver": list(self._slots["receiver"].address or []),
+            "services": {
+                name: {"pid": slot.process.pid if slot.process else None, "ready": slot.ready}
+                for name, slot in self._slots.items()
+            },
+        }
+        text = json.dumps(document, indent=1)
+        if text != self._written:
+            path = runtime_file(self._root)
+            part = path.with_name(f".{path.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+            self._written = text
+
+
+def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = None) -> None:
+    """Runs the services until SIGTERM or SIGINT; see :class:`Supervisor`. To be called in the main thread.
+
+    Args:
+        root: an initialised data root.
+        say: prints a line for people.
+        programs: the modules to run.
+    """
+    root.make()
+    handlers: list[logging.Handler] = [
+        logging.StreamHandler(),
+        RotatingFileHandler(root.logs / "fiona.log", maxBytes=LOG_BYTES, backupCount=LOG_GENERATIONS),
+    ]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        Supervisor(root, say, programs).run()
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def runtime_file(root: DataRoot) -> Path:
+    """Where a running supervisor writes its ports and process ids."""
+    return root.dagster_home / "fiona-up.json"
+
+
+class _Signals:
+    """Turns SIGTERM, SIGINT and SIGHUP into a call; a second one changes nothing."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+                self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
