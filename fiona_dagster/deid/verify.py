@@ -19,6 +19,7 @@ import pydicom
 from pydicom import config as pydicom_config
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.uid import UID_dictionary
 
 from fiona_dagster.deid.assignment import METHOD
@@ -34,8 +35,7 @@ _META = frozenset((0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0
 _METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080050, 0x00120060))
 _SHORT_BINARY = 6
 """In binary values (tables of colours, say) shorter words are found by chance."""
-_READ_ERRORS = (InvalidDicomError, ValueError, OSError, EOFError, KeyError, AttributeError, NotImplementedError,
-                RecursionError, TypeError, IndexError, AssertionError, OverflowError, MemoryError)  # fmt: skip
+_READ_ERRORS = (InvalidDicomError, ValueError, OSError, EOFError, KeyError, NotImplementedError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ class _Copy:
         self._search(plain[:end], found, search)
 
     def _meta(self, raw: bytes) -> pydicom.Dataset:
-        meta = pydicom.filereader.read_file_meta_info(io.BytesIO(raw))
+        handle = io.BytesIO(raw[132:4096])
+        meta = read_dataset(handle, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
         for element in meta:
             if int(element.tag) not in _META:
                 self.find(int(element.tag), "file meta: not ours")

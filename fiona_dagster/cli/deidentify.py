@@ -1,0 +1,195 @@
+"""``fiona deidentify``: files in, de-identified and verified files out, without any service."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fiona_dagster import deid
+from fiona_dagster.config import DataRoot, ProjectSettings, has_project, load_project_in_force
+from fiona_dagster.errors import ConfigurationError, UsageError
+from fiona_dagster.ledger import Ledger
+from fiona_dagster.operations import initialise
+
+_DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|[^a-z]+)", re.IGNORECASE)
+"""Names of DICOM files: usual endings, none, or the last part of a UID."""
+
+
+@click.command("deidentify")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--project", required=True, help="Project acronym.")
+@click.option("--participant", required=True, help="Participant that the copies belong to.")
+@click.option("--event", required=True, help="Event (visit) that the copies belong to.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the report (JSON) to this file.")
+@click.option("--generation", type=click.IntRange(0), default=0, show_default=True, help="See the ledger's generation.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report to stdout.")
+def deidentify(
+    source: Path,
+    target: Path,
+    project: str,
+    participant: str,
+    event: str,
+    report: Path | None,
+    generation: int,
+    as_json: bool,
+) -> int:
+    """De-identify the file or folder IN into the folder OUT.
+
+    OUT gets one file for each DICOM object of IN, and nothing that did not pass the residual search. Exit code 1 if any
+    input failed or anything identifying was left.
+    """
+    root = DataRoot.from_environment()
+    inputs, skipped = _inputs(source, target)
+    if report is not None and _inside(report, target):
+        raise UsageError(f"{report}: OUT holds nothing but de-identified DICOM; write the report elsewhere")
+    deidentifier = _deidentifier(root, project, deid.Assignment(project, participant, event), generation)
+    document, failed = _run(deidentifier, inputs, skipped, target)
+    if report is not None:
+        _write(report, document)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        left = len(document["verification"]["findings"])
+        click.echo(
+            f"{len(inputs)} inputs, {len(document['files'])} copies, {len(document['failures'])} failed, "
+            f"{len(skipped)} skipped; residual search: {'passed' if not left else f'{left} findings'}; "
+            f"key {deidentifier.key.fingerprint}"
+        )
+    return 1 if failed else 0
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _inputs(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
+    """The files to process, sorted, and those that are evidently no DICOM."""
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target}: OUT must be a folder")
+    if _inside(source, target):
+        raise UsageError("IN lies in OUT; OUT holds nothing but de-identified DICOM, choose another folder")
+    if source.is_file():
+        return [source], []
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such file or folder")
+    inputs: list[Path] = []
+    skipped: list[Path] = []
+    for path in sorted(source.rglob("*")):
+        if path.is_dir() or _inside(path, target):
+            continue
+        # anything but a regular file (a pipe, say) could block for ever
+        (inputs if path.is_file() and not _evidently_other(path) else skipped).append(path)
+    if not inputs:
+        raise UsageError(f"{source}: holds no DICOM files")
+    return inputs, skipped
+
+
+def _evidently_other(path: Path) -> bool:
+    """A DICOMDIR, or a file with the name and the content of something else than DICOM."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(2048)
+    except OSError:
+        return False
+    if b"1.2.840.10008.1.3.10" in start and b"DICM" in start:
+        return True
+    dicom = start[128:132] == b"DICM" or start[:4] == b"\x02\x00\x00\x00"
+    return not dicom and not _DICOM_SUFFIX.fullmatch(path.suffix)
+
+
+def _deidentifier(
+    root: DataRoot, project: str, assignment: deid.Assignment, generation: int
+) -> deid.Deidentifier:
+    if not root.path.is_dir():
+        initialise(root)
+        click.echo(f"fiona: made the data root {root.path}", err=True)
+    root.make()
+    settings = _settings(root, project)
+    if not re.fullmatch(settings.participant_pattern, assignment.participant):
+        raise UsageError(f"--participant: does not match the participant_pattern of project {project}")
+    if settings.events and assignment.event not in settings.events:
+        raise UsageError(f"--event: is not one of the events of project {project}")
+    with Ledger(root) as ledger:
+        key = deid.project_key(root, project, ledger.key_fingerprint, ledger.record_key_fingerprint, make=True)
+    return deid.Deidentifier(settings, key, assignment, generation)
+
+
+def _settings(root: DataRoot, project: str) -> ProjectSettings:
+    if not has_project(root, project):
+        settings = deid.basic_profile_only(project)
+        click.echo(f"fiona: project {project} has no file in {root.project_files}: Basic Profile alone", err=True)
+        return settings
+    settings, problem = load_project_in_force(root, project)
+    if problem:
+        raise ConfigurationError(problem)
+    return settings
+
+
+def _run(
+    deidentifier: deid.Deidentifier, inputs: list[Path], skipped: list[Path], target: Path
+) -> tuple[dict[str, Any], bool]:
+    """De-identifies beside OUT; only what passed the residual search is moved there."""
+    stage = target.parent / f".{target.name}.{os.getpid()}.part"
+    try:
+        stage.mkdir(mode=0o700, parents=True)
+        report = deid.deidentify_study(deidentifier, inputs, stage)
+        verification = deid.verify_outputs(inputs, stage, deidentifier)
+        bad = {finding.file for finding in verification.findings}
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in report.files:
+            if file.name not in bad and verification.files.get(file.name) == file.sha256:
+                (stage / file.name).replace(target / file.name)
+    except OSError as error:
+        raise UsageError(f"{target}: can't be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    report.files = [file for file in report.files if file.name not in bad]
+    _tell(report, verification, inputs, skipped)
+    document = {**report.to_json(), "verification": verification.to_json(), "skipped": len(skipped)}
+    return document, bool(report.failures or bad or len(report.files) != len(inputs))
+
+
+def _tell(
+    report: deid.StudyReport, verification: deid.Verification, inputs: list[Path], skipped: list[Path]
+) -> None:
+    """What the operator should know; only here are names of input files shown."""
+    for path in skipped:
+        click.echo(f"fiona: skipped, no DICOM object: {_printable(path)}", err=True)
+    for failure in report.failures:
+        click.echo(f"fiona: failed: {_printable(inputs[failure.number - 1])}: {failure.reason}", err=True)
+    held = Counter(file.held for file in report.files if file.held)
+    for kind, count in sorted(held.items()):
+        click.echo(f"fiona: {count} files: {kind}: may identify in itself; a transfer would hold it back", err=True)
+    for rule, found in (("removed from OUT", verification.findings), ("look at", verification.warnings)):
+        places = Counter((finding.tag, finding.rule) for finding in found)
+        for (tag, why), count in sorted(places.items()):
+            click.echo(f"fiona: {rule}: {count} files: {tag}: {why}", err=True)
+
+
+def _printable(path: Path) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(path))
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as handle:
+            json.dump(document, handle, indent=2)
+            handle.write("\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        part.chmod(0o600)
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: the report can't be written ({error.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
