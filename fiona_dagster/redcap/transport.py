@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from fiona_dagster.errors import ConfigurationError, RedcapUnavailable
 
@@ -77,6 +78,13 @@ class Reply:
     retry_after: float | None
 
 
+class _Session(requests.Session):
+    """Leaves redirects to us: requests' own resolving reads the body, and stumbles over odd addresses."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class Transport:
     """POSTs form fields to one address.
 
@@ -108,7 +116,7 @@ class Transport:
         self._timeout = timeout
         self._budget = budget
         self._verify: bool | str = str(ca_file) if ca_file else True
-        self._session = requests.Session()
+        self._session = _Session()
         # a proxy of the environment has no business on loopback
         self._session.trust_env = not _is_loopback(self.url)
 
@@ -119,15 +127,14 @@ class Transport:
             RedcapUnavailable: no connection, no valid certificate, or time is up.
         """
         response, body = self._send(self.url, fields)
-        target = urljoin(self.url, response.headers.get("Location", ""))
-        if response.status_code in _REDIRECTS and self._may_follow(target):
+        target = self._target(response)
+        if target is not None:
             response, body = self._send(target, fields)
         return Reply(response.status_code, body, _seconds(response.headers.get("Retry-After")))
 
     def _send(self, url: str, fields: Mapping[str, str]) -> tuple[requests.Response, str]:
         self._budget.take()
         started = time.monotonic()
-        problem = "can't be reached; check address and network"
         try:
             with self._session.post(
                 url,
@@ -140,26 +147,35 @@ class Transport:
                 return response, self._read(response, started)
         except requests.exceptions.SSLError:
             problem = "shows a certificate that can't be verified; check redcap.ca_file"
-        except requests.Timeout:
+        except (requests.Timeout, ReadTimeoutError):
             problem = f"did not answer within {self._timeout:g} s"
-        except requests.RequestException:
-            pass  # the words for it are set above; requests' own may quote what we sent
+        except (requests.RequestException, HTTPError) as error:
+            # only its kind: its words may quote what we sent
+            problem = f"can't be reached or broke off ({type(error).__name__}); check address and network"
         raise RedcapUnavailable(f"REDCap at {self._host} {problem}")
 
     def _read(self, response: requests.Response, started: float) -> str:
         """The body, decoded as UTF-8; a server that drips is cut off."""
         limit = started + 10 * self._timeout
         parts: list[bytes] = []
-        for part in response.iter_content(_CHUNK):
+        # read1 returns with what is there; iter_content would wait for a full chunk however slowly it comes
+        while part := response.raw.read1(_CHUNK, decode_content=True):
             parts.append(part)
             if time.monotonic() > limit:
                 raise requests.Timeout
         return b"".join(parts).decode("utf-8", "replace")
 
-    def _may_follow(self, target: str) -> bool:
-        here, there = urlsplit(self.url), urlsplit(target)
-        same_host = (here.hostname, here.port) == (there.hostname, there.port)
-        return same_host and there.scheme == here.scheme and target != self.url
+    def _target(self, response: requests.Response) -> str | None:
+        """Where a redirect leads, if that may have the token: same scheme, host and port."""
+        if response.status_code not in _REDIRECTS:
+            return None
+        try:
+            target = urljoin(self.url, response.headers.get("Location", ""))
+            here, there = urlsplit(self.url), urlsplit(target)
+            same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
+        except ValueError:  # a Location that is no address
+            return None
+        return target if same and target != self.url else None
 
     @property
     def _host(self) -> str:

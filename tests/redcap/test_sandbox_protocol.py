@@ -177,8 +177,8 @@ def test_nothing_to_repeat_and_no_file(post: Post) -> None:
     answer = post("AutoID", content="repeatingFormsEvents", format="json")
     assert answer.status_code == 400
     assert answer.json()["error"] == (
-        "You cannot export repeating instruments and events because the project does not contain any repeating "
-        "instruments and events"
+        "You cannot export repeating instruments and events because the project does not contain any "
+        "repeating instruments and events"
     )
     answer = post(
         "DataTransferProjects",
