@@ -34,8 +34,13 @@ def run(root: DataRoot) -> int:
     if problem:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)
     _raise_descriptor_limit()
-    root.make()
-    receiver = Receiver(root, settings)
+    try:
+        root.make()
+        receiver = Receiver(root, settings)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{root.path}: can't be written ({error.strerror}); check the disk"
+        ) from None
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         receiver.stop()

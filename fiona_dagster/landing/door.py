@@ -21,6 +21,7 @@ from fiona_dagster.landing.files import (
     NewFile,
     Workshop,
     check_room,
+    clear_workshops,
     make_directory,
     rename_new,
     room_errors,
@@ -81,9 +82,11 @@ class Landing:
         self.root = root
         self._reserve = reserve_mb * 1024 * 1024
         make_directory(root.arrived)
+        make_directory(root.archive)
+        clear_workshops(workshops(root))
         self._workshop = Workshop(workshops(root))
         self.names = NamesCache(root)
-        self._unwritten: set[str] = set()
+        self._unwritten: dict[str, Kind] = {}
         self._mutex = threading.Lock()
 
     def new_file(self) -> NewFile:
@@ -119,18 +122,15 @@ class Landing:
         with self.visit(caller) as visit:
             return visit.file_object(temp_path, uids, transfer_syntax)
 
-    def remember_unwritten(self, path: str) -> None:
-        """Notes an archived file whose journal line could not be written."""
+    def remember_unwritten(self, path: str, kind: Kind) -> None:
+        """Notes a file that was placed but whose journal line could not be written."""
         with self._mutex:
-            self._unwritten.add(path)
+            self._unwritten[path] = kind
 
-    def take_unwritten(self, path: str) -> bool:
-        """Whether this file has no journal line yet; asked once by who writes it now."""
+    def true_kind(self, path: str, kind: Kind) -> Kind:
+        """What a repeat really is: the first arrival, if that one never got its journal line."""
         with self._mutex:
-            if path not in self._unwritten:
-                return False
-            self._unwritten.remove(path)
-            return True
+            return self._unwritten.pop(path, kind) if kind == "repeat" else kind
 
     def close(self) -> None:
         """Removes what is unfinished."""
@@ -179,8 +179,7 @@ class Visit:
             size = temp_path.stat().st_size
             kind, path = self._place(temp_path, uids)
         relative = path.relative_to(self._root.path).as_posix()
-        if kind == "repeat" and self._landing.take_unwritten(relative):
-            kind = "stored"
+        kind = self._landing.true_kind(relative, kind)
         receipt = Receipt(
             time=now(),
             kind=kind,
@@ -203,8 +202,8 @@ class Visit:
             journal.append(receipt)
         except (OSError, StorageFull):
             # The file stays: another association may have been told Success for it meanwhile.
-            if receipt.kind == "stored":
-                self._landing.remember_unwritten(receipt.path)
+            if receipt.kind != "repeat":
+                self._landing.remember_unwritten(receipt.path, receipt.kind)
             raise
 
     def _place(self, temp_path: Path, uids: StorageUids) -> tuple[Kind, Path]:

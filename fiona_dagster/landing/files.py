@@ -169,11 +169,12 @@ class Workshop:
         while True:
             self.path = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
             self.path.mkdir(mode=0o700)
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-            if self.path.is_dir():  # nobody cleared it between its making and its lock
-                return
-            os.close(self._fd)
+            with suppress(FileNotFoundError):  # cleared between its making and its lock: once more
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                if self.path.is_dir():
+                    return
+                os.close(self._fd)
 
     def new_file(self) -> NewFile:
         """A new empty file.

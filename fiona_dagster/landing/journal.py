@@ -59,7 +59,6 @@ class Journal:
         try:
             self._lock()
             sync_directory(root.arrived)
-            self._torn = self._ends_torn()
         except BaseException:
             os.close(self._fd)
             raise
@@ -77,6 +76,7 @@ class Journal:
         log.warning("journal lock of a study is held by somebody else; going on without it")
 
     def _ends_torn(self) -> bool:
+        """Whether a line without its end stands there: a crash, or a full disk, maybe not ours."""
         size = os.fstat(self._fd).st_size
         return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
@@ -86,11 +86,9 @@ class Journal:
         Raises:
             StorageFull: no room; the line is not there, or torn and so without effect.
         """
-        line = (b"\n" if self._torn else b"") + encode_line(receipt)
+        line = (b"\n" if self._ends_torn() else b"") + encode_line(receipt)
         with room_errors(self.path.parent):
-            written = os.write(self._fd, line)
-            self._torn = written < len(line)
-            if self._torn:
+            if os.write(self._fd, line) < len(line):
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
             os.fdatasync(self._fd)
 

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import decode
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+
+from fiona_dagster.dicom import dimse, pdu
+from fiona_dagster.errors import UnreadableDicom
+from tests.making import CT, EXPLICIT
+from tests.receiver.raw import associate_request, command_set
+
+
+def test_a_request_is_decoded() -> None:
+    raw = associate_request(
+        contexts=[(1, CT, [EXPLICIT, "1.2.840.10008.1.2"])], calling="SCANNER 1", called="FIONA"
+    )
+    request = pdu.decode_associate_request(raw[6:])
+    assert (request.calling_ae, request.called_ae, request.max_pdu) == ("SCANNER 1", "FIONA", 16384)
+    assert request.contexts == (pdu.ProposedContext(1, CT, (EXPLICIT, "1.2.840.10008.1.2")),)
+
+
+def test_pynetdicom_reads_our_accept_and_reject() -> None:
+    request = pdu.decode_associate_request(associate_request(contexts=[(1, CT, [EXPLICIT])])[6:])
+    accept = A_ASSOCIATE_AC()
+    accept.decode(pdu.encode_associate_accept(request, [pdu.AnsweredContext(1, 0, EXPLICIT)], 131072))
+    (context,) = accept.presentation_context
+    assert (context.context_id, context.result, context.transfer_syntax) == (1, 0, EXPLICIT)
+    assert accept.user_information.maximum_length == 131072
+    reject = A_ASSOCIATE_RJ()
+    reject.decode(pdu.encode_reject(pdu.REJECT_CALLING_AE))
+    assert (reject.result, reject.source, reject.reason_diagnostic) == (1, 1, 3)
+
+
+@given(st.binary(max_size=300))
+def test_a_garbled_request_is_unreadable_or_decoded(body: bytes) -> None:
+    try:
+        request = pdu.decode_associate_request(bytes(68) + body)
+    except UnreadableDicom:
+        return
+    assert len(request.contexts) <= len(body) // 8
+
+
+def test_a_response_is_what_pynetdicom_expects() -> None:
+    request = dimse.decode_command(command_set(0x0001, 7, CT, "1.2.3", data=True))
+    raw = dimse.encode_response(request, 0xA900, "StudyInstanceUID is missing", 0x0020000D)
+    ds = decode(io.BytesIO(raw), True, True)
+    assert (ds.CommandField, ds.MessageIDBeingRespondedTo, ds.Status) == (0x8001, 7, 0xA900)
+    assert ds.AffectedSOPInstanceUID == "1.2.3"
+    assert ds.OffendingElement == 0x0020000D
+    assert ds.ErrorComment == "StudyInstanceUID is missing"
+    assert ds.CommandGroupLength == len(raw) - 12
+
+
+def test_pynetdicoms_command_is_decoded() -> None:
+    primitive = C_STORE()
+    primitive.MessageID, primitive.AffectedSOPClassUID, primitive.AffectedSOPInstanceUID = 3, CT, "1.2.3.4"
+    primitive.Priority = 2
+    primitive.DataSet = io.BytesIO(b"\0\0")
+    message = C_STORE_RQ()
+    message.primitive_to_message(primitive)
+    fragments = [bytes(pdv.presentation_data_value_list[0][1]) for pdv in message.encode_msg(1, 0)]
+    raw = b"".join(part[1:] for part in fragments if part[0] & 1)
+    command = dimse.decode_command(raw)
+    assert command == dimse.Command(1, 3, CT, "1.2.3.4", has_data_set=True)
+
+
+@given(st.binary(max_size=200))
+def test_a_garbled_command_is_unreadable_or_decoded(raw: bytes) -> None:
+    try:
+        command = dimse.decode_command(raw)
+    except UnreadableDicom:
+        return
+    assert 0 <= command.field <= 0xFFFF
+
+
+@given(st.binary(min_size=1, max_size=500), st.sampled_from([0, 64, 70, 128, 16384]))
+def test_commands_are_split_where_the_peer_asks(command: bytes, limit: int) -> None:
+    raw, seen, ends = pdu.encode_command(5, command, limit), b"", []
+    while raw:
+        kind, length = struct.unpack_from(">BxI", raw)
+        pdv_length, context, control = struct.unpack_from(">IBB", raw, 6)
+        assert (kind, context, pdv_length + 4) == (4, 5, length)
+        assert limit == 0 or length <= max(limit, 70)
+        seen += raw[12 : 6 + length]
+        ends.append(control)
+        raw = raw[6 + length :]
+    assert seen == command
+    assert ends == [1] * (len(ends) - 1) + [3]
+
+
+@pytest.mark.parametrize(
+    ("title", "sound"),
+    [("A", True), ("A B", True), ("", False), ("A\\B", False), ("A\nB", False), ("Ä", False)],
+)
+def test_ae_titles(title: str, sound: bool) -> None:
+    assert pdu.is_ae_title(title) is sound
