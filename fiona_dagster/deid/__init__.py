@@ -13,9 +13,10 @@ from fiona_dagster.deid.deidentify import (
     basic_profile_only,
     deidentify_study,
 )
+from fiona_dagster.deid.inspection import Finding
 from fiona_dagster.deid.keys import ProjectKey, project_key
 from fiona_dagster.deid.profile import Profile
-from fiona_dagster.deid.verify import Finding, Verification, verify_outputs
+from fiona_dagster.deid.verify import Verification, verify_outputs
 
 __all__ = [
     "Assignment",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from pydicom.charset import python_encoding
 
-from fiona_dagster.deid.elements import TEXT, DicomFile, Element, dictionary_vr, text
-from fiona_dagster.deid.profile import EDITION, PIXELS, Profile
+from fiona_dagster.deid.elements import PIXELS, TEXT, DicomFile, Element, dictionary_vr, text
+from fiona_dagster.deid.profile import EDITION, Profile
 from fiona_dagster.deid.stand_ins import code
 from fiona_dagster.errors import RefusedDicom, UsageError
 

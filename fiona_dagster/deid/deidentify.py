@@ -130,7 +130,15 @@ class Deidentifier:
         self.project, self.key, self.assignment, self.generation = project, key, assignment, generation
         self.profile = Profile(tuple(project.options))
         self.identities = Identities(key.secret, assignment.participant, generation)
-        self.engine = Engine(self.profile, self.identities)
+        self.engine = Engine(self.profile, self.identities, self.assigned_words())
+
+    def assigned_words(self) -> frozenset[bytes]:
+        """Values that the request assigns, lower-case: exempt from the residual search."""
+        return frozenset(value.lower().encode() for _, value in self.assignment.values().values() if value)
+
+    def assigned_tags(self) -> frozenset[int]:
+        """Top-level attributes that the request assigns."""
+        return frozenset(self.assignment.values())
 
     def map_uid(self, uid: str) -> str:
         """The UID that stands in place of ``uid`` in every output of this project and generation."""

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -284,9 +284,9 @@ def opened(path: Path, opaque: Callable[[int], bool]) -> Iterator[DicomFile]:
 
 
 def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
-    if view[128:132] == b"DICM":
+    if bytes(view[128:132]) == b"DICM":
         start = 132
-    elif view[:4] == b"\x02\x00\x00\x00":
+    elif bytes(view[:4]) == b"\x02\x00\x00\x00":
         start = 0
     else:
         raise UnreadableDicom("byte 0: neither the DICM prefix nor file meta information; this is no DICOM file")

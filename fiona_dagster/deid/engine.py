@@ -21,14 +21,15 @@ from fiona_dagster.deid.elements import (
     Element,
     Value,
     dictionary_vr,
-    encode,
     name_of,
     parse_implicit_items,
     text,
 )
 from fiona_dagster.deid.identities import Identities, dummy, is_well_known
-from fiona_dagster.deid.profile import CONTENT_SEQUENCE, PIXELS, Profile, iod_of, resolve
+from fiona_dagster.deid.leftovers import Leftovers, source_values
+from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of, resolve
 from fiona_dagster.deid.stand_ins import dummy_items, reference_items
+from fiona_dagster.deid.terms import Terms
 from fiona_dagster.errors import RefusedDicom
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
@@ -70,11 +71,13 @@ class Engine:
     Args:
         profile: what to do.
         identities: new UIDs and shifted dates.
+        exempt: words that the request assigns, lower-case.
     """
 
-    def __init__(self, profile: Profile, identities: Identities) -> None:
+    def __init__(self, profile: Profile, identities: Identities, exempt: frozenset[bytes] = frozenset()) -> None:
         self.profile = profile
         self.identities = identities
+        self.exempt = exempt
         self._actions: dict[int, str] = {}
 
     def action(self, tag: int) -> str:
@@ -102,7 +105,12 @@ class Engine:
             self._required(source, tag, f"{name} Instance UID")
         task = _Task(self, source, iod_of(source.sop_class))
         elements = task.data_set(source.elements, ())
-        elements = replace_left_over_uids(elements, task.originals, self.identities, source)
+        terms = Terms(exempt=self.exempt)
+        terms.learn(source_values(source.elements))
+        leftovers = Leftovers(terms, task.originals, self.identities.uid)
+        elements = leftovers.clean(elements)
+        if leftovers.cleaned:
+            task.tally.actions["identity in other attributes"] += leftovers.cleaned
         return elements, task.tally
 
     @staticmethod
@@ -263,43 +271,3 @@ class _Task:
         if element.tag == PIXEL_DATA and element.vr == "UN":
             return None
         return element
-
-
-def header(elements: list[Element]) -> list[Element]:
-    """The elements before the pixel data."""
-    return [e for e in elements if e.tag not in PIXELS]
-
-
-_UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
-"""Shorter ones can't be told from numbers."""
-
-
-def replace_left_over_uids(
-    elements: list[Element], originals: set[str], identities: Identities, source: DicomFile
-) -> list[Element]:
-    """Own UIDs that stand in attributes of another kind (free text, say) are replaced there, too.
-
-    The check is one search over the written header; only when it hits, each element is looked at.
-    """
-    written = b"".join(encode(header(elements), source.implicit, source.little))
-    hits = {uid.decode() for uid in _UID_LIKE.findall(written)} & originals
-    if not hits:
-        return elements
-    ordered = sorted((re.escape(uid.encode()) for uid in hits), key=len, reverse=True)
-    pattern = re.compile(rb"(?<![0-9.])(?:" + b"|".join(ordered) + rb")(?![0-9]|\.[0-9])")
-
-    def new(found: re.Match[bytes]) -> bytes:
-        return identities.uid(found[0].decode()).encode()
-
-    def walk(level: list[Element]) -> list[Element]:
-        made: list[Element] = []
-        for e in level:
-            if e.items is not None:
-                made.append(Element(e.tag, e.vr, b"", [walk(item) for item in e.items]))
-            elif e.tag in PIXELS or not pattern.search(e.value):
-                made.append(e)
-            elif (dictionary_vr(e.tag) or e.vr) in TEXT:
-                made.append(Element(e.tag, e.vr, pattern.sub(new, bytes(e.value))))
-        return made
-
-    return walk(elements)

@@ -12,7 +12,7 @@ import re
 import string
 from hashlib import sha256
 
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 MAX_SHIFT_DAYS = 3650
 """Dates move back by 1 to so many days."""

@@ -1,6 +1,7 @@
-"""What identified the person of a study, as search terms: taken from the originals, searched in the copies.
+"""What identified the person of a study, as search terms: taken from originals, searched in copies.
 
-Design section 8: terms have a kind, a minimum length and word boundaries; weak ones (initials, common words) only warn.
+Design section 8: terms have a kind, a minimum length and word boundaries; weak ones (initials, common words)
+only warn. Belongs here: making and finding terms in bytes. Stays out: reading files.
 """
 
 from __future__ import annotations
@@ -8,22 +9,22 @@ from __future__ import annotations
 import csv
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 
 from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_VR, private_dictionary_VR  # noqa: F401
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
 
-WALK_DEPTH = 80
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _SPLIT_NAME = re.compile(rb"[\^=\\ ,;/]+|\x1b\([A-Z]|\x1b\$\)?[A-Z]|\x1b-[A-Z]")
 _WORD = re.compile(r"[^\W\d_]+")
+_TOKEN = re.compile(rb"[0-9a-z]+")
 BINARY = frozenset("OB OD OF OL OV OW UN FL FD SL SS SV UL US UV AT".split())
-DUMMIES = frozenset((b"19000101", b"REMOVED", b"000000", b"ANONYMIZED", b"ANONYMOUS"))
+NUMBERS = frozenset("DS IS TM AS".split())
+STRUCTURAL = frozenset((0x00080005, 0x00080060, 0x00080064, 0x00280004, 0x0040A010, 0x0040A040, 0x0040A050))
+"""Attributes whose few values the standard itself lists: a name can't hide there."""
+_DUMMIES = frozenset((b"19000101", b"removed", b"000000", b"anonymized", b"anonymous"))
 
 
 @lru_cache(maxsize=1)
@@ -55,53 +56,90 @@ class Term:
 
 @dataclass
 class Terms:
-    """All search terms of one study. ``uids`` are compared as whole numbers, ``words`` as bytes."""
+    """Search terms of one study.
+
+    Attributes:
+        words: lower-case bytes -> term.
+        exempt: what the request assigns, lower-case: never a term.
+    """
 
     words: dict[bytes, Term] = field(default_factory=dict, repr=False)
-    uids: set[bytes] = field(default_factory=set, repr=False)
     exempt: frozenset[bytes] = field(default=frozenset(), repr=False)
+    _index: dict[bytes, list[bytes]] | None = field(default=None, repr=False)
+    _loose: list[bytes] = field(default_factory=list, repr=False)
 
     def add(self, value: bytes, kind: str, strong: bool) -> None:
         """Adds a term; a strong one wins over a weak one of the same letters."""
         value = value.strip(b" \0\r\n\t").lower()
-        if not value or value in self.exempt or value.upper() in DUMMIES:
+        if not value or value in self.exempt or value in _DUMMIES:
             return
         there = self.words.get(value)
         if there is None or (strong and not there.strong):
             self.words[value] = Term(kind, strong)
+            self._index = None
 
-    def pattern(self) -> re.Pattern[bytes] | None:
-        """One expression for all words, longest first, with word boundaries."""
-        if not self.words:
-            return None
-        ordered = sorted(self.words, key=lambda word: (-len(word), word))
-        body = b"|".join(re.escape(word) for word in ordered)
-        return re.compile(rb"(?<![0-9A-Za-z])(?:" + body + rb")(?![0-9A-Za-z])", re.IGNORECASE)
+    def _indexed(self) -> dict[bytes, list[bytes]]:
+        """Terms by their first run of letters and digits; what does not begin with one is searched anywhere."""
+        if self._index is None:
+            index: dict[bytes, list[bytes]] = {}
+            self._loose = []
+            for word in sorted(self.words, key=lambda word: (-len(word), word)):
+                first = _TOKEN.match(word)
+                if word.isascii() and first:
+                    index.setdefault(first[0], []).append(word)
+                else:
+                    self._loose.append(word)
+            self._index = index
+        return self._index
 
-    def learn(self, data_set: Dataset, dates: bool) -> None:
+    def hits(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """Where terms stand in ``data`` as whole words: start, end, term. Letter case does not matter."""
+        index, low = self._indexed(), data.lower()
+        found: list[tuple[int, int, bytes]] = []
+        get, size = index.get, len(low)
+        for token in _TOKEN.finditer(low):
+            candidates = get(token[0])
+            if candidates is None:
+                continue
+            start = token.start()
+            for word in candidates:
+                end = start + len(word)
+                if low.startswith(word, start) and (end == size or not _TOKEN.match(low, end)):
+                    found.append((start, end, word))
+                    break
+        for word in self._loose:
+            start = low.find(word)
+            while start >= 0:
+                found.append((start, start + len(word), word))
+                start = low.find(word, start + len(word))
+        return found
+
+    def learn(self, elements: Iterable[tuple[int, str, bytes]]) -> None:
         """Takes the terms from one original.
 
         Args:
-            data_set: read by pydicom.
-            dates: dates and times were removed (not shifted), so they are searched everywhere.
+            elements: tag, VR and raw value of every element at every depth, in order.
         """
         charset = "latin-1"
-        for found in walk(data_set):
-            value, vr = found.value, found.vr
+        identifying = _identifying()
+        for tag, vr, value in elements:
             if not value:
                 continue
-            if found.tag == 0x00080005:
-                charset = python_encoding.get(value.split(b"\\")[0].decode("ascii", "replace").strip(), charset)
-            if vr == "PN":
+            kind, minimum = identifying.get(tag, ("", 0))
+            if tag == 0x00080005:
+                first = value.split(b"\\")[0].decode("ascii", "replace").strip()
+                charset = python_encoding.get(first, charset)
+            elif vr == "PN":
                 self._name(value, charset)
-            kind, minimum = _identifying().get(found.tag, ("", 0))
-            if kind == "birth_date":
-                self._date(value[:8], "birth_date", charset)
+            elif kind == "birth_date":
+                self._date(value, "birth_date")
+            elif kind == "name":
+                self._name(value, charset)
             elif kind:
                 for part in value.split(b"\\"):
                     self._text(part.strip(b" \0"), kind, minimum, charset)
-            elif vr in ("DA", "DT") and not found.tag >> 16 & 1:
-                self._date(value[:8], "date", charset)
+            elif vr in ("DA", "DT") and not tag >> 16 & 1:
+                self._date(value, "date")
 
     def _name(self, value: bytes, charset: str) -> None:
         whole = value.strip(b" \0")
@@ -153,8 +191,8 @@ class Terms:
             for encoding in ("utf-8", "latin-1", charset):
                 self.add(form.encode(encoding, "ignore"), kind, strong and len(form) > 1)
 
-    def _date(self, value: bytes, kind: str, charset: str) -> None:
-        digits = value.replace(b".", b"").decode("ascii", "replace")
+    def _date(self, value: bytes, kind: str) -> None:
+        digits = value.strip(b" \0").replace(b".", b"")[:8].decode("ascii", "replace")
         try:
             day = datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
         except ValueError:
@@ -168,58 +206,3 @@ class Terms:
         forms += [f"{day.day}/{day.month}/{y}", f"{day.month}/{day.day}/{y}", f"{day.day}.{day.month}.{y}"]
         for form in forms:
             self.add(form.encode(), kind, True)
-
-
-@dataclass(frozen=True)
-class Found:
-    """One element as pydicom reads it.
-
-    Attributes:
-        path: sequences above it.
-        tag: group and element.
-        vr: as written, or of the dictionary.
-        value: raw bytes ("" of a sequence).
-        where: offset of the value in the file, -1 when not known.
-        items: number of items of a sequence, else -1.
-    """
-
-    path: tuple[int, ...]
-    tag: int
-    vr: str
-    value: bytes
-    where: int
-    items: int = -1
-
-
-def walk(data_set: Dataset, path: tuple[int, ...] = ()) -> Iterator[Found]:
-    """Every element at every depth; sequences before their content. Nothing is decoded but sequences."""
-    for key in sorted(data_set.keys()):
-        tag = int(key)
-        item = data_set.get_item(key)
-        raw = item if isinstance(item, RawDataElement) else None
-        vr = (raw.VR if raw else str(item.VR)) or _vr(tag)
-        if vr == "SQ" or (vr == "UN" and _vr(tag) == "SQ") or (raw is None and isinstance(item.value, list)):
-            children = _children(data_set, key) if len(path) < WALK_DEPTH else None
-            if children is not None:
-                yield Found(path, tag, "SQ", b"", -1, len(children))
-                for child in children:
-                    yield from walk(child, (*path, tag))
-                continue
-        value = raw.value if raw else item.value
-        where = raw.value_tell if raw else -1
-        yield Found(path, tag, vr, value if isinstance(value, bytes) else str(value or "").encode(), where)
-
-
-def _vr(tag: int) -> str:
-    try:
-        return dictionary_VR(tag)[:2]
-    except KeyError:
-        return "UN"
-
-
-def _children(data_set: Dataset, key: object) -> list[Dataset] | None:
-    try:
-        value = data_set[key].value  # type: ignore[index]
-    except (RecursionError, ValueError, OSError, NotImplementedError, EOFError, AttributeError, KeyError):
-        return None  # what pydicom can't read as a sequence is searched as bytes
-    return list(value) if not isinstance(value, bytes | str) and value is not None else None

@@ -1,0 +1,248 @@
+"""One copy under examination: layout of the file, the action table, the residual search."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+
+from fiona_dagster.deid.assignment import METHOD
+from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, Deidentifier
+from fiona_dagster.deid.elements import BIG_ENDIAN, DEFLATED, IMPLICIT, UNDEFINED, dictionary_vr, inflate, name_of
+from fiona_dagster.deid.identities import dummy, is_well_known
+from fiona_dagster.deid.reading import READ_ERRORS, Found, elements, raw_value, read_header
+from fiona_dagster.deid.terms import BINARY, NUMBERS, STRUCTURAL, Term, Terms
+from fiona_dagster.errors import FionaError
+
+_UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
+_OWN_NAME = re.compile(r"2\.25\.[0-9]{1,39}(_[0-9]+)?\.dcm")
+_META = frozenset((0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013))
+_METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080050))
+_SHORT = 6
+"""In binary values (tables of colours, say) shorter words are found by chance."""
+_EXPLICIT = b"1.2.840.10008.1.2.1"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not leave, or a warning: names file, tag and rule, never the value."""
+
+    file: str
+    tag: str
+    rule: str
+
+    def to_json(self) -> dict[str, str]:
+        """As plain data."""
+        return {"file": self.file, "tag": self.tag, "rule": self.rule}
+
+
+@dataclass
+class Search:
+    """What identified the person of one study: words, and UIDs that are compared as a whole."""
+
+    terms: Terms
+    uids: set[bytes] = field(default_factory=set)
+
+
+class Inspection:
+    """Examines one output file.
+
+    Args:
+        path: the file.
+        name: how findings call it.
+        deidentifier: rules and identities that were used.
+    """
+
+    def __init__(self, path: Path, name: str, deidentifier: Deidentifier) -> None:
+        self.path, self.name = path, name
+        self.profile = deidentifier.profile
+        self.assigned = deidentifier.assigned_tags() | _METHOD_TAGS
+        self.findings: list[Finding] = []
+        self.warnings: list[Finding] = []
+
+    def _find(self, tag: int | str, rule: str, weak: bool = False) -> None:
+        finding = Finding(self.name, tag if isinstance(tag, str) else name_of(tag), rule)
+        bucket = self.warnings if weak else self.findings
+        if finding not in bucket:
+            bucket.append(finding)
+
+    def run(self, by_study: dict[str, Search]) -> str:
+        """Looks at everything; the SHA-256 of the bytes, "" when there are none to look at."""
+        if self.path.is_symlink() or not self.path.is_file() or not self.path.stat().st_size:
+            self._find("file", "is no regular file")
+            return ""
+        if not _OWN_NAME.fullmatch(self.path.name):
+            self._find("file name", "is not made from a new UID")
+        with self.path.open("rb") as handle:
+            raw = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        with raw:
+            try:
+                self._look(raw, by_study)
+            except (*READ_ERRORS, FionaError):
+                self._find("file", "can't be read again")
+            with memoryview(raw) as view:
+                return sha256(view).hexdigest()
+
+    def _look(self, raw: mmap.mmap, by_study: dict[str, Search]) -> None:
+        if any(raw[:128]) or raw[128:132] != b"DICM":
+            self._find("preamble", "is not 128 zeros and DICM")
+            return
+        syntax = self._meta(raw)
+        plain = _plain(raw, syntax)
+        plain.seek(0)
+        data_set = read_header(plain)
+        end = plain.tell()
+        found = elements(data_set)
+        search = by_study.get(raw_value(data_set, 0x0020000D))
+        if search is None:
+            self._find(0x0020000D, "belongs to none of the originals")
+            search = Search(Terms())
+            for other in by_study.values():
+                search.terms.words.update(other.terms.words)
+                search.uids |= other.uids
+        self._table(found)
+        self._method(data_set)
+        self._tail(plain, end, syntax)
+        plain.seek(0)
+        self._search(plain.read(end), found, search)
+
+    def _meta(self, raw: mmap.mmap) -> str:
+        """Checks the file meta information; the transfer syntax."""
+        meta: Dataset = read_dataset(
+            io.BytesIO(raw[132:4096]), False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2
+        )
+        for e in elements(meta):
+            if e.tag not in _META:
+                self._find(e.tag, "file meta: not ours")
+        if raw_value(meta, 0x00020012) != IMPLEMENTATION_CLASS_UID:
+            self._find(0x00020012, "file meta: not ours")
+        return raw_value(meta, 0x00020010)
+
+    def _table(self, found: list[Found]) -> None:
+        """Nothing is there that the action table says should be gone."""
+        for e in found:
+            if e.path or e.tag not in self.assigned:
+                problem = self._forbidden(e) or self._left_over(e)
+                if problem:
+                    self._find(e.tag, problem)
+
+    def _forbidden(self, e: Found) -> str:
+        group, number = e.tag >> 16, e.tag & 0xFFFF
+        if group & 1:
+            return "table E.1-1: private attribute"
+        if group < 8 or not number or group & 0xFF00 == 0x5000:
+            return "table E.1-1: X"
+        if group & 0xFF00 == 0x6000 and number in (0x3000, 0x4000):
+            return "table E.1-1: X"
+        action = self.profile.action(e.tag)
+        if action == "unknown":
+            return "in no dictionary"
+        return "table E.1-1: X" if action == "X" else ""
+
+    def _left_over(self, e: Found) -> str:
+        """A value where the table asks for none, a dummy, or another UID."""
+        basic, value = self.profile.basic(e.tag), e.value.rstrip(b" \0")
+        if not basic or e.items >= 0 or not value or self.profile.action(e.tag) == "C":
+            return ""
+        vr = dictionary_vr(e.tag) or e.vr
+        if vr == "UI" or basic == "U":
+            uids = (uid.strip(" \0") for uid in value.decode("latin-1").split("\\"))
+            foreign = any(uid and not uid.startswith("2.25.") and not is_well_known(uid) for uid in uids)
+            return "table E.1-1: U" if foreign else ""
+        stand_in = e.tag == 0x00420011 and value.startswith(b"%PDF-1.4\n1 0 obj<<")  # an empty document
+        return "" if stand_in or value == dummy(vr).rstrip(b" \0") else f"table E.1-1: {basic}"
+
+    def _method(self, data_set: Dataset) -> None:
+        dates = "MODIFIED" if self.profile.modified_dates else "REMOVED"
+        for tag, value in ((0x00120062, "YES"), (0x00120063, METHOD), (0x00280303, dates)):
+            if raw_value(data_set, tag) != value:
+                self._find(tag, "does not say how it was de-identified")
+
+    def _tail(self, plain: mmap.mmap | io.BytesIO, end: int, syntax: str) -> None:
+        """Nothing but pixel data stands after the header, and the file ends with them."""
+        plain.seek(0, 2)
+        size = plain.tell()
+        plain.seek(end)
+        start = plain.read(12)
+        if not start.strip(b"\0") and size - end < 2:
+            return
+        big = syntax == BIG_ENDIAN
+        at = 4 if syntax == IMPLICIT else 8
+        group = int.from_bytes(start[:2], "big" if big else "little")
+        length = int.from_bytes(start[at : at + 4], "big" if big else "little")
+        if group != 0x7FE0:
+            self._find("end of file", "bytes after the data set")
+        elif length == UNDEFINED:
+            self._fragments(plain, end + 12, size)
+        elif end + at + 4 + length not in (size, size - 1):
+            self._find("end of file", "bytes after the pixel data")
+
+    def _fragments(self, plain: mmap.mmap | io.BytesIO, pos: int, size: int) -> None:
+        while pos < size:
+            plain.seek(pos)
+            head = plain.read(8)
+            if head[:4] != b"\xfe\xff\x00\xe0":
+                break
+            pos += 8 + int.from_bytes(head[4:], "little")
+        plain.seek(pos)
+        if size - pos not in (8, 9) or plain.read(8) != b"\xfe\xff\xdd\xe0\0\0\0\0":
+            self._find("end of file", "bytes after the pixel data")
+
+    def _search(self, header: bytes, found: list[Found], search: Search) -> None:
+        """The residual search over all bytes of the header but those that the request assigns."""
+        masked = bytearray(header)
+        for e in found:
+            shifted = self.profile.modified_dates and e.vr in ("DA", "DT")  # may equal another's original date
+            if e.where >= 0 and ((not e.path and e.tag in self.assigned) or (shifted and not e.path)):
+                masked[e.where : e.where + len(e.value)] = bytes(len(e.value))
+        data = bytes(masked)
+        for uid in {uid for uid in _UID_LIKE.findall(data) if uid in search.uids}:
+            self._find(self._places(uid, found)[0], "residual search: uid")
+        for word in {word for _, _, word in search.terms.hits(data)}:
+            self._judge(word, found, search.terms)
+        if search.terms.hits(self.name.encode()):
+            self._find("file name", "residual search: word in the file's name")
+
+    def _judge(self, word: bytes, found: list[Found], terms: Terms) -> None:
+        term = terms.words[word]
+        places = self._places(word, found)
+        if not places:
+            return  # only where the request or the standard put it
+        binary = places[0] == "binary" and len(word) < _SHORT
+        number = places[0] == "number" and word.isdigit()
+        self._find(places[-1], f"residual search: {term.kind}", weak=not term.strong or binary or number)
+
+    def _places(self, word: bytes, found: list[Found]) -> list[str]:
+        """Where a word stands: a class (text, number, binary) and a path of tags; empty: where it may stand."""
+        probe = Terms({word: Term("", True)})
+        best: list[str] = []
+        excused = False
+        for e in found:
+            if not probe.hits(e.value):
+                continue
+            shifted = self.profile.modified_dates and e.vr in ("DA", "DT")
+            if (not e.path and e.tag in self.assigned) or e.tag in STRUCTURAL or shifted:
+                excused = True
+                continue
+            kind = "binary" if e.vr in BINARY else "number" if e.vr in NUMBERS else "text"
+            place = ".".join(name_of(tag) for tag in (*e.path, e.tag))
+            if kind == "text":
+                return [kind, place]
+            best = best or [kind, place]
+        return best or ([] if excused else ["text", "header"])
+
+
+def _plain(raw: mmap.mmap, syntax: str) -> mmap.mmap | io.BytesIO:
+    """The file as if it were not deflated."""
+    if syntax not in DEFLATED:
+        return raw
+    start = 144 + int.from_bytes(raw[140:144], "little")
+    room = len(syntax) + (len(syntax) & 1)
+    header = raw[:start].replace(syntax.encode().ljust(room, b"\0"), _EXPLICIT.ljust(room, b"\0"))
+    return io.BytesIO(header + inflate(raw[start:]))

@@ -1,0 +1,104 @@
+"""Reads files by pydicom, for the independent look: header only, silently, nothing decoded but sequences."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pydicom
+from pydicom import config as pydicom_config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
+
+WALK_DEPTH = 80
+READ_ERRORS = (InvalidDicomError, ValueError, OSError, EOFError, KeyError, NotImplementedError, RecursionError)
+"""What pydicom raises on damaged files."""
+
+# values are looked at as bytes and never validated: pydicom's complaints would quote them
+pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
+
+
+@dataclass(frozen=True)
+class Found:
+    """One element as pydicom reads it.
+
+    Attributes:
+        path: tags of the sequences above it.
+        tag: group and element.
+        vr: as written, or of the dictionary.
+        value: raw bytes (empty for a sequence).
+        where: offset of the value in the file, -1 when not known.
+        items: number of items of a sequence, else -1.
+    """
+
+    path: tuple[int, ...]
+    tag: int
+    vr: str
+    value: bytes
+    where: int
+    items: int = -1
+
+
+def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset:
+    """Everything before the pixel data.
+
+    Raises:
+        READ_ERRORS: whatever pydicom raises; the messages may hold values, never show them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(source, stop_before_pixels=True, force=force)
+
+
+def elements(data_set: Dataset) -> list[Found]:
+    """Every element at every depth; sequences before their content."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(_walk(data_set, ()))
+
+
+def raw_value(data_set: Dataset, tag: int) -> str:
+    """A top-level value as text, without padding; "" when it is not there."""
+    item = data_set.get_item(tag) if tag in data_set else None
+    value = item.value if item is not None else b""
+    return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
+
+
+def _walk(data_set: Dataset, path: tuple[int, ...]) -> Iterator[Found]:
+    for key in sorted(data_set.keys()):
+        tag = int(key)
+        item = data_set.get_item(key)
+        if item is None:
+            continue
+        raw = item if isinstance(item, RawDataElement) else None
+        vr = (raw.VR if raw else str(item.VR)) or _vr(tag)
+        if vr == "SQ" or (vr == "UN" and _vr(tag) == "SQ") or (raw is None and isinstance(item.value, list)):
+            children = _children(data_set, key) if len(path) < WALK_DEPTH else None
+            if children is not None:
+                yield Found(path, tag, "SQ", b"", -1, len(children))
+                for child in children:
+                    yield from _walk(child, (*path, tag))
+                continue
+        value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode("utf-8", "replace")
+        yield Found(path, tag, vr, value, raw.value_tell if raw else -1)
+
+
+def _vr(tag: int) -> str:
+    try:
+        return dictionary_VR(tag)[:2]
+    except KeyError:
+        return "UN"
+
+
+def _children(data_set: Dataset, key: BaseTag) -> list[Dataset] | None:
+    try:
+        value = data_set[key].value
+    except (*READ_ERRORS, AttributeError):
+        return None  # what pydicom can't read as a sequence is searched as bytes
+    return list(value) if value is not None and not isinstance(value, bytes | str) else None
