@@ -26,8 +26,8 @@ def indexed(name: str, values: Collection[str]) -> dict[str, str]:
 
 
 def clean_value(value: object) -> str:
-    """A value as REDCap can hold it: text without control characters and broken surrogates."""
-    text = "" if value is None else str(value)
+    """A value as REDCap can hold it: no control characters, no broken surrogates, lines end in LF."""
+    text = "" if value is None else str(value).replace("\r\n", "\n").replace("\r", "\n")
     return _UNPRINTABLE.sub("", text.encode("utf-8", "replace").decode("utf-8"))
 
 

@@ -115,7 +115,7 @@ def to_csv(rows: Sequence[Mapping[str, Cell]], columns: Sequence[str], delimiter
     if not rows:
         return ""
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns, delimiter=delimiter, lineterminator="\n", restval="")
+    writer = csv.DictWriter(out, columns, delimiter=delimiter, lineterminator="\r\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
