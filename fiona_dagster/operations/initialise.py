@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -104,10 +105,11 @@ def _with(document: Any, keys: tuple[str, ...], value: int | bool) -> Any:
 def _candidates(text: str, keys: tuple[str, ...], value: str) -> list[str]:
     """The text with every place edited that could be meant: replaced where it stands, else added."""
     key = re.escape(json.dumps(keys[-1]))
-    found = [
-        f"{text[: match.end(1)]}{value}{text[match.end() :]}"
-        for match in re.finditer(rf"({key}\s*:\s*)[^\s,}}\]]+", text)
-    ]
+    found = []
+    for match in re.finditer(rf"{key}\s*:\s*", text):
+        with contextlib.suppress(json.JSONDecodeError):  # inside a text: no value follows
+            _, end = json.JSONDecoder().raw_decode(text, match.end())
+            found.append(text[: match.end()] + value + text[end:])
     entry = f"{json.dumps(keys[-1])}: {value}"
     section = rf"{re.escape(json.dumps(keys[0]))}\s*:\s*\{{" if keys[1:] else r"\{"
     for match in re.finditer(section, text):

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.operations import initialise
+from fiona_dagster.operations.watch import Change, ConfigurationWatch
+
+
+def test_nothing_changed_is_no_change(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=0)
+
+    assert watch.look() is None
+    assert not watch.reload_wanted
+
+
+def test_a_new_project_is_a_sound_change_seen_once(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=0)
+    (root.project_files / "ABC.json").write_text(json.dumps({"name": "ABC"}))
+
+    assert watch.look() == Change(())
+    assert watch.reload_wanted
+    assert watch.look() is None
+
+
+def test_a_broken_file_names_itself_and_wants_no_reload(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=0)
+    (root.project_files / "ABC.json").write_text('{"name": "ABC",\n "target": []}')
+    change = watch.look()
+
+    assert change is not None
+    assert len(change.problems) == 1
+    assert "ABC.json: line 2: target: unknown key; did you mean 'targets'?" in change.problems[0]
+    assert not watch.reload_wanted
+
+
+def test_the_switch_file_turns_the_receiver_off(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=0)
+    assert watch.receiver_on
+    root.enabled_file.write_text("010")
+    watch.look()
+
+    assert not watch.receiver_on
+
+
+def test_it_looks_only_as_often_as_told(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=60)
+    watch.look()
+    (root.project_files / "ABC.json").write_text(json.dumps({"name": "ABC"}))
+
+    assert watch.look() is None
