@@ -3,7 +3,7 @@
 Belongs here: what concerns Dagster's own storage. Stays out: reconciliation with REDCap and disk.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
 import time
 from collections.abc import Sequence

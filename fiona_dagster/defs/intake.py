@@ -4,7 +4,7 @@ Belongs here: names, groups, descriptions and metadata of the intake assets. Sta
 (``transfers.intake``, ``studies``).
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
 from collections.abc import Sequence
 from typing import Any

@@ -4,7 +4,7 @@ Belongs here: turning due work into run requests. Stays out: what makes work due
 ``transfers``).
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

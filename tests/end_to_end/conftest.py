@@ -1,0 +1,77 @@
+"""One running service with real peers for the tests of a module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.operations import initialise
+from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
+from tests.end_to_end.service import Service
+from tests.peers_fixtures import Orthanc, Sshd, running_orthanc, running_sshd
+
+
+@dataclass
+class Site:
+    """The service and all that it talks to."""
+
+    service: Service
+    redcap: Sandbox
+    orthanc: Orthanc
+    sshd: Sshd
+
+    def add_project(self, name: str, **more: Any) -> None:
+        write_project(self.service.root, name, **more)
+
+
+def write_project(root: DataRoot, name: str, **more: Any) -> None:
+    document = {
+        "name": name,
+        "options": ["retain_long_modified_dates"],
+        "targets": ["sftp", "pacs"],
+        **more,
+    }
+    (root.project_files / f"{name}.json").write_text(json.dumps(document))
+
+
+def configure(root: DataRoot, redcap: Sandbox, targets: dict[str, Any]) -> None:
+    """A data root whose REDCap and targets are the given ones; quick, on free ports."""
+    initialise(root)
+    token = root.secrets / "token"
+    token.touch(mode=0o600)
+    token.write_text(redcap.tokens["Incoming"])
+    settings = {
+        "DICOMIP": "127.0.0.1",
+        "DICOMPORT": 0,
+        "receiver": {"accept_unknown": True, "quiet_seconds": 3, "reserve_mb": 0},
+        "redcap": {"url": redcap.url, "token_file": str(token), "poll_seconds": 5, "calls_per_minute": 1000},
+        "targets": targets,
+        "web": {"port": 0},
+    }
+    root.config_file.write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder: Path = tmp_path_factory.mktemp("site")
+    root = DataRoot(folder / "data")
+    with (
+        running_sandbox(folder / "redcap") as redcap,
+        running_orthanc(folder / "orthanc") as orthanc,
+        running_sshd(folder / "sshd") as sshd,
+    ):
+        targets = {"sftp": sshd.target().model_dump(), "pacs": orthanc.target().model_dump()}
+        configure(root, redcap, targets)
+        write_project(root, "STUDYA")
+        service = Service(root)
+        service.start()
+        try:
+            yield Site(service, redcap, orthanc, sshd)
+        finally:
+            service.stop()
