@@ -1,0 +1,263 @@
+"""Deliveries to a real Orthanc: proven by C-FIND, partial is never success."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from fiona_dagster.dicom import clients
+from fiona_dagster.dicom.clients import Peer, count_instances, echo, find_instance_uids
+from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, UnreadableDicom
+from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
+from fiona_dagster.transfers.targets import dicom as target_module
+from fiona_dagster.transfers.targets.dicom import deliver_dicom
+from tests.peers_fixtures import CuttingProxy, Orthanc, free_port
+
+pytestmark = pytest.mark.peers
+
+MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+
+
+def make_file(path: Path, number: int, sop_class: str = MR, transfer_syntax: str = EXPLICIT) -> Path:
+    """A small image as it comes out of de-identification."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = sop_class  # type: ignore[assignment]
+    image.file_meta.MediaStorageSOPInstanceUID = f"2.25.77.{number}"  # type: ignore[assignment]
+    image.file_meta.TransferSyntaxUID = transfer_syntax  # type: ignore[assignment]
+    image.SOPClassUID, image.SOPInstanceUID = sop_class, f"2.25.77.{number}"
+    image.StudyInstanceUID, image.SeriesInstanceUID = "2.25.5", f"2.25.6.{number % 2}"
+    image.PatientID, image.PatientName, image.Modality = "P001", "P001", "MR"
+    image.Rows = image.Columns = 16
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation, image.SamplesPerPixel = 7, 0, 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.PixelData = bytes([number % 256]) * 256
+    buffer = io.BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    made = [make_file(folder / f"{n}.dcm", n) for n in range(1, 6)]
+    return [*made, make_file(folder / "6.dcm", 6, CT, IMPLICIT)]
+
+
+def digests(files: list[Path]) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _deliver(orthanc: Orthanc, files: list[Path], **target: object) -> Proof:
+    return deliver_dicom(orthanc.target(**target), files, digests(files), name="pacs")
+
+
+UIDS = {f"2.25.77.{n}" for n in range(1, 7)}
+
+
+def test_every_instance_arrives_with_proof(orthanc: Orthanc, files: list[Path]) -> None:
+    proof = _deliver(orthanc, files)
+
+    assert orthanc.sop_instance_uids() == UIDS
+    assert proof.kind == "dicom-find"
+    assert proof.counts == {"instances": 6, "sent": 6, "there_before": 0, "warnings": 0, "found": 6}
+    assert "2.25" not in str(proof.to_json())
+    assert "2.25" not in repr(proof)
+
+
+def test_what_is_there_is_not_sent_again(orthanc: Orthanc, files: list[Path]) -> None:
+    _deliver(orthanc, files)
+    orthanc.delete("2.25.77.3")
+
+    proof = _deliver(orthanc, files)
+
+    assert proof.counts == {"instances": 6, "sent": 1, "there_before": 5, "warnings": 0, "found": 6}
+    assert orthanc.sop_instance_uids() == UIDS
+
+
+@pytest.mark.parametrize("damage", ["changed", "vanished"])
+def test_nothing_leaves_when_one_file_is_not_what_was_verified(
+    orthanc: Orthanc, files: list[Path], damage: str
+) -> None:
+    expected = digests(files)
+    if damage == "changed":
+        make_file(files[5], 66)
+    else:
+        expected[str(files[5])] = "0" * 64
+
+    with pytest.raises(NotVerified):
+        deliver_dicom(orthanc.target(), files, expected)
+    assert orthanc.sop_instance_uids() == set()
+
+
+def test_a_record_without_its_file_is_not_success(orthanc: Orthanc, files: list[Path]) -> None:
+    with pytest.raises(NotVerified):
+        deliver_dicom(orthanc.target(), files[:-1], digests(files))
+    assert orthanc.sop_instance_uids() == set()
+
+
+def test_a_file_that_changes_while_others_are_sent(
+    orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = clients._send
+
+    def spoil(association: object, instance: clients.Instance) -> int | None:
+        make_file(files[0], 66)
+        return send(association, instance)
+
+    monkeypatch.setattr(clients, "_send", spoil)
+    with pytest.raises(NotVerified):
+        _deliver(orthanc, files)
+
+
+@pytest.mark.parametrize("after", [100, 1000, 4000])
+def test_a_cut_association_is_taken_up_again(orthanc: Orthanc, files: list[Path], after: int) -> None:
+    with CuttingProxy(orthanc.dicom_port, after, cuts=3) as proxy:
+        for _ in range(4):  # as the ledger would try again
+            with contextlib.suppress(PeerUnavailable):
+                proof = _deliver(orthanc, files, port=proxy.port, timeout_seconds=5)
+                break
+        assert proxy.connections > 3
+    assert orthanc.sop_instance_uids() == UIDS
+    assert proof.counts["found"] == 6
+
+
+def test_a_lost_response_is_unknown_and_sent_again(
+    orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pynetdicom's client loses some responses; it then says nothing and drops the association.
+    send, lost = clients._send, []
+
+    def lose(association: object, instance: clients.Instance) -> int | None:
+        status = send(association, instance)
+        if not lost:
+            lost.append(instance.sop_instance)
+            return None
+        return status
+
+    monkeypatch.setattr(clients, "_send", lose)
+    proof = _deliver(orthanc, files)
+
+    assert len(lost) == 1
+    assert proof.counts["sent"] == 6
+    assert orthanc.sop_instance_uids() == UIDS
+
+
+def test_instances_without_an_answer_are_named_to_the_ledger_only(
+    orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = clients._send
+
+    def lose(association: object, instance: clients.Instance) -> int | None:
+        return None if instance.sop_instance == "2.25.77.2" else send(association, instance)
+
+    monkeypatch.setattr(clients, "_send", lose)
+    with pytest.raises(InstancesMissing) as caught:
+        _deliver(orthanc, files)
+    assert caught.value.instances == {"2.25.77.2": "no answer"}
+    assert "2.25" not in str(caught.value)
+    assert orthanc.sop_instance_uids() == UIDS - {"2.25.77.2"}
+
+
+@pytest.mark.parametrize(("status", "error"), [(0xA700, InstancesMissing), (0xC000, InstancesRefused)])
+def test_refused_instances_are_not_success(
+    orthanc: Orthanc,
+    files: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    error: type[Exception],
+) -> None:
+    send = clients._send
+
+    def refuse(association: object, instance: clients.Instance) -> int | None:
+        return status if instance.sop_instance == "2.25.77.4" else send(association, instance)
+
+    monkeypatch.setattr(clients, "_send", refuse)
+    with pytest.raises(error, match=f"1 of 6 instances .*{status:04X}"):
+        _deliver(orthanc, files)
+    assert orthanc.sop_instance_uids() == UIDS - {"2.25.77.4"}
+
+
+def test_acknowledged_but_not_listed_is_not_proven(
+    orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = target_module.store_files
+
+    def store_and_lose(*arguments: object, **more: object) -> object:
+        results = store(*arguments, **more)  # type: ignore[arg-type]
+        orthanc.delete("2.25.77.5")
+        return results
+
+    monkeypatch.setattr(target_module, "store_files", store_and_lose)
+    monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.3)
+    with pytest.raises(InstancesMissing, match="lists only 5") as caught:
+        _deliver(orthanc, files)
+    assert set(caught.value.instances) == {"2.25.77.5"}
+
+
+def test_more_kinds_than_one_association_can_offer(
+    orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MAX_CONTEXTS", 1)
+    files = [make_file(tmp_path / f"{n}.dcm", n, *kind) for n, kind in
+             enumerate([(MR, EXPLICIT), (CT, EXPLICIT), (CT, IMPLICIT), (MR, IMPLICIT)], 1)]  # fmt: skip
+    assert _deliver(orthanc, files).counts["found"] == 4
+
+
+def test_a_sop_class_that_the_pacs_does_not_take_is_refused(orthanc: Orthanc, files: list[Path]) -> None:
+    strange = make_file(files[0].with_name("7.dcm"), 7, "1.2.3.4.5.6.7")
+    with pytest.raises(InstancesRefused, match="not accepted") as caught:
+        _deliver(orthanc, [*files, strange])
+    assert set(caught.value.instances) == {"2.25.77.7"}
+
+
+def test_wrong_ae_title_needs_a_person(orthanc: Orthanc, files: list[Path]) -> None:
+    with pytest.raises(DeliveryRefused, match="AE title"):
+        _deliver(orthanc, files, called_ae_title="OTHER")
+
+
+def test_nobody_listens(orthanc: Orthanc, files: list[Path]) -> None:
+    with pytest.raises(PeerUnavailable):
+        _deliver(orthanc, files, port=free_port())
+
+
+def test_what_is_no_dicom_is_refused_before_anything_is_sent(orthanc: Orthanc, files: list[Path]) -> None:
+    files[0].write_bytes(b"no DICOM" * 100)
+    with pytest.raises(UnreadableDicom):
+        _deliver(orthanc, files)
+    assert orthanc.sop_instance_uids() == set()
+
+
+def test_clients_ask_a_real_pacs(orthanc: Orthanc, files: list[Path]) -> None:
+    peer = Peer("127.0.0.1", orthanc.dicom_port, orthanc.ae_title, timeout=10)
+    echo(peer)
+    assert find_instance_uids(peer, "2.25.5", ["2.25.6.0", "2.25.6.1"]) == set()
+    _deliver(orthanc, files)
+
+    assert find_instance_uids(peer, "2.25.5", ["2.25.6.0", "2.25.6.1"]) == UIDS
+    assert find_instance_uids(peer, "2.25.5", ["2.25.6.1"]) == {f"2.25.77.{n}" for n in (1, 3, 5)}
+    assert count_instances(peer, "2.25.5") == 6
+    assert count_instances(peer, "2.25.404") == 0
+
+
+def test_orthanc_has_what_dcmtk_sends(
+    orthanc: Orthanc, files: list[Path], dcmtk: Callable[[str], str]
+) -> None:
+    import subprocess
+
+    subprocess.run(
+        [dcmtk("dcmsend"), "-aec", orthanc.ae_title, "127.0.0.1", str(orthanc.dicom_port), *map(str, files)],
+        check=True,
+    )
+    assert orthanc.sop_instance_uids() == UIDS
+    assert _deliver(orthanc, files).counts["sent"] == 0
