@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -66,7 +67,8 @@ class Sandbox:
             ) from None
         self.faults = Faults()
         self.calls: deque[Call] = deque(maxlen=10_000)
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def tokens(self) -> dict[str, str]:
@@ -111,20 +113,17 @@ class Sandbox:
             raise ConfigurationError(
                 f"port {port} can't be used ({error.strerror}); choose another --port"
             ) from None
-        threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.05},
-            name="redcap-sandbox",
-            daemon=True,
-        ).start()
+        self._thread = threading.Thread(target=self._server.run, name="redcap-sandbox", daemon=True)
+        self._thread.start()
         return self.url
 
     def stop(self) -> None:
         """Ends the service; the file stays."""
-        if self._server is not None:
-            self._server.shutdown()
+        if self._server is not None and self._thread is not None:
+            self._server.end()
+            self._thread.join()
             self._server.server_close()
-            self._server = None
+            self._server = self._thread = None
         self.store.close()
 
     def answer(self, form: Mapping[str, str]) -> Answer | None:
@@ -195,6 +194,18 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+    _ending = False
+
+    def run(self) -> None:
+        """Serves until :meth:`end`; sleeps in between, where ``serve_forever`` would poll."""
+        while not self._ending:
+            self.handle_request()
+
+    def end(self) -> None:
+        """Makes :meth:`run` return: a connection of our own wakes it."""
+        self._ending = True
+        with socket.create_connection((HOST, self.server_port), timeout=5):
+            pass
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A caller that went away is no news; the call's own errors are answered."""
