@@ -301,6 +301,12 @@ def test_no_record_matches(post: Post, fmt: str, nothing: str) -> None:
     assert answer.text.endswith(nothing)
 
 
+def test_a_descriptive_field_may_be_asked_for_and_has_no_column(post: Post) -> None:
+    asked = {"fields[0]": "transfer_info_text", "fields[1]": "study_description"}
+    (row,) = post(content="record", format="json", fields=asked).json()
+    assert "transfer_info_text" not in row
+
+
 def test_labels(post: Post) -> None:
     asked = {"fields[0]": "transfer_error", "rawOrLabel": "label"}
     (row,) = post(content="record", format="json", fields=asked).json()

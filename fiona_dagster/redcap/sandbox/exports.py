@@ -76,7 +76,8 @@ def export_records(store: Store, project: Project, params: Params) -> tuple[list
 def _selected(project: Project, params: Params) -> list[Column]:
     fields, forms = params.list("fields"), params.list("forms")
     every = _all_columns(project)
-    if invalid := [name for name in fields if name not in {column.original for column in every}]:
+    known = {*project.dictionary.by_name, *(column.original for column in every)}
+    if invalid := [name for name in fields if name not in known]:
         raise _not_valid("fields", invalid)
     if invalid := [name for name in forms if name not in project.dictionary.forms]:
         raise _not_valid("forms", invalid)
