@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,16 @@ def serves_http(ports: Ports) -> bool:
         return False
     finally:
         connection.close()
+
+
+def becomes_free(host: str, port: int, seconds: float = 3.0) -> bool:
+    """Whether a server can listen there soon; a program that was killed may hold it for a moment."""
+    deadline = time.monotonic() + seconds
+    while not is_free(host, port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def is_free(host: str, port: int) -> bool:

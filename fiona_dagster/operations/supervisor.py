@@ -112,13 +112,13 @@ class Supervisor:
 
     def _choose_ports(self, settings: Settings) -> Ports:
         web = settings.web
-        if web.port and not table.is_free(web.host, web.port):
+        if web.port and not table.becomes_free(web.host, web.port):
             raise StartFailed(
                 f"web.port {web.port} is taken on {web.host}: stop what listens there, or set another in "
                 f"{self._root.config_file} (0: chosen freely)"
             )
         host, port = settings.DICOMIP, settings.DICOMPORT
-        if port and self._wanted("receiver") and not table.is_free(host, port):
+        if port and self._wanted("receiver") and not table.becomes_free(host, port):
             raise StartFailed(
                 f"DICOMPORT {port} is taken on {host}: stop what listens there (another receiver?), or set "
                 f"another in {self._root.config_file} (0: chosen freely)"

@@ -1,0 +1,1 @@
+"""Stand-ins for the programs that the supervisor runs."""

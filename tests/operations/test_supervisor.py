@@ -1,0 +1,163 @@
+"""The supervisor with real Dagster programs and stand-ins for what is ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.operations import initialise, runtime_file
+from fiona_dagster.operations.services import is_free
+from tests.operations.processes import alive, wait_until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> DataRoot:
+    data = DataRoot(tmp_path / "data")
+    initialise(data, 0)
+    text = data.config_file.read_text()
+    data.config_file.write_text(text.replace('"port": 3000', '"port": 0'))
+    return data
+
+
+def _launch(root: DataRoot, output: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with output.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.operations.programs.up", str(root.path)],
+            stdout=stream,
+            stderr=stream,
+            env=environment,
+        )
+
+
+@contextmanager
+def _up(root: DataRoot) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    output = root.path.parent / "output"
+    process = _launch(root, output)
+    try:
+        wait_until(lambda: process.poll() is not None or _runtime(root, process).get("ready"), 90)
+        assert process.poll() is None, output.read_text()
+        yield process, output
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _runtime(root: DataRoot, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(runtime_file(root).read_text())
+    except FileNotFoundError:
+        return {}
+    return found if found["pid"] == process.pid else {}
+
+
+def _group(leader: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == leader and alive(int(folder.name)):
+                found.append(int(folder.name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def _ports(runtime: dict[str, Any]) -> list[int]:
+    return [runtime["web_port"], runtime["code_port"], runtime["receiver"][1]]
+
+
+@pytest.mark.end_to_end
+def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
+    with _up(root) as (process, output):
+        runtime = _runtime(root, process)
+
+        # People and programs find everything; nothing is readable for others.
+        said = output.read_text()
+        assert f"receiver listening on 127.0.0.1:{runtime['receiver'][1]}\n" in said
+        assert f"Dagster UI {runtime['url']}\n" in said
+        with urllib.request.urlopen(f"{runtime['url']}/server_info", timeout=10) as answer:  # noqa: S310
+            assert json.load(answer)["dagster_version"].startswith("1.13")
+        for log in root.logs.iterdir():
+            assert stat.S_IMODE(log.stat().st_mode) == 0o600, log
+
+        # A second one on the same data root is refused at once.
+        second = _launch(root, root.path.parent / "second")
+        assert second.wait(20) == 1
+        assert "Busy: `fiona up` already runs" in (root.path.parent / "second").read_text()
+
+        # A new project has its job, and the daemon runs it, with nothing restarted.
+        (root.project_files / "ABC.json").write_text('{"name": "ABC"}')
+        wait_until((root.path / "ran-ABC").exists, 30)
+        assert _runtime(root, process)["services"] == runtime["services"]
+
+        # A broken one is named, and the rest goes on.
+        (root.project_files / "BAD.json").write_text('{"nam": "BAD"}')
+        wait_until(lambda: "BAD.json: line 1: nam: unknown key" in output.read_text())
+        (root.project_files / "BAD.json").unlink()
+
+        # A killed code server takes its children with it and comes back on the same port.
+        leader = runtime["services"]["code-server"]["pid"]
+        children = _group(leader)
+        assert len(children) >= 2
+        os.kill(leader, signal.SIGKILL)
+        wait_until(lambda: not _group(leader), 5)
+        wait_until(
+            lambda: _runtime(root, process)["services"]["code-server"]["pid"] not in {None, leader}, 30
+        )
+        wait_until(lambda: _runtime(root, process)["ready"], 60)
+        assert _runtime(root, process)["code_port"] == runtime["code_port"]
+        assert (root.path / "reconciled").read_text() == "xx"
+
+        # kill -9 of the supervisor: nothing is left and every port is free.
+        runtime = _runtime(root, process)
+        everyone = [pid for service in runtime["services"].values() for pid in _group(service["pid"])]
+        assert len(everyone) >= 5
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(alive(pid) for pid in [*everyone, runtime["guardian"]]), 5)
+        wait_until(lambda: all(is_free("127.0.0.1", port) for port in _ports(runtime)), 3)
+
+    # The next start is an ordinary one, and SIGTERM ends it in order.
+    with _up(root) as (process, output):
+        runtime = _runtime(root, process)
+        everyone = [pid for service in runtime["services"].values() for pid in _group(service["pid"])]
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(40) == 0, output.read_text()
+        assert not any(alive(pid) for pid in [*everyone, runtime["guardian"]])
+        assert not runtime_file(root).exists()
+
+
+def test_a_taken_port_is_named_with_what_to_do(root: DataRoot) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        text = root.config_file.read_text()
+        root.config_file.write_text(text.replace('"port": 0', f'"port": {port}'))
+        output = root.path.parent / "output"
+
+        assert _launch(root, output).wait(30) == 1
+    assert f"StartFailed: web.port {port} is taken on 127.0.0.1" in output.read_text()
+
+
+def test_no_start_without_reconciliation(root: DataRoot) -> None:
+    (root.path / "reconcile-fails").touch()
+    output = root.path.parent / "output"
+
+    assert _launch(root, output).wait(30) == 1
+    assert "StartFailed: the reconciliation before the start failed (exit code 3)" in output.read_text()
+    assert not runtime_file(root).exists()
