@@ -115,8 +115,14 @@ class Orthanc:
 @pytest.fixture
 def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
     """A real Orthanc on free ports, empty."""
+    with running_orthanc(tmp_path / "orthanc") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def running_orthanc(folder: Path) -> Iterator[Orthanc]:
+    """An Orthanc that keeps everything in ``folder``."""
     path = program("Orthanc", "orthanc")
-    folder = tmp_path / "orthanc"
     folder.mkdir()
     running = Orthanc(free_port(), free_port(), "RESEARCH", folder)
     settings = {
@@ -183,10 +189,16 @@ def _key(folder: Path, name: str) -> str:
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Sshd]:
     """A real OpenSSH sshd on a free port with host and user keys of its own."""
+    with running_sshd(tmp_path / "sshd") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def running_sshd(folder: Path) -> Iterator[Sshd]:
+    """An sshd that keeps everything in ``folder``."""
     path = program("sshd", "openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    folder = tmp_path / "sshd"
     upload = folder / "upload"
     upload.mkdir(parents=True)
     host_key, other = _key(folder, "host_key"), _key(folder, "other_key")
@@ -234,12 +246,20 @@ class CuttingProxy:
         cut_after: bytes to the peer before the cut; None: never.
         cuts: how many connections are cut; later ones pass.
         answers_after: bytes from the peer before the cut, in place of ``cut_after``.
+        stall: keep the connection open and pass nothing more, in place of the cut.
     """
 
     def __init__(
-        self, port: int, cut_after: int | None = None, *, cuts: int = 1, answers_after: int | None = None
+        self,
+        port: int,
+        cut_after: int | None = None,
+        *,
+        cuts: int = 1,
+        answers_after: int | None = None,
+        stall: bool = False,
     ) -> None:
         self._peer = port
+        self._stalled = threading.Event() if stall else None
         self._limits = {"to": cut_after, "from": answers_after}
         self._left = cuts
         self.connections = 0
@@ -252,6 +272,8 @@ class CuttingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._stalled is not None:
+            self._stalled.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -272,8 +294,8 @@ class CuttingProxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             both = (client, peer)
             pumps = [
-                threading.Thread(target=_pump, args=(client, peer, limits.get("to"), both), daemon=True),
-                threading.Thread(target=_pump, args=(peer, client, limits.get("from"), both), daemon=True),
+                threading.Thread(target=_pump, args=(*ends, limit, self._stalled), daemon=True)
+                for *ends, limit in ((client, peer, limits.get("to")), (peer, client, limits.get("from")))
             ]
             for pump in pumps:
                 pump.start()
@@ -283,19 +305,21 @@ class CuttingProxy:
 
 
 def _pump(
-    source: socket.socket, sink: socket.socket, limit: int | None, both: tuple[socket.socket, ...]
+    source: socket.socket, sink: socket.socket, limit: int | None, stalled: threading.Event | None
 ) -> None:
     passed = 0
     try:
         while data := source.recv(65536):
             if limit is not None and passed + len(data) > limit:
                 sink.sendall(data[: limit - passed])
+                if stalled is not None:
+                    stalled.wait(60)
                 break
             sink.sendall(data)
             passed += len(data)
     except OSError:
         pass  # the other half was cut
-    for sock in both:
+    for sock in (source, sink):
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
 

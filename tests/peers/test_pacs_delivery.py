@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,6 +225,18 @@ def test_a_sop_class_that_the_pacs_does_not_take_is_refused(orthanc: Orthanc, fi
 def test_wrong_ae_title_needs_a_person(orthanc: Orthanc, files: list[Path]) -> None:
     with pytest.raises(DeliveryRefused, match="AE title"):
         _deliver(orthanc, files, called_ae_title="OTHER")
+
+
+@pytest.mark.parametrize("after", [0, 400])
+def test_a_pacs_that_stalls_is_given_up(orthanc: Orthanc, files: list[Path], after: int) -> None:
+    begin = time.monotonic()
+    with (
+        CuttingProxy(orthanc.dicom_port, after, cuts=99, stall=True) as proxy,
+        pytest.raises(PeerUnavailable),
+    ):
+        _deliver(orthanc, files, port=proxy.port, timeout_seconds=0.7)
+    assert time.monotonic() - begin < 15
+    assert orthanc.sop_instance_uids() == set()
 
 
 def test_nobody_listens(orthanc: Orthanc, files: list[Path]) -> None:

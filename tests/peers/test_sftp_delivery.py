@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,15 @@ def test_a_cut_connection_is_unavailable_and_the_next_attempt_succeeds(
 def test_a_cut_while_reading_back(sshd: Sshd, root: DataRoot, package: Path) -> None:
     with CuttingProxy(sshd.port, answers_after=1_000_000) as proxy, pytest.raises(PeerUnavailable):
         _deliver(sshd, root, package, port=proxy.port)
+    assert NAME not in _there(sshd)
+
+
+@pytest.mark.parametrize("after", [0, 1500, 1_000_000])
+def test_a_server_that_stalls_is_given_up(sshd: Sshd, root: DataRoot, package: Path, after: int) -> None:
+    begin = time.monotonic()
+    with CuttingProxy(sshd.port, after, stall=True) as proxy, pytest.raises(PeerUnavailable):
+        _deliver(sshd, root, package, port=proxy.port, timeout_seconds=0.7)
+    assert time.monotonic() - begin < 10
     assert NAME not in _there(sshd)
 
 

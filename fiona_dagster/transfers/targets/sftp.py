@@ -40,7 +40,7 @@ READ_AHEAD = 64
 EXTENDED = 200
 """SSH_FXP_EXTENDED."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,200}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
 
 
 @dataclass(frozen=True)
