@@ -29,9 +29,12 @@ _DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|[^a-z]+)", re.IGNORECASE)
 @click.option("--participant", required=True, help="Participant that the copies belong to.")
 @click.option("--event", required=True, help="Event (visit) that the copies belong to.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report (JSON) to this file.")
-@click.option("--generation", type=click.IntRange(0), default=0, show_default=True, help="See the ledger's generation.")
+@click.option(
+    "--generation", type=click.IntRange(0), default=0, show_default=True, help="See the ledger's generation."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report to stdout.")
 def deidentify(
+    *,
     source: Path,
     target: Path,
     project: str,
@@ -43,8 +46,8 @@ def deidentify(
 ) -> int:
     """De-identify the file or folder IN into the folder OUT.
 
-    OUT gets one file for each DICOM object of IN, and nothing that did not pass the residual search. Exit code 1 if any
-    input failed or anything identifying was left.
+    OUT gets one file for each DICOM object of IN, and nothing that did not pass the residual search. Exit
+    code 1 if any input failed or anything identifying was left.
     """
     root = DataRoot.from_environment()
     inputs, skipped = _inputs(source, target)
@@ -118,14 +121,18 @@ def _deidentifier(
     if settings.events and assignment.event not in settings.events:
         raise UsageError(f"--event: is not one of the events of project {project}")
     with Ledger(root) as ledger:
-        key = deid.project_key(root, project, ledger.key_fingerprint, ledger.record_key_fingerprint, make=True)
+        key = deid.project_key(
+            root, project, ledger.key_fingerprint, ledger.record_key_fingerprint, make=True
+        )
     return deid.Deidentifier(settings, key, assignment, generation)
 
 
 def _settings(root: DataRoot, project: str) -> ProjectSettings:
     if not has_project(root, project):
         settings = deid.basic_profile_only(project)
-        click.echo(f"fiona: project {project} has no file in {root.project_files}: Basic Profile alone", err=True)
+        click.echo(
+            f"fiona: project {project} has no file in {root.project_files}: Basic Profile alone", err=True
+        )
         return settings
     settings, problem = load_project_in_force(root, project)
     if problem:
@@ -167,7 +174,9 @@ def _tell(
         click.echo(f"fiona: failed: {_printable(inputs[failure.number - 1])}: {failure.reason}", err=True)
     held = Counter(file.held for file in report.files if file.held)
     for kind, count in sorted(held.items()):
-        click.echo(f"fiona: {count} files: {kind}: may identify in itself; a transfer would hold it back", err=True)
+        click.echo(
+            f"fiona: {count} files: {kind}: may identify in itself; a transfer would hold it back", err=True
+        )
     for rule, found in (("removed from OUT", verification.findings), ("look at", verification.warnings)):
         places = Counter((finding.tag, finding.rule) for finding in found)
         for (tag, why), count in sorted(places.items()):

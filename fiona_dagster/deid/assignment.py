@@ -12,7 +12,7 @@ from fiona_dagster.deid.profile import EDITION, Profile
 from fiona_dagster.deid.stand_ins import code
 from fiona_dagster.errors import RefusedDicom, UsageError
 
-CHARACTER_SET = 0x00080005
+CHARACTER_SET, MANUFACTURER = 0x00080005, 0x00080070
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\^=]")
 
 METHOD = f"FIONA, DICOM PS3.15 {EDITION}"
@@ -23,7 +23,8 @@ class Assignment:
     """Project, participant and event of a transfer request; neither is ever printed.
 
     Raises:
-        UsageError: empty, longer than 64 characters (54 for the event), or with characters that DICOM reserves.
+        UsageError: empty, longer than 64 characters (54 for the event), or with characters that DICOM
+            reserves.
     """
 
     project: str
@@ -31,8 +32,9 @@ class Assignment:
     event: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        limits = (("project", self.project, 20), ("participant", self.participant, 64), ("event", self.event, 54))
-        for name, value, limit in limits:
+        limits = {"project": 20, "participant": 64, "event": 54}
+        for name, limit in limits.items():
+            value: str = getattr(self, name)
             if not value.strip() or value != value.strip() or len(value) > limit:
                 raise UsageError(f"--{name}: must be 1 to {limit} characters without blanks around them")
             if _FORBIDDEN.search(value):
@@ -89,7 +91,8 @@ def write(
         encoding = _encoding(elements, new, values)
     for tag, (vr, value) in wanted.items():
         new[tag] = Element(tag, vr, value.encode(encoding))
-    merged = {e.tag: e for e in elements} | new
+    # Institution Name makes the General Equipment module present, which asks for a manufacturer (Type 2)
+    merged = {MANUFACTURER: Element(MANUFACTURER, "LO")} | {e.tag: e for e in elements} | new
     return [merged[tag] for tag in sorted(merged)]
 
 
@@ -106,7 +109,7 @@ def _encoding(elements: list[Element], new: dict[int, Element], values: list[str
             if declared:
                 return encoding
     if not _all_ascii(elements):
-        raise RefusedDicom("the assigned names can't be written in this object's character set; use plain letters")
+        raise RefusedDicom("the assigned names don't fit this object's character set; use plain letters")
     new[CHARACTER_SET] = Element(CHARACTER_SET, "CS", b"ISO_IR 192")
     return "utf-8"
 

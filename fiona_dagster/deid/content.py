@@ -1,7 +1,7 @@
 """Content items of structured reports, by concept (PS3.15 table E.3.4-1, basic column).
 
-Content Sequence has action D: the tree stays (measurements, codes, references with new UIDs), everything that a
-person wrote, every name, date and identifier goes.
+Content Sequence has action D: the tree stays (measurements, codes, references with new UIDs); everything that
+a person wrote, every name, date and identifier goes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ _VALUES = {
     "UIDREF": (0x0040A124, "UI"),
 }
 """Value type -> attribute that holds the value, and its VR (PS3.3 C.17.3.2)."""
-_OTHERS = frozenset("CONTAINER CODE NUM IMAGE COMPOSITE WAVEFORM SCOORD SCOORD3D TCOORD TABLE".split())
+_OTHERS = frozenset(
+    ["CONTAINER", "CODE", "NUM", "IMAGE", "COMPOSITE", "WAVEFORM", "SCOORD", "SCOORD3D", "TCOORD", "TABLE"]
+)
 _PLAIN = frozenset(
-    (0x0040A010, VALUE_TYPE, 0x0040A050, 0x0040A130, 0x0040A132, 0x0040A136, 0x0040A138, 0x0040A161, 0x0040A162,
-     0x0040A163, 0x0040A30A, 0x0040DB73, 0x0040DB00, 0x00080105, 0x00700022, 0x00700023)
-)  # fmt: skip
+    (
+        *(0x0040A010, VALUE_TYPE, 0x0040A050, 0x0040A130, 0x0040A132, 0x0040A136, 0x0040A138, 0x0040A161),
+        *(0x0040A162, 0x0040A163, 0x0040A30A, 0x0040DB73, 0x0040DB00, 0x00080105, 0x00700022, 0x00700023),
+    )
+)
 """Kept as they are: relationship, continuity, ranges, numbers, coordinates, template identifier."""
 _CODES = frozenset((CONCEPT_NAME, CONCEPT_CODE, 0x0040A301, 0x004008EA))
 _PARTS = frozenset((0x0040A300, 0x0040A504))
@@ -70,7 +74,9 @@ class ContentCleaner:
     def _action(self, item: list[Element], kind: str) -> tuple[str, bool]:
         """Action of the concept, and whether its dates are shifted."""
         name = next((e for e in item if e.tag == CONCEPT_NAME and e.items), None)
-        parts = {e.tag: text(e.value) for e in name.items[0] if e.items is None} if name and name.items else {}
+        parts = (
+            {e.tag: text(e.value) for e in name.items[0] if e.items is None} if name and name.items else {}
+        )
         key = (parts.get(0x00080100, ""), parts.get(0x00080102, ""), kind)
         basic, options = concepts().get(key, ("", {}))
         shift = self.profile.modified_dates and options.get("retain_long_modified_dates", "C") == "C"

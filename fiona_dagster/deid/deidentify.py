@@ -1,7 +1,7 @@
 """De-identifies files and whole studies.
 
-Belongs here: files in, files out, reports. Stays out: rules (``profile``), their execution (``engine``), and the
-decision whether a copy may leave (``verify`` and the gate in transfers).
+Belongs here: files in, files out, reports. Stays out: rules (``profile``), their execution (``engine``), and
+the decision whether a copy may leave (``verify`` and the gate in transfers).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class FileReport:
 
     def to_json(self) -> dict[str, Any]:
         """Without the tags, which the study's report sums up."""
-        return {"name": self.name, "sha256": self.sha256, "size": self.size, "actions": self.actions, "held": self.held}
+        keys = ("name", "sha256", "size", "actions", "held")
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def _store(chunks: list[Value], target: Path) -> tuple[str, int]:
 
 
 def held_kind(found: DicomFile) -> str:
-    """Why a transfer would hold this object back: its pixels or documents may identify and can't be cleaned yet."""
+    """Why a transfer would hold this object back: what may identify and can't be cleaned yet."""
     sop_class = found.sop_class
     if _value(found, 0x00280301) == "YES":
         return "burned-in annotation"

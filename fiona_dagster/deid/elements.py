@@ -1,8 +1,8 @@
 """DICOM data sets as lists of elements over the very bytes of the file.
 
-Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1) and writing, strictly: what can't be understood is
-refused, never copied. Stays out: what happens to an element. Values stay slices of the mapped file until they are
-written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
+Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1) and writing, strictly: what can't be understood
+is refused, never copied. Stays out: what happens to an element. Values stay slices of the mapped file until
+they are written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pydicom.datadict import dictionary_VR
 from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import dictionary_VR
 
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -37,13 +37,15 @@ PIXELS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 IMPLICIT = "1.2.840.10008.1.2"
 DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95"})
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_REFERENCED = frozenset({"1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205"})  # noqa: E501
+_REFERENCED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (94, 95, 204, 205))
 """JPIP Referenced: pixels lie behind an address of the hospital."""
 
 LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """VRs with a length of four bytes (PS3.5 table 7.1-1)."""
 SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
+TEXT = frozenset(
+    ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
+)
 """VRs whose values are characters."""
 
 Value = bytes | memoryview
@@ -70,7 +72,7 @@ class Element:
 
 @dataclass
 class DicomFile:
-    """A file that was read: transfer syntax, elements in ascending order, SOP class (of the file meta if need be)."""
+    """A file that was read: transfer syntax, ascending elements, SOP class (if need be, of the meta)."""
 
     transfer_syntax: str
     elements: list[Element]
@@ -111,22 +113,23 @@ def text(value: Value) -> str:
 
 
 class _Reader:
-    """Reads data sets of one byte order."""
+    """Reads data sets of one byte order and VR encoding."""
 
-    def __init__(self, data: memoryview, little: bool, opaque: Callable[[int], bool]) -> None:
+    def __init__(
+        self, data: memoryview, opaque: Callable[[int], bool], *, little: bool = True, implicit: bool = False
+    ) -> None:
         self.data = data
         self.opaque = opaque
+        self.implicit = implicit
         order = "<" if little else ">"
         self.tag_vr_short = struct.Struct(order + "HH2sH").unpack_from
         self.tag_long = struct.Struct(order + "HHI").unpack_from
         self.long = struct.Struct(order + "I").unpack_from
 
-    def data_set(
-        self, pos: int, end: int, implicit: bool, depth: int, open_item: bool = False
-    ) -> tuple[list[Element], int]:
+    def data_set(self, pos: int, end: int, depth: int, open_item: bool = False) -> tuple[list[Element], int]:
         """Elements from ``pos`` to ``end``, or to the item delimiter; and where reading stopped."""
         if depth > MAX_DEPTH:
-            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; such an object is not passed on")
+            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; it is not passed on")
         found: list[Element] = []
         ordered, last = True, -1
         while pos < end:
@@ -141,35 +144,36 @@ class _Reader:
             if not tag and not depth and not any(self.data[pos:end]):
                 break  # zeros after the data set
             if group == 0xFFFE:
-                raise UnreadableDicom(f"byte {pos}: item delimiter {name_of(tag)} where an element is expected")
-            pos, element = self._element(pos, end, tag, length, implicit, depth)
+                raise UnreadableDicom(
+                    f"byte {pos}: item delimiter {name_of(tag)} where an element is expected"
+                )
+            pos, element = self.element(pos, end, tag, length, depth)
             ordered = ordered and tag > last
             last = tag
             found.append(element)
             if not depth and tag in PIXELS:
-                self._after_pixels(pos, end, implicit)
+                self._after_pixels(pos, end)
                 break  # what follows is padding, signatures, or no part of the data set; none of it is kept
         else:
             if open_item:
                 raise UnreadableDicom(f"byte {pos}: an item does not end")
         return (found if ordered else _sorted(found)), pos
 
-    def _after_pixels(self, pos: int, end: int, implicit: bool) -> None:
+    def _after_pixels(self, pos: int, end: int) -> None:
         """Elements after the pixel data must be whole: a file that ends within one was cut off."""
         while end - pos >= 8:
             group, number, _ = self.tag_long(self.data, pos)
             _, _, code, _ = self.tag_vr_short(self.data, pos)
             looks_right = group > 0x7FE0 and (group & 1 or group in (0xFFFA, 0xFFFC))
-            if not looks_right or (not implicit and code not in LONG and code not in SHORT):
+            if not looks_right or (not self.implicit and code not in LONG and code not in SHORT):
                 return  # no element: trailing bytes
             (length,) = self.long(self.data, pos + 4)
-            pos, _ = self._element(pos, end, group << 16 | number, length, implicit, 0)
+            pos, _ = self.element(pos, end, group << 16 | number, length, 0)
 
-    def _element(
-        self, pos: int, end: int, tag: int, length: int, implicit: bool, depth: int
-    ) -> tuple[int, Element]:
+    def element(self, pos: int, end: int, tag: int, length: int, depth: int) -> tuple[int, Element]:
+        """The element whose header begins at ``pos``; where it stops comes first."""
         start = pos
-        if implicit:
+        if self.implicit:
             vr = dictionary_vr(tag) or "UN"
             pos += 8
         else:
@@ -181,38 +185,35 @@ class _Reader:
                 (length,) = self.long(self.data, pos)
                 pos += 4
             elif code not in SHORT:
-                raise UnreadableDicom(f"byte {start}: element {name_of(tag)} has no known value representation")
+                raise UnreadableDicom(f"byte {start}: element {name_of(tag)} has no known VR")
             vr = code.decode()
         if length == UNDEFINED:
-            return self._undefined(pos, end, tag, vr, implicit, depth)
+            return self._undefined(pos, end, tag, vr, depth)
         stop = pos + length
         if stop > end:
             raise UnreadableDicom(
-                f"byte {start}: element {name_of(tag)} says {length} bytes, {end - pos} are left; the file is cut off"
+                f"byte {start}: element {name_of(tag)} says {length} bytes, {end - pos} are left: cut off"
             )
         if vr == "SQ" and not self.opaque(tag):
-            items, _ = self._items(pos, stop, implicit, depth + 1, False)
+            items, _ = self.items(pos, stop, depth + 1, False)
             return stop, Element(tag, vr, b"", items)
         return stop, Element(tag, vr, self.data[pos:stop])
 
-    def _undefined(
-        self, pos: int, end: int, tag: int, vr: str, implicit: bool, depth: int
-    ) -> tuple[int, Element]:
-        if tag == PIXEL_DATA and vr in ("OB", "OW") and not implicit:
+    def _undefined(self, pos: int, end: int, tag: int, vr: str, depth: int) -> tuple[int, Element]:
+        if tag == PIXEL_DATA and vr in ("OB", "OW") and not self.implicit:
             stop = self._fragments(pos, end)
             return stop, Element(tag, "OB", self.data[pos:stop], None, True)
-        if vr == "UN" and not implicit:  # PS3.5 6.2.2 note 4: implicit little endian inside
-            reader = _Reader(self.data, True, self.opaque)
-            items, stop = reader._items(pos, end, True, depth + 1, True)
+        if vr == "UN" and not self.implicit:  # PS3.5 6.2.2 note 4: implicit little endian inside
+            reader = _Reader(self.data, self.opaque, implicit=True)
+            items, stop = reader.items(pos, end, depth + 1, True)
             return stop, Element(tag, "UN", b"", items)
         if vr not in ("SQ", "UN"):
             raise UnreadableDicom(f"byte {pos}: element {name_of(tag)} ({vr}) has undefined length")
-        items, stop = self._items(pos, end, implicit, depth + 1, True)
+        items, stop = self.items(pos, end, depth + 1, True)
         return stop, Element(tag, "SQ" if dictionary_vr(tag) == "SQ" else vr, b"", items)
 
-    def _items(
-        self, pos: int, end: int, implicit: bool, depth: int, delimited: bool
-    ) -> tuple[list[list[Element]], int]:
+    def items(self, pos: int, end: int, depth: int, delimited: bool) -> tuple[list[list[Element]], int]:
+        """The items of a sequence, up to its delimiter if it is ``delimited``; and where reading stopped."""
         items: list[list[Element]] = []
         while pos < end:
             if end - pos < 8:
@@ -225,11 +226,11 @@ class _Reader:
             if tag != ITEM:
                 raise UnreadableDicom(f"byte {pos - 8}: {name_of(tag)} where an item is expected")
             if length == UNDEFINED:
-                item, pos = self.data_set(pos, end, implicit, depth, True)
+                item, pos = self.data_set(pos, end, depth, True)
             elif pos + length > end:
                 raise UnreadableDicom(f"byte {pos - 8}: an item says {length} bytes, {end - pos} are left")
             else:
-                item, _ = self.data_set(pos, pos + length, implicit, depth)
+                item, _ = self.data_set(pos, pos + length, depth)
                 pos += length
             items.append(item)
         if delimited:
@@ -253,11 +254,13 @@ def _sorted(elements: list[Element]) -> list[Element]:
     return sorted({e.tag: e for e in elements}.values(), key=lambda e: e.tag)
 
 
-def parse_implicit_items(value: Value, opaque: Callable[[int], bool], depth: int) -> list[list[Element]] | None:
+def parse_implicit_items(
+    value: Value, opaque: Callable[[int], bool], depth: int
+) -> list[list[Element]] | None:
     """The items in a UN value of defined length, or ``None`` when it is no sequence (PS3.5 6.2.2 note 2)."""
     view = memoryview(value)
     try:
-        return _Reader(view, True, opaque)._items(0, len(view), True, depth + 1, False)[0]
+        return _Reader(view, opaque, implicit=True).items(0, len(view), depth + 1, False)[0]
     except UnreadableDicom:
         return None
 
@@ -289,21 +292,21 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
     elif bytes(view[:4]) == b"\x02\x00\x00\x00":
         start = 0
     else:
-        raise UnreadableDicom("byte 0: neither the DICM prefix nor file meta information; this is no DICOM file")
+        raise UnreadableDicom("byte 0: neither DICM nor file meta information; this is no DICOM file")
     syntax, sop_class, pos = _meta(view, start)
     if syntax in _REFERENCED:
-        raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them before passing the object on")
+        raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them first")
     known = UID_dictionary.get(syntax, ("", ""))[1] == "Transfer Syntax"
     if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]+){1,4}", syntax):
-        raise RefusedDicom(f"transfer syntax {syntax[:64]!r} is not known; such an object is not passed on")
+        raise RefusedDicom(f"transfer syntax {syntax[:64]!r} is not known; it is not passed on")
     # newer ones of the standard are explicit little endian like all but three (PS3.5 section 10)
     if syntax in DEFLATED:
         data = memoryview(inflate(view[pos:]))
         begin = 0
     else:
         data, begin = view, pos
-    implicit = syntax == IMPLICIT
-    elements, _ = _Reader(data, syntax != BIG_ENDIAN, opaque).data_set(begin, len(data), implicit, 0)
+    reader = _Reader(data, opaque, little=syntax != BIG_ENDIAN, implicit=syntax == IMPLICIT)
+    elements, _ = reader.data_set(begin, len(data), 0)
     if not elements:
         raise UnreadableDicom(f"byte {begin}: the data set is empty")
     found = next((text(e.value) for e in elements if e.tag == 0x00080016), "")
@@ -311,14 +314,14 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
 
 
 def _meta(view: memoryview, start: int) -> tuple[str, str, int]:
-    """Transfer syntax, SOP class, and where the data set begins: file meta is read only for this, never copied."""
-    reader = _Reader(view, True, lambda _tag: True)
+    """Transfer syntax, SOP class, and where the data set begins: file meta is never copied."""
+    reader = _Reader(view, lambda _tag: True)
     pos, syntax, sop_class = start, "", ""
     while len(view) - pos >= 8:
         group, number, length = reader.tag_long(view, pos)
         if group != 2:
             break
-        pos, element = reader._element(pos, len(view), group << 16 | number, length, False, 0)
+        pos, element = reader.element(pos, len(view), group << 16 | number, length, 0)
         if number == 0x0010:
             syntax = text(element.value)
         elif number == 0x0002:
@@ -342,7 +345,7 @@ def inflate(compressed: Value) -> bytes:
     except zlib.error:
         raise UnreadableDicom("the deflated data set is damaged") from None
     if stream.unconsumed_tail:
-        raise RefusedDicom(f"the deflated data set grows beyond {limit} bytes; such an object is not passed on")
+        raise RefusedDicom(f"the deflated data set grows beyond {limit} bytes; it is not passed on")
     if not stream.eof:
         raise UnreadableDicom("the deflated data set is cut off")
     return data

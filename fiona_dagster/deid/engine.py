@@ -1,6 +1,6 @@
 """Carries out the profile on one object: bytes in, bytes out.
 
-Belongs here: actions at every depth, UN values, file meta. Stays out: which action (``profile``), what stands in for a
+Belongs here: actions at every depth, UN values. Stays out: which action (``profile``), what stands in for a
 sequence (``stand_ins``, ``content``), what the request assigns (``assignment``), files (``deidentify``).
 """
 
@@ -42,8 +42,11 @@ def is_uid(value: str) -> bool:
     return bool(_UID.fullmatch(value)) and len(value) <= 64
 
 
-
-_PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"  # noqa: E501
+_PDF = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+    b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+)
+"""A document without pages."""
 
 
 @dataclass
@@ -74,7 +77,9 @@ class Engine:
         exempt: words that the request assigns, lower-case.
     """
 
-    def __init__(self, profile: Profile, identities: Identities, exempt: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, profile: Profile, identities: Identities, exempt: frozenset[bytes] = frozenset()
+    ) -> None:
         self.profile = profile
         self.identities = identities
         self.exempt = exempt
@@ -100,7 +105,7 @@ class Engine:
         if source.sop_class == MEDIA_DIRECTORY:
             raise RefusedDicom("this is a DICOMDIR, the list of a medium; pass on the images that it names")
         if not is_uid(source.sop_class):
-            raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; such an object is not passed on")
+            raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
         task = _Task(self, source, iod_of(source.sop_class))
@@ -117,7 +122,7 @@ class Engine:
     def _required(source: DicomFile, tag: int, name: str) -> None:
         element = source.find(tag)
         if not is_uid(text(element.value) if element else ""):
-            raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; such an object is not passed on")
+            raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; it is not passed on")
 
 
 class _Task:
@@ -174,15 +179,19 @@ class _Task:
     def _uid(self, element: Element, within: tuple[int, ...]) -> Element | None:
         if element.items is not None:
             return None
-        return Element(element.tag, "UI", self._mapped(element.value, self.engine.action(element.tag) == "uid"))
+        return Element(
+            element.tag, "UI", self._mapped(element.value, self.engine.action(element.tag) == "uid")
+        )
 
     def _mapped(self, value: Value, unlisted: bool) -> bytes:
         uids = bytes(value).decode("utf-8", "surrogateescape").rstrip("\0 ").split("\\")
         return "\\".join(self._map_one(uid.strip(" \0"), unlisted) for uid in uids).encode()
 
     def _map_one(self, uid: str, unlisted: bool = False) -> str:
-        if not uid or is_well_known(uid) or (unlisted and uid.startswith("1.2.840.10008.") and _UID.fullmatch(uid)):
+        if not uid or is_well_known(uid):
             return uid
+        if unlisted and uid.startswith("1.2.840.10008.") and is_uid(uid):
+            return uid  # newer than pydicom's list
         self.originals.add(uid)
         return self.identities.uid(uid)
 
@@ -230,7 +239,8 @@ class _Task:
         items = self._looked_into(element, within)
         if items is None:
             return None
-        return Element(element.tag, "SQ", b"", reference_items(Element(element.tag, "SQ", b"", items), self._map_one))
+        references = reference_items(Element(element.tag, "SQ", b"", items), self._map_one)
+        return Element(element.tag, "SQ", b"", references)
 
     def _looked_into(self, element: Element, within: tuple[int, ...]) -> list[list[Element]] | None:
         """The items of a sequence, also of one that was sent as UN; ``None``: not understood."""
@@ -245,7 +255,7 @@ class _Task:
         if items is None:
             return None
         if len(within) >= MAX_DEPTH:
-            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; such an object is not passed on")
+            raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; it is not passed on")
         inner = (*within, element.tag)
         cleaned = ((self.data_set(item, inner), item) for item in items)
         return Element(element.tag, "SQ", b"", [new for new, old in cleaned if new or not old])

@@ -1,7 +1,7 @@
 """New identities from a project's key: UIDs, date shifts, accession numbers; and dummy values.
 
-Everything is a keyed HMAC (RFC 2104, SHA-256), so the same input gives the same output on any machine, and nobody
-without the key can go back or try out candidates (PS3.15 E.1.1 discourages plain hashes).
+Everything is a keyed HMAC (RFC 2104, SHA-256), so the same input gives the same output on any machine, and
+nobody without the key can go back or try out candidates (PS3.15 E.1.1 discourages plain hashes).
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Identities:
             value: may hold several values; surrounding blanks are dropped.
 
         Returns:
-            The new value: times, fractions and zones stay. ``None`` when any part of it is not exactly what the VR
-            allows (PS3.5 6.2), so that nothing but numbers can pass.
+            The new value: times, fractions and zones stay. ``None`` when any part of it is not exactly what
+            the VR allows (PS3.5 6.2), so that nothing but numbers can pass.
         """
         done: list[str] = []
         for part in value.split("\\"):

@@ -8,13 +8,22 @@ import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import IO, cast
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from fiona_dagster.deid.assignment import METHOD
 from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, Deidentifier
-from fiona_dagster.deid.elements import BIG_ENDIAN, DEFLATED, IMPLICIT, UNDEFINED, dictionary_vr, inflate, name_of
+from fiona_dagster.deid.elements import (
+    BIG_ENDIAN,
+    DEFLATED,
+    IMPLICIT,
+    UNDEFINED,
+    dictionary_vr,
+    inflate,
+    name_of,
+)
 from fiona_dagster.deid.identities import dummy, is_well_known
 from fiona_dagster.deid.reading import READ_ERRORS, Found, elements, raw_value, read_header
 from fiona_dagster.deid.terms import BINARY, NUMBERS, STRUCTURAL, Term, Terms
@@ -84,8 +93,10 @@ class Inspection:
         with raw:
             try:
                 self._look(raw, by_study)
-            except (*READ_ERRORS, FionaError):
+            except READ_ERRORS:
                 self._find("file", "can't be read again")
+            except FionaError:
+                self._find("file", "can't be inflated again")
             with memoryview(raw) as view:
                 return sha256(view).hexdigest()
 
@@ -96,7 +107,7 @@ class Inspection:
         syntax = self._meta(raw)
         plain = _plain(raw, syntax)
         plain.seek(0)
-        data_set = read_header(plain)
+        data_set = read_header(cast(IO[bytes], plain))
         end = plain.tell()
         found = elements(data_set)
         search = by_study.get(raw_value(data_set, 0x0020000D))
@@ -198,7 +209,10 @@ class Inspection:
         """The residual search over all bytes of the header but those that the request assigns."""
         masked = bytearray(header)
         for e in found:
-            shifted = self.profile.modified_dates and e.vr in ("DA", "DT")  # may equal another's original date
+            shifted = self.profile.modified_dates and e.vr in (
+                "DA",
+                "DT",
+            )  # may equal another's original date
             if e.where >= 0 and ((not e.path and e.tag in self.assigned) or (shifted and not e.path)):
                 masked[e.where : e.where + len(e.value)] = bytes(len(e.value))
         data = bytes(masked)
@@ -219,7 +233,7 @@ class Inspection:
         self._find(places[-1], f"residual search: {term.kind}", weak=not term.strong or binary or number)
 
     def _places(self, word: bytes, found: list[Found]) -> list[str]:
-        """Where a word stands: a class (text, number, binary) and a path of tags; empty: where it may stand."""
+        """Class (text, number, binary) and path of tags where a word stands; empty: only where it may."""
         probe = Terms({word: Term("", True)})
         best: list[str] = []
         excused = False

@@ -35,10 +35,10 @@ class ProjectKey:
 
     @classmethod
     def load(cls, root: DataRoot, project: str) -> ProjectKey | None:
-        """The key from ``FIONA_KEY_<PROJECT>`` or ``config/secrets/<PROJECT>.key``; ``None`` if neither is there.
+        """The key from ``FIONA_KEY_<PROJECT>`` or ``config/secrets/<PROJECT>.key``, or ``None``.
 
         Raises:
-            ConfigurationError: it is not 64 hexadecimal digits, the file can't be read, or others may read it.
+            ConfigurationError: not 64 hexadecimal digits, can't be read, or others may read it.
         """
         if not PROJECT_NAME.fullmatch(project):
             raise ConfigurationError(f"project name {project!r}: must be 1 to 20 letters, digits or _")
@@ -87,7 +87,7 @@ class ProjectKey:
 
 def _decoded(content: str, where: str) -> bytes:
     if not _HEX.fullmatch(content.strip()):
-        raise ConfigurationError(f"{where}: a project key is 64 hexadecimal digits; restore it from the backup")
+        raise ConfigurationError(f"{where}: a project key is 64 hexadecimal digits; restore the backup")
     return bytes.fromhex(content.strip())
 
 

@@ -1,7 +1,8 @@
 """Identity that stands where the table does not look: own UIDs and own names in attributes that are kept.
 
-The Basic Profile keeps what it does not list (a document title, a code meaning, a comment of a newer module). If such a
-value holds what identified this very person, the word goes; the independent search (``verify``) blocks what is left.
+The Basic Profile keeps what it does not list (a document title, a code meaning, a comment of a newer module).
+If such a value holds what identified this very person, the word goes; the independent search (``verify``)
+blocks what is left.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from fiona_dagster.deid.terms import STRUCTURAL, Terms
 
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 """Shorter ones can't be told from numbers."""
-_WORDS = frozenset("LO SH ST LT UT UC".split())
-_SYMBOLS = frozenset("CS AE UR".split())
+_WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
+_SYMBOLS = frozenset(["CS", "AE", "UR"])
 REPLACEMENT = b"REMOVED"
 _LONGEST = {"SH": 16, "LO": 64}
 
@@ -63,8 +64,8 @@ class Leftovers:
 
     def _element(self, e: Element, pattern: re.Pattern[bytes] | None) -> Element | None:
         if e.items is not None:
-            items = ([new for x in item if (new := self._element(x, pattern)) is not None] for item in e.items)
-            return Element(e.tag, e.vr, b"", list(items))
+            cleaned = ((self._element(x, pattern) for x in item) for item in e.items)
+            return Element(e.tag, e.vr, b"", [[new for new in item if new is not None] for item in cleaned])
         if e.tag in PIXELS:
             return e
         vr = dictionary_vr(e.tag) or e.vr
@@ -75,7 +76,8 @@ class Leftovers:
                 return None
             value = pattern.sub(lambda found: self.map_uid(found[0].decode()).encode(), value)
         if vr in _WORDS or (vr in _SYMBOLS and e.tag not in STRUCTURAL):
-            spans = [(start, end) for start, end, word in self.terms.hits(value) if self.terms.words[word].strong]
+            words = self.terms.words
+            spans = [(start, end) for start, end, word in self.terms.hits(value) if words[word].strong]
             if spans:
                 self.cleaned += 1
                 if vr in _SYMBOLS:

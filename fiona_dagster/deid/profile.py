@@ -118,8 +118,8 @@ class Profile:
 
         Returns:
             A code of the table (X, Z, D, U, or a combination), or: ``private``, ``unknown`` (both removed);
-            ``C`` (shift, or the basic action when that is not possible); ``uid`` (an unlisted UID that may name
-            an instance); ``keep``; ``sequence`` (keep, clean inside); ``overlay`` (kept unless its plane goes).
+            ``C`` (shift, or the basic action when that is not possible); ``uid`` (unlisted, may name an
+            instance); ``keep``; ``sequence`` (keep, clean inside); ``overlay`` (kept unless its plane goes).
         """
         group = tag >> 16
         if group & 1:
@@ -176,6 +176,7 @@ def resolve(code: str, tag: int, within: Iterable[int], iod: int | None) -> str:
     kind = _iods()[1].get((tag, path, iod), "3")
     if kind == "3":
         return choices[0]
-    if kind[0] == "2" and "Z" in choices:
+    if kind[0] == "2" and "Z" in choices and choices[-1] != "U*":
+        # emptied references would contradict Referenced Series Sequence (PS3.3 C.12.2)
         return "Z"
     return "D" if choices[-1] == "Z" else choices[-1]

@@ -11,13 +11,22 @@ from typing import IO
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
 WALK_DEPTH = 80
-READ_ERRORS = (InvalidDicomError, ValueError, OSError, EOFError, KeyError, NotImplementedError, RecursionError)
+READ_ERRORS = (
+    InvalidDicomError,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RecursionError,
+    AttributeError,
+)
 """What pydicom raises on damaged files."""
 
 # values are looked at as bytes and never validated: pydicom's complaints would quote them
@@ -73,9 +82,7 @@ def raw_value(data_set: Dataset, tag: int) -> str:
 def _walk(data_set: Dataset, path: tuple[int, ...]) -> Iterator[Found]:
     for key in sorted(data_set.keys()):
         tag = int(key)
-        item = data_set.get_item(key)
-        if item is None:
-            continue
+        item: RawDataElement | DataElement = data_set.get_item(key)
         raw = item if isinstance(item, RawDataElement) else None
         vr = (raw.VR if raw else str(item.VR)) or _vr(tag)
         if vr == "SQ" or (vr == "UN" and _vr(tag) == "SQ") or (raw is None and isinstance(item.value, list)):
@@ -85,7 +92,7 @@ def _walk(data_set: Dataset, path: tuple[int, ...]) -> Iterator[Found]:
                 for child in children:
                     yield from _walk(child, (*path, tag))
                 continue
-        value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode("utf-8", "replace")
+        value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode()
         yield Found(path, tag, vr, value, raw.value_tell if raw else -1)
 
 
@@ -99,6 +106,6 @@ def _vr(tag: int) -> str:
 def _children(data_set: Dataset, key: BaseTag) -> list[Dataset] | None:
     try:
         value = data_set[key].value
-    except (*READ_ERRORS, AttributeError):
+    except READ_ERRORS:
         return None  # what pydicom can't read as a sequence is searched as bytes
     return list(value) if value is not None and not isinstance(value, bytes | str) else None

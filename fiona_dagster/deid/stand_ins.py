@@ -6,17 +6,14 @@ Items are made from lists of what may stay, never by taking out what may not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
 
 from fiona_dagster.deid.elements import Element, text
 from fiona_dagster.deid.identities import dummy
 
 CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080102, 0x00080103, 0x00080104))
 """Code value (short, long), scheme, scheme version, meaning (PS3.3 table 8.8-1)."""
-STANDARD_SCHEMES = frozenset(
-    "DCM SCT SRT SNM3 SNM LN UCUM NCIt FMA RADLEX RADELEMENT ICD10 I10 ICD9 I9C MDC UMLS NCDR BI ACR MA "
-    "ISO639_1 ISO639_2 ISO3166_1 UNS ITIS_TSN PUBCHEM_CID NEU RO POS IBSI DOI NCIT".split()
-)
-"""Terminologies whose codes are published; local ones (99xxx) may say anything."""
 _REFERENCE_UIDS = frozenset((0x00081155, 0x0020000D, 0x0020000E, 0x30060024))
 _REFERENCE_PLAIN = frozenset((0x00081150, 0x00081160, 0x0062000B, 0x00081161, 0x00081162, 0x0040A0B0))
 _REFERENCE_SEQUENCES = frozenset((0x00081199, 0x00081115, 0x00081140))
@@ -25,13 +22,20 @@ PURPOSE_CODE = 0x0040A170
 MapUid = Callable[[str], str]
 
 
+@lru_cache(maxsize=1)
+def _published_schemes() -> frozenset[str]:
+    """Terminologies whose codes are published; local ones (99xxx) may say anything."""
+    content = (files(__package__) / "data" / "coding_schemes.txt").read_text("utf-8")
+    return frozenset(line for line in content.splitlines() if line and not line.startswith("#"))
+
+
 def code_items(element: Element) -> list[list[Element]]:
     """Code items with nothing but the code; meanings of local schemes are replaced."""
     made: list[list[Element]] = []
     for item in element.items or []:
         scheme = next((text(e.value) for e in item if e.tag == 0x00080102), "")
         parts = [e for e in item if e.tag in CODE_PARTS and e.items is None]
-        if scheme not in STANDARD_SCHEMES:
+        if scheme not in _published_schemes():
             parts = [
                 Element(e.tag, e.vr, b"Removed") if e.tag == 0x00080104 else e  # Code Meaning
                 for e in parts
@@ -105,6 +109,8 @@ def dummy_items(element: Element, map_uid: MapUid, little: bool) -> list[list[El
         case 0x00081072:  # Operator Identification Sequence
             return [[Element(0x00401101, "SQ", b"", [code("REMOVED", "99FIONA", "Removed")])]]
         case 0x0040B020:  # Waveform Annotation Sequence
-            return [[Element(0x00700006, "ST", b"REMOVED"), Element(0x0040A180, "US", b"\1\0" if little else b"\0\1")]]
+            one = b"\1\0" if little else b"\0\1"
+            channels = Element(0x0040A0B0, "US", one + bytes(2))  # all of the first multiplex group
+            return [[channels, Element(0x0040A180, "US", one), Element(0x00700006, "ST", b"REMOVED")]]
         case _:
             return reference_items(element, map_uid)

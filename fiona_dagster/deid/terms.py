@@ -16,12 +16,14 @@ from importlib.resources import files
 
 from pydicom.charset import python_encoding
 
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _SPLIT_NAME = re.compile(rb"[\^=\\ ,;/]+|\x1b\([A-Z]|\x1b\$\)?[A-Z]|\x1b-[A-Z]")
 _WORD = re.compile(r"[^\W\d_]+")
 _TOKEN = re.compile(rb"[0-9a-z]+")
-BINARY = frozenset("OB OD OF OL OV OW UN FL FD SL SS SV UL US UV AT".split())
-NUMBERS = frozenset("DS IS TM AS".split())
+BINARY = frozenset(
+    ["OB", "OD", "OF", "OL", "OV", "OW", "UN", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"]
+)
+NUMBERS = frozenset(["DS", "IS", "TM", "AS"])
 STRUCTURAL = frozenset((0x00080005, 0x00080060, 0x00080064, 0x00280004, 0x0040A010, 0x0040A040, 0x0040A050))
 """Attributes whose few values the standard itself lists: a name can't hide there."""
 _DUMMIES = frozenset((b"19000101", b"removed", b"000000", b"anonymized", b"anonymous"))
@@ -79,7 +81,7 @@ class Terms:
             self._index = None
 
     def _indexed(self) -> dict[bytes, list[bytes]]:
-        """Terms by their first run of letters and digits; what does not begin with one is searched anywhere."""
+        """Terms by their first run of letters and digits; others are searched anywhere."""
         if self._index is None:
             index: dict[bytes, list[bytes]] = {}
             self._loose = []
@@ -202,7 +204,13 @@ class Terms:
         forms = [f"{y}{m}{d}", f"{y}-{m}-{d}", f"{y}.{m}.{d}", f"{y}/{m}/{d}"]
         for s in ".-/":
             forms += [f"{d}{s}{m}{s}{y}", f"{m}{s}{d}{s}{y}"]
-        forms += [f"{d}{m}{y}", f"{d}-{month}-{y}", f"{d} {month} {y}", f"{month} {d}, {y}", f"{month} {day.day}, {y}"]
+        forms += [
+            f"{d}{m}{y}",
+            f"{d}-{month}-{y}",
+            f"{d} {month} {y}",
+            f"{month} {d}, {y}",
+            f"{month} {day.day}, {y}",
+        ]
         forms += [f"{day.day}/{day.month}/{y}", f"{day.month}/{day.day}/{y}", f"{day.day}.{day.month}.{y}"]
         for form in forms:
             self.add(form.encode(), kind, True)

@@ -1,7 +1,7 @@
 """The independent look at what would leave: reads every copy again by pydicom, and searches it.
 
-Belongs here: the residual search, and the check of the action table on outputs. Stays out: whether to send (the
-gate in transfers asks the ledger for a passed verification with the digests of the bytes in hand).
+Belongs here: what to search, over which files. Stays out: how one copy is examined (``inspection``), and
+whether to send (the gate in transfers asks the ledger for a passed record with the digests of the bytes in hand).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
 
 from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.identities import is_well_known
