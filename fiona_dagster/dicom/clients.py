@@ -32,6 +32,8 @@ FIRST_ANSWER_SECONDS = 8.0
 pynetdicom's client loses some responses (measured: 7 of 14,500); a short wait makes these cheap, and an
 instance that is sent twice does no harm. Later attempts wait for the peer's whole time-out.
 """
+SLOWEST_BYTES_PER_SECOND = 500_000
+"""The wait for an answer begins before the object is out: so much time is added for its size."""
 
 Context = tuple[str, str]
 """SOP class and transfer syntax."""
@@ -196,9 +198,9 @@ class _Sending:
             again = any(self._tries.get(instance.path) for instance in waiting)
             wait = self._peer.timeout if again else min(FIRST_ANSWER_SECONDS, self._peer.timeout)
             with _association(self._peer, sorted(contexts), wait) as association:
-                waiting = self._until_it_breaks(association, waiting)
+                waiting = self._until_it_breaks(association, waiting, wait)
 
-    def _until_it_breaks(self, association: Any, waiting: list[Instance]) -> list[Instance]:
+    def _until_it_breaks(self, association: Any, waiting: list[Instance], wait: float) -> list[Instance]:
         """Returns what is left."""
         accepted = {
             (str(context.abstract_syntax), str(context.transfer_syntax[0]))
@@ -210,6 +212,7 @@ class _Sending:
                 continue
             if self._before is not None:
                 self._before(instance)
+            association.dimse_timeout = wait + _size(instance.path) / SLOWEST_BYTES_PER_SECOND
             status = _send(association, instance)
             if status is None:
                 return waiting[position + 1 :] + self._again(instance)
@@ -227,6 +230,13 @@ class _Sending:
         self.results.append(result)
         if self._after is not None:
             self._after(result)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # sending it will say so
 
 
 def _send(association: Any, instance: Instance) -> int | None:
