@@ -126,10 +126,7 @@ class InflateSource:
 
     def _advance(self, until: int, keep_from: int) -> None:
         while self._base + len(self._buffer) < until and not self.problem and not self._inflate.eof:
-            step = self._step()
-            if not step and not self._inflate.unconsumed_tail and not self._inflate.eof:
-                self.problem = "deflate_broken"
-            self._buffer += step
+            self._buffer += self._step()
             drop = min(keep_from - self._base, len(self._buffer))
             if drop > 4 * _WINDOW:
                 self._buffer = self._buffer[drop:]
@@ -143,6 +140,8 @@ class InflateSource:
             self._file.seek(self._next)
             data = self._file.read(_WINDOW)
             self._next += len(data)
+            if not data:
+                self.problem = "deflate_broken"
         try:
             return self._inflate.decompress(data, 4 * _WINDOW)
         except zlib.error:
@@ -150,11 +149,15 @@ class InflateSource:
             return b""
 
 
-@functools.cache
-def _sequence_tags() -> frozenset[int]:
-    from pydicom._dicom_dict import DicomDictionary  # costs time: only for implicit VR
+@functools.lru_cache(maxsize=4096)
+def _is_sequence(tag: int) -> bool:
+    """Whether the dictionary has VR SQ for a tag; private ones are unknown."""
+    from pydicom.datadict import dictionary_VR  # costs a tenth of a second: only for implicit VR
 
-    return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False
 
 
 class _Frame(NamedTuple):
@@ -273,7 +276,7 @@ class Walk:
         stop = element.offset + element.length
         if stop > self._frame.end != UNDEFINED:
             self._stop("structure_broken", position)
-        elif not self._source.reaches(stop):
+        elif self._inside(element) is None and not self._source.reaches(stop):
             self._stop("truncated", position)
         return self.problem is None
 
@@ -313,7 +316,7 @@ class Walk:
         if element.length == UNDEFINED:
             bulk = element.tag == PIXEL_DATA or element.vr in ("OB", "OW")
             return _FRAGMENTS if bulk else _ITEMS
-        if element.vr == "SQ" or (not frame.explicit and element.tag in _sequence_tags()):
+        if element.vr == "SQ" or (not frame.explicit and _is_sequence(element.tag)):
             return _ITEMS
         return None
 

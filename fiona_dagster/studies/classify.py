@@ -17,11 +17,16 @@ class InstanceView:
     Args:
         header: the instance.
         series: values that belong to the series as a whole, ``ClassifyType`` among them; may grow.
+
+    Attributes:
+        verdicts: index of a ruleset -> whether this instance satisfies it. Once judged it stays so, since
+            everything that a ruleset rests on is judged before it.
     """
 
     def __init__(self, header: InstanceHeader, series: Mapping[str, Value]) -> None:
         self._header = header
         self._series = series
+        self.verdicts: dict[int, bool] = {}
 
     def resolve(self, reference: Reference) -> Value | None:
         """See :class:`~fiona_dagster.studies.predicates.View`."""
@@ -63,7 +68,14 @@ def classify(
 
 
 def _satisfies(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
-    """Whether an instance satisfies all conditions; depth is bounded, since references have no cycles."""
+    """Whether an instance satisfies all conditions; references have no cycles and a limited depth."""
+    known = view.verdicts.get(ruleset.index)
+    if known is None:
+        known = view.verdicts[ruleset.index] = _judge(view, ruleset, rules)
+    return known
+
+
+def _judge(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
     for entry in ruleset.entries:
         if isinstance(entry, RuleCall):
             targets = rules.by_id.get(entry.id, ())

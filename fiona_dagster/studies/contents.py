@@ -89,8 +89,13 @@ def collect(study: str, headers: Iterable[InstanceHeader]) -> StudyContents:
     contents = StudyContents(study)
     placed: dict[str, dict[str, InstanceHeader]] = {}
     seen: set[str] = set()
-    for header in sorted(headers, key=lambda each: str(each.path)):
-        contents.files.append(_share(header))
+    shared: dict[tuple[str, bytes], tuple[str, bytes]] = {}
+    for header in headers:
+        contents.files.append(header)
+        for tag, value in header.elements.items():  # most values repeat: equal ones share memory
+            header.elements[tag] = shared.setdefault(value, value)
+    contents.files.sort(key=lambda each: str(each.path))
+    for header in contents.files:
         _check_identity(header, study)
         instance = header.sop_instance
         if instance in seen:
@@ -104,18 +109,6 @@ def collect(study: str, headers: Iterable[InstanceHeader]) -> StudyContents:
         )
     contents.damage = sorted((_identity(each), code) for each in contents.files for code in each.damage)
     return contents
-
-
-_shared: dict[tuple[str, bytes], tuple[str, bytes]] = {}
-
-
-def _share(header: InstanceHeader) -> InstanceHeader:
-    """Lets equal values of the instances of a study share memory: most elements repeat."""
-    if len(_shared) > 200_000:
-        _shared.clear()
-    for tag, value in header.elements.items():
-        header.elements[tag] = _shared.setdefault(value, value)
-    return header
 
 
 def _check_identity(header: InstanceHeader, study: str) -> None:

@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
 
-from fiona_dagster.dicom.uids import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, encoding_of
+from fiona_dagster.dicom.uids import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    clean_uid,
+    encoding_of,
+    is_uid,
+)
 from fiona_dagster.dicom.walker import (
     MAX_DEPTH,
     PIXEL_DATA,
@@ -30,18 +38,15 @@ from fiona_dagster.studies.values import MAX_TEXT, Value, decode, number, printe
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 _GE_PRIVATE = "1.2.840.113619.5.2"  # implicit little endian with big endian pixels; old GE archives hold it
 _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"  # PS3.5 A.4.12, newer than pydicom's dictionary
-TRANSFER_SYNTAXES = frozenset(
-    (
-        _GE_PRIVATE,
-        _DEFLATED_FRAMES,
-        *(uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"),
-    )
-)
 
 MAX_KEPT = 16 * 1024
 """Values longer than so many bytes count as present but are not kept."""
+MAX_KEPT_FILE = 2**20
+"""Bytes of values that are kept of one file."""
 _SPECIFIC_CHARACTER_SET = 0x00080005
+_META = frozenset((0x00020002, 0x00020003, 0x00020010))
 _PIXELS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))
+_PIXEL_REPRESENTATION = 0x00280103
 _PIXEL_URL = 0x00287FE0
 _PIXEL_SHAPE = (0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100)
 BASIC_TAGS = frozenset(
@@ -58,6 +63,7 @@ BASIC_TAGS = frozenset(
         0x0020000D,
         0x0020000E,
         0x00200013,
+        _PIXEL_REPRESENTATION,
         _PIXEL_URL,
         *_PIXEL_SHAPE,
     )
@@ -93,7 +99,8 @@ class InstanceHeader:
         charset = self.elements.get(_SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
         vr, data = found
         if vr in ("", "UN"):
-            vr = vr_of(tag, self._creator(tag))
+            signed = self.elements.get(_PIXEL_REPRESENTATION, ("", b""))[1][:2].strip(b"\0") == b"\1"
+            vr = vr_of(tag, self._creator(tag), signed=signed)
         return decode(vr, data, charset, big=self.big)
 
     def text(self, tag: int) -> str:
@@ -155,12 +162,12 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
     """
     header = InstanceHeader(path)
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            header.flag("unreadable")
+            return header
+        header.size = status.st_size
         with path.open("rb") as file:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                header.flag("unreadable")
-                return header
-            header.size = status.st_size
             _Reader(file, header, None if tags is None else BASIC_TAGS | wanted_with_creators(tags)).read()
     except OSError:
         header.flag("unreadable")
@@ -183,6 +190,7 @@ class _Reader:
         self._header = header
         self._tags = tags
         self._meta: dict[int, bytes] = {}
+        self._room = MAX_KEPT_FILE
 
     def read(self) -> None:
         header = self._header
@@ -191,10 +199,10 @@ class _Reader:
         start = self._read_meta()
         if start is None:
             return header.flag("not_dicom")
-        syntax = self._meta.get(0x00020010, b"").decode("latin-1").strip(" \0")
-        header.transfer_syntax = syntax
-        header.media_class = self._meta.get(0x00020002, b"").decode("latin-1").strip(" \0")
-        if syntax and syntax not in TRANSFER_SYNTAXES:
+        syntax = clean_uid(self._meta.get(0x00020010, b""))
+        header.transfer_syntax = syntax if is_uid(syntax) else ""
+        header.media_class = clean_uid(self._meta.get(0x00020002, b""))
+        if syntax and not _is_known(syntax):
             header.flag("transfer_syntax_unknown")
         source: Source = FileSource(self._file, header.size)
         if encoding_of(syntax).deflated:
@@ -218,7 +226,8 @@ class _Reader:
                 return self._meta_end(element)
             if element.length > MAX_TEXT or walk.problem:
                 break
-            self._meta[element.tag] = walk.value(element)
+            if element.tag in _META:
+                self._meta[element.tag] = walk.value(element)
         if walk.problem is not None and walk.end < self._header.size:
             return walk.end  # an implicit or big endian data set begins here
         self._header.flag("truncated")
@@ -280,8 +289,9 @@ class _Reader:
         if element.length == UNDEFINED or element.vr == "SQ" or tag in _PIXELS:
             self._header.elements[tag] = ("SQ", b"")
         elif walk.problem is None and tag not in self._header.elements:
-            data = walk.value(element) if element.length <= MAX_KEPT else b""
-            self._header.elements[tag] = (element.vr, data)
+            keep = element.length <= min(MAX_KEPT, self._room)
+            self._room -= element.length if keep else 0
+            self._header.elements[tag] = (element.vr, walk.value(element) if keep else b"")
 
     def _judge_pixels(self, pixels: Element | None, fragments: int, *, whole: bool) -> None:
         header = self._header
@@ -299,13 +309,20 @@ class _Reader:
 
     def _compare_meta(self) -> None:
         header = self._header
-        said = self._meta.get(0x00020003, b"").decode("latin-1").strip(" \0")
+        said = clean_uid(self._meta.get(0x00020003, b""))
         if said and header.sop_instance and said != header.sop_instance:
             header.flag("meta_disagrees")
 
 
 def _pixel_reason(reason: str) -> str:
     return "truncated_pixel_data" if reason == "truncated" else "pixel_data_broken"
+
+
+def _is_known(syntax: str) -> bool:
+    """Whether a transfer syntax is one of the standard's, or a private one that we can read."""
+    return syntax in (_GE_PRIVATE, _DEFLATED_FRAMES) or (
+        is_uid(syntax) and UID(syntax).type == "Transfer Syntax"
+    )
 
 
 def _sniff(head: bytes) -> tuple[bool, bool] | None:

@@ -14,6 +14,8 @@ from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, Ruleset, refere
 from fiona_dagster.studies.predicates import Predicate, Reference, same
 from fiona_dagster.studies.values import printed
 
+MAX_REFERENCES = 50
+"""References in references."""
 _ById = Mapping[str, tuple[Ruleset, ...]]
 
 
@@ -39,6 +41,7 @@ def order_rulesets(
         for ruleset, found in calls.items()
     }
     inside_out = _sort(graph, name, "references")
+    _check_depth(inside_out, graph, name)
     inactive = _inactive(inside_out, calls, by_id, name, warnings)
     _warn_duplicates(calls, by_id, name, warnings)
     active = [ruleset for ruleset in rulesets if ruleset not in inactive]
@@ -76,6 +79,16 @@ def _sort(graph: Mapping[Ruleset, list[Ruleset]], name: str, through: str) -> li
         found.extend(ready)
         sorter.done(*ready)
     return found
+
+
+def _check_depth(inside_out: list[Ruleset], graph: Mapping[Ruleset, list[Ruleset]], name: str) -> None:
+    depth: dict[Ruleset, int] = {}
+    for ruleset in inside_out:
+        depth[ruleset] = 1 + max((depth[target] for target in graph[ruleset]), default=0)
+        if depth[ruleset] > MAX_REFERENCES:
+            raise ConfigurationError(
+                f"{name}: line {ruleset.line}: {ruleset.label}: references go deeper than {MAX_REFERENCES}"
+            )
 
 
 def _inactive(

@@ -7,9 +7,10 @@ integer strings (DS, IS) become :class:`Decimal`, which keeps the text of the fi
 from __future__ import annotations
 
 import functools
-import math
+import logging
 import re
 import struct
+import sys
 import warnings
 from typing import Literal
 
@@ -17,10 +18,17 @@ from pydicom.charset import convert_encodings, decode_bytes, default_encoding
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.valuerep import PersonName
 
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values, in the log as well
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-class Decimal(str):
+class Unquoted(str):
+    """A text that is printed without quotes in a list, like the names of people."""
+
+    __slots__ = ()
+
+
+class Decimal(Unquoted):
     """A number in the file's own spelling (VR DS or IS)."""
 
     __slots__ = ()
@@ -38,17 +46,19 @@ _CODED = frozenset(("LO", "SH", "UC", "LT", "ST", "UT", "PN"))
 _TEXT_DELIMITERS = {0x0A, 0x0C, 0x0D, 0x09, 0x5C}
 MAX_TEXT = 64 * 1024
 """Bytes of a value that are looked at; rules have no use for more."""
+_CACHED = 256
+"""Decoded values of at most so many bytes are remembered, since most repeat from instance to instance."""
 
 
 def number(value: object) -> float | None:
     """The finite number that a value is or spells, else ``None``."""
     if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if abs(value) <= sys.float_info.max else None
     if isinstance(value, str):
         text = value.strip()
         if len(text) <= 64 and NUMBER.fullmatch(text):
             found = float(text)
-            return found if math.isfinite(found) else None
+            return found if abs(found) <= sys.float_info.max else None
     return None
 
 
@@ -62,17 +72,25 @@ def printed(value: Value) -> str:
 
 
 def _printed_element(part: Scalar) -> str:
-    if isinstance(part, Decimal):
-        return str.__str__(part) or "None"
+    if isinstance(part, Unquoted):
+        return str.__str__(part) or ("None" if isinstance(part, Decimal) else "")
     return repr(part) if isinstance(part, str) else str(part)
 
 
-def vr_of(tag: int, creator: str) -> str:
-    """The VR that the dictionaries know for a tag, ``UN`` if none do."""
+def vr_of(tag: int, creator: str, *, signed: bool = False) -> str:
+    """The VR that the dictionaries know for a tag, ``UN`` if none do.
+
+    Args:
+        tag: group and element.
+        creator: private creator of a private element.
+        signed: the file's pixels are signed, which decides "US or SS" (PS3.6 section 6).
+    """
+    if not tag & 0xFFFF:
+        return "UL"  # group length
     try:
         if tag >> 16 & 1:
             return private_dictionary_VR(tag, creator) if creator else "UN"
-        return dictionary_VR(tag).split(" ")[0]
+        return "SS" if signed and dictionary_VR(tag) == "US or SS" else dictionary_VR(tag)[:2]
     except KeyError:
         return "UN"
 
@@ -89,7 +107,6 @@ def encodings_of(charset: bytes) -> tuple[str, ...]:
             return (default_encoding,)
 
 
-@functools.lru_cache(maxsize=65536)
 def decode(vr: str, data: bytes, charset: bytes = b"", *, big: bool = False) -> Value:
     """Decodes the bytes of one element.
 
@@ -99,19 +116,26 @@ def decode(vr: str, data: bytes, charset: bytes = b"", *, big: bool = False) -> 
         charset: bytes of Specific Character Set.
         big: big endian.
     """
-    data = data[:MAX_TEXT]
+    if len(data) > _CACHED:
+        return _decode(vr, data[:MAX_TEXT], charset, big)
+    return _decode_once(vr, data, charset, big)
+
+
+def _decode(vr: str, data: bytes, charset: bytes, big: bool) -> Value:
     if vr in _BINARY:
         return _numbers(vr, data, ">" if big else "<")
     if vr == "AT":
         pairs = _numbers("US", data, ">" if big else "<")
         flat = pairs if isinstance(pairs, tuple) else (pairs,)
-        tags = [f"({a:04x},{b:04x})" for a, b in zip(flat[::2], flat[1::2], strict=False)]
+        tags = [Unquoted(f"({a:04X},{b:04X})") for a, b in zip(flat[::2], flat[1::2], strict=False)]
         return _one_or_many(tags)
     if vr in ("DS", "IS"):
         texts = data.decode("latin-1").strip(" \0").split("\\")
         return _one_or_many([Decimal(part.strip(" \0")) for part in texts])
     if vr == "PN":
-        return _one_or_many([_person_name(part, charset) for part in data.rstrip(b" \0").split(b"\\")])
+        return _one_or_many(
+            [Unquoted(_person_name(part, charset)) for part in data.rstrip(b" \0").split(b"\\")]
+        )
     if vr in _LONG_TEXT:
         return _one_or_many([_text(data, vr, charset).rstrip(" \0")])
     if vr in _TEXT:
@@ -120,7 +144,10 @@ def decode(vr: str, data: bytes, charset: bytes = b"", *, big: bool = False) -> 
     return _unknown(data)
 
 
-def _one_or_many(parts: list[Scalar] | list[str] | list[Decimal]) -> Value:
+_decode_once = functools.lru_cache(maxsize=65536)(_decode)
+
+
+def _one_or_many(parts: list[Scalar] | list[str] | list[Decimal] | list[Unquoted]) -> Value:
     if len(parts) == 1:
         return parts[0] if parts[0] != "" else EMPTY
     return tuple(parts)
