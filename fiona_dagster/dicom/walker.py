@@ -20,8 +20,8 @@ MAX_DEPTH = 100
 """Sequences in sequences beyond which an object is nested too deep; pydicom fails below 200."""
 WALK_DEPTH = 20_000
 """Depth at which a walk gives up: deep enough to read what stands behind a hostile nesting."""
-MAX_ELEMENTS = 5_000_000
-"""Elements, items and fragments after which a walk gives up (some seconds)."""
+MAX_ELEMENTS = 2_000_000
+"""Elements, items and fragments after which a walk gives up (some ten seconds)."""
 MAX_INFLATED = 128 * 2**20
 """Bytes that a deflated data set may grow to."""
 PIXEL_DATA = 0x7FE00010

@@ -43,6 +43,8 @@ MAX_KEPT = 16 * 1024
 """Values longer than so many bytes count as present but are not kept."""
 MAX_KEPT_FILE = 2**20
 """Bytes of values that are kept of one file."""
+MAX_KEPT_ELEMENTS = 5000
+"""Elements that are kept of one file; none has so many at the top level."""
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _META = frozenset((0x00020002, 0x00020003, 0x00020010))
 _PIXELS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))
@@ -284,14 +286,15 @@ class _Reader:
 
     def _keep(self, walk: Walk, element: Element) -> None:
         tag = element.tag
-        if self._tags is not None and tag not in self._tags:
+        kept = self._header.elements
+        if tag not in (self._tags or BASIC_TAGS) and (self._tags or len(kept) >= MAX_KEPT_ELEMENTS):
             return
         if element.length == UNDEFINED or element.vr == "SQ" or tag in _PIXELS:
-            self._header.elements[tag] = ("SQ", b"")
-        elif walk.problem is None and tag not in self._header.elements:
+            kept[tag] = ("SQ", b"")
+        elif walk.problem is None and tag not in kept:
             keep = element.length <= min(MAX_KEPT, self._room)
             self._room -= element.length if keep else 0
-            self._header.elements[tag] = (element.vr, walk.value(element) if keep else b"")
+            kept[tag] = (element.vr, walk.value(element) if keep else b"")
 
     def _judge_pixels(self, pixels: Element | None, fragments: int, *, whole: bool) -> None:
         header = self._header
