@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+import time
 from collections import Counter
 from typing import Protocol
 
@@ -50,11 +51,13 @@ class Association:
 
     Attributes:
         busy: a message has begun and is not yet answered.
+        quiet_since: when the last one was answered, on the monotonic clock.
         admitted: it takes one of the server's places.
     """
 
     def __init__(self, sock: socket.socket, ip: str, house: House) -> None:
         self.busy = False
+        self.quiet_since = time.monotonic()
         self.admitted = False
         self._sock = sock
         self._ip = ip
@@ -266,6 +269,7 @@ class Association:
         outcome = incoming.finish()
         self._counts[outcome.kind] += 1
         self._respond(command, outcome.status, outcome.comment, outcome.element)
+        self.quiet_since = time.monotonic()
         self.busy = False
 
     def _respond(self, command: dimse.Command, status: int, comment: str = "", element: int = 0) -> None:

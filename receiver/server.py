@@ -125,13 +125,10 @@ class Receiver:
 
     def _drain(self) -> None:
         """Lets objects that are under way finish; who is idle is sent away after a moment."""
-        begin = time.monotonic()
-        while running := self._running():
-            waited = time.monotonic() - begin
-            if waited > self.settings.drain_seconds:
-                break
+        end = time.monotonic() + self.settings.drain_seconds
+        while (running := self._running()) and time.monotonic() < end:
             for thread, association in running.items():
-                if waited > _QUIET_DRAIN and not association.busy:
+                if not association.busy and time.monotonic() - association.quiet_since > _QUIET_DRAIN:
                     association.break_off()
                 thread.join(timeout=0.05)
         for thread, association in self._running().items():

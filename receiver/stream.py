@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 
 BUFFER = 256 * 1024
+_SMALL = 32 * 1024
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
 class PeerGone(Exception):
@@ -65,6 +67,10 @@ class Stream:
         try:
             self._sock.settimeout(wait)
             count = self._sock.recv_into(self._view[self._end :])
+            if _QUICKACK is not None and count < _SMALL:
+                # Many senders leave Nagle's algorithm on: they wait for this acknowledgement before they
+                # send the rest of an object, and we would hold it back for 40 ms (traps, performance.md).
+                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         except TimeoutError:
             raise PeerSilent from None
         except OSError:

@@ -53,15 +53,17 @@ class Journal:
 
     def __init__(self, root: DataRoot, caller: Caller, study: str) -> None:
         self.path = root.arrived / journal_name(caller, study)
+        self._fd = -1
         with room_errors(root.arrived):
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, 0o600)
-        try:
-            self._lock()
+            while not self._open():
+                self.close()
             sync_directory(root.arrived)
-        except BaseException:
-            os.close(self._fd)
-            raise
+
+    def _open(self) -> bool:
+        """Opens and locks; False if retention removed the file in between (it holds the lock to do so)."""
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._lock()
+        return os.fstat(self._fd).st_nlink > 0
 
     def _lock(self) -> None:
         # A checker holds its exclusive lock for a moment only. Should one hang, evidence is worth less
@@ -99,14 +101,17 @@ class Journal:
             self._fd = -1
 
 
-def journals_of(root: DataRoot, study: str) -> list[Path]:
-    """All journals of a study; only names are looked at."""
-    ending = f" scp_{study}"
+def _names(root: DataRoot, ending: str = "") -> list[str]:
     try:
         names = os.listdir(root.arrived)  # noqa: PTH208 - half the cost of Path objects at 100,000 journals
     except FileNotFoundError:
         return []
-    return [root.arrived / name for name in names if name.endswith(ending) and study_of(name) == study]
+    return [name for name in names if name.endswith(ending) and study_of(name)]
+
+
+def journals_of(root: DataRoot, study: str) -> list[Path]:
+    """All journals of a study; only names are looked at."""
+    return [root.arrived / name for name in _names(root, f" scp_{study}")]
 
 
 def open_associations(root: DataRoot, study: str) -> bool:
@@ -161,11 +166,8 @@ def read_journals(
         (name of the journal, offset after this line, receipt). Storing the offset together with the
         receipt makes tailing exact.
     """
-    if study is None:
-        names = sorted(name for name in os.listdir(root.arrived) if study_of(name))  # noqa: PTH208
-    else:
-        names = sorted(path.name for path in journals_of(root, study))
-    for name in names:
+    names = _names(root) if study is None else [path.name for path in journals_of(root, study)]
+    for name in sorted(names):
         offset = offsets.get(name, 0)
         for start, end, line in _lines(root.arrived / name, offset):
             receipt = decode_line(line)
