@@ -54,7 +54,10 @@ def _print_table(result: Classified) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("Series", "Number", "Modality", "Instances", "Types", title="Series and their types")
+    table = Table(title="Series and their types")
+    table.add_column("Series", overflow="fold")  # a cut UID is of no use
+    for title in ("Number", "Modality", "Instances", "Types"):
+        table.add_column(title)
     for record in result.records:
         table.add_row(
             record["SeriesInstanceUID"],

@@ -51,7 +51,7 @@ def types_of(path: Path) -> list[list[str]]:
             {"CT", "localizer"},
         ),
         ("mr_ge_fmri", 1, {"GE", "MR", "original", "axial", "functional"}, {"diffusion", "mosaic"}),
-        ("mr_philips_fmri", 1, {"PHILIPS", "MR", "original", "axial"}, {"GE", "mosaic"}),
+        ("mr_philips_fmri", 1, {"PHILIPS", "MR", "original", "axial", "functional"}, {"GE", "mosaic"}),
         ("mr_uih_dti", 1, {"UIH", "MR", "original", "axial", "diffusion"}, {"functional"}),
         ("mr_ge_genesis_implicit", 1, {"GE", "MR", "original", "coronal"}, {"axial"}),
         ("ct_ge_tilt", 1, {"GE", "CT", "original", "axial"}, {"MR", "derived"}),
