@@ -93,6 +93,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             "receiver",
             (python, "-m", programs.receiver),
             ready=lambda process: listening(process) is not None,
+            grace=settings.receiver.drain_seconds + 5,
             settings=(
                 *(settings.DICOMIP, settings.DICOMPORT, settings.DICOMAETITLE),
                 settings.receiver.model_dump_json(exclude={"quiet_seconds", "quiet_seconds_open"}),

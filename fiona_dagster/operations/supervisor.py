@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from types import FrameType, TracebackType
 from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError, StartFailed
 from fiona_dagster.operations import services as table
+from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS, Process, rotate
 from fiona_dagster.operations.services import Ports, Programs, Service
@@ -48,6 +48,7 @@ class _Slot:
     ready: bool = False
     was_ready: bool = False
     next_start: float = 0.0
+    kill_at: float | None = None
     failures: int = 0
     reconciled: bool = True
     address: tuple[str, int] | None = field(default=None)
@@ -85,18 +86,16 @@ class Supervisor:
         self._reconciler: Process | None = None
         self._announced = False
         self._written = ""
-        self._guardian: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         """Starts everything, keeps it running, and returns when SIGTERM or SIGINT came and all has ended."""
         self._root.make()
         with hold_root(self._root) as lock, _Signals(self._stop):
-            self._lock = lock
             self._ports = self._choose_ports(self._settings)
             table.write_workspace(self._root, self._ports)
             self._slots = {service.name: _Slot(service) for service in self._services()}
             self._slots["code-server"].reconciled = False
-            self._start_guardian()
+            self._guard = Guard(lock)
             try:
                 while not self._stopping:
                     self._step()
@@ -131,10 +130,12 @@ class Supervisor:
     # One look at everything.
 
     def _step(self) -> None:
-        self._keep_guardian()
+        self._guard.keep()
         for slot in self._slots.values():
             if slot.process is None:
                 self._maybe_start(slot)
+            elif slot.kill_at is not None:
+                self._maybe_stopped(slot, slot.process, slot.kill_at)
             elif slot.process.ended():
                 self._ended(slot, slot.process)
             elif not slot.ready:
@@ -158,7 +159,7 @@ class Supervisor:
     def _start(self, slot: _Slot) -> None:
         service = slot.service
         slot.process = Process(service.arguments, self._environment, self._log_file(service.name))
-        self._tell_guardian(f"+{slot.process.pid}")
+        self._guard.add(slot.process.pid)
         slot.ready = False
 
     def _maybe_ready(self, slot: _Slot, process: Process) -> None:
@@ -203,8 +204,8 @@ class Supervisor:
 
     def _clear(self, slot: _Slot, process: Process) -> int:
         code = process.kill_group()
-        self._tell_guardian(f"-{process.pid}")
-        slot.process, slot.ready, slot.address = None, False, None
+        self._guard.remove(process.pid)
+        slot.process, slot.ready, slot.address, slot.kill_at = None, False, None, None
         return code
 
     def _reconcile(self, slot: _Slot) -> bool:
@@ -217,7 +218,7 @@ class Supervisor:
         if self._reconciler is None:
             command = (sys.executable, "-m", self._programs.reconcile)
             self._reconciler = Process(command, self._environment, path)
-            self._tell_guardian(f"+{self._reconciler.pid}")
+            self._guard.add(self._reconciler.pid)
         late = time.monotonic() - self._reconciler.started > READY_WITHIN
         if not self._reconciler.ended() and not late:
             return False
@@ -234,7 +235,7 @@ class Supervisor:
 
     def _end_reconciler(self, reconciler: Process) -> int:
         code = reconciler.kill_group()
-        self._tell_guardian(f"-{reconciler.pid}")
+        self._guard.remove(reconciler.pid)
         self._reconciler = None
         return code
 
@@ -244,9 +245,10 @@ class Supervisor:
         change = self._watch.look()
         if change is not None:
             self._apply(change)
-        if not self._wanted("receiver") and self._slots["receiver"].process:
+        receiver = self._slots["receiver"]
+        if not self._wanted("receiver") and receiver.process and receiver.kill_at is None:
             log.warning("the receiver is switched off in %s", self._root.enabled_file)
-            self._stop_service(self._slots["receiver"])
+            self._ask_to_stop(receiver)
         if self._reload is None:
             if self._watch.reload_wanted and self._slots["webserver"].ready and self._slots["daemon"].ready:
                 self._watch.reload_wanted = False
@@ -279,21 +281,21 @@ class Supervisor:
                 slot.service = service
                 if slot.process:
                     log.info("%s starts anew with its new settings", service.name)
-                    self._stop_service(slot)
+                    self._ask_to_stop(slot)
 
     # Order at the end.
 
-    def _stop_service(self, slot: _Slot) -> None:
-        """Time to finish, then SIGKILL to whatever is left of the group."""
-        process, idle = slot.process, slot.service.idle
-        if process is None:
-            return
-        if idle is None:
-            process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + slot.service.grace
-        while not process.ended() and time.monotonic() < deadline and not (idle and idle(process)):
-            time.sleep(STEP / 4)
-        self._clear(slot, process)
+    def _ask_to_stop(self, slot: _Slot) -> None:
+        if slot.process and slot.service.idle is None:
+            slot.process.signal(signal.SIGTERM)
+        slot.kill_at = time.monotonic() + slot.service.grace
+
+    def _maybe_stopped(self, slot: _Slot, process: Process, kill_at: float) -> None:
+        """Time to finish, then SIGKILL to whatever is left of the group; it may start again at once."""
+        idle = slot.service.idle
+        if process.ended() or time.monotonic() > kill_at or (idle and idle(process)):
+            self._clear(slot, process)
+            slot.next_start = 0.0
 
     def _end_all(self) -> None:
         if self._reload:
@@ -301,44 +303,14 @@ class Supervisor:
         if self._reconciler:
             self._end_reconciler(self._reconciler)
         for slot in reversed(list(self._slots.values())):
-            self._stop_service(slot)
+            if slot.process:
+                self._ask_to_stop(slot)
+            while slot.process and slot.kill_at is not None:
+                self._maybe_stopped(slot, slot.process, slot.kill_at)
+                time.sleep(STEP / 4)
         runtime_file(self._root).unlink(missing_ok=True)
         table.workspace_file(self._root).unlink(missing_ok=True)
-        if self._guardian and self._guardian.stdin:
-            self._guardian.stdin.close()
-            self._guardian.wait()
-
-    # The guardian.
-
-    def _start_guardian(self) -> None:
-        program = Path(__file__).with_name("guardian.py")
-        self._guardian = subprocess.Popen(
-            (sys.executable, "-I", str(program)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            pass_fds=(self._lock,),
-        )
-        processes = [slot.process for slot in self._slots.values()]
-        for process in (*processes, self._reconciler):
-            if process:
-                self._tell_guardian(f"+{process.pid}")
-
-    def _keep_guardian(self) -> None:
-        if self._guardian is None or self._guardian.poll() is not None:
-            log.error("the guardian process was gone; a new one is started")
-            self._start_guardian()
-
-    def _tell_guardian(self, line: str) -> None:
-        if self._guardian is None or self._guardian.stdin is None:
-            return
-        try:
-            self._guardian.stdin.write(f"{line}\n".encode("ascii"))
-            self._guardian.stdin.flush()
-        except BrokenPipeError:
-            log.debug("the guardian is gone; the next look starts a new one, which learns all groups")
+        self._guard.end()
 
     # What others find.
 
@@ -356,7 +328,7 @@ class Supervisor:
         """Writes ports and process ids to ``DAGSTER_HOME/fiona-up.json`` whenever they change."""
         document = {
             "pid": os.getpid(),
-            "guardian": self._guardian.pid if self._guardian else None,
+            "guardian": self._guard.pid,
             "ready": self._all_ready(),
             "url": self._ports.url,
             "web_port": self._ports.web,

@@ -110,6 +110,12 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         wait_until(lambda: "BAD.json: line 1: nam: unknown key" in output.read_text())
         (root.project_files / "BAD.json").unlink()
 
+        # The switch file turns the receiver off and on again.
+        root.enabled_file.write_text("010")
+        wait_until(lambda: _runtime(root, process)["services"]["receiver"]["pid"] is None)
+        root.enabled_file.write_text("110")
+        wait_until(lambda: _runtime(root, process)["services"]["receiver"]["ready"])
+
         # A killed code server takes its children with it and comes back on the same port.
         leader = runtime["services"]["code-server"]["pid"]
         children = _group(leader)

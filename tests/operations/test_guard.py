@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fiona_dagster.operations.guard import Guard
+from tests.operations.processes import alive, wait_until
+
+
+def test_a_new_guardian_learns_all_groups(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        guard = Guard(lock.fileno())
+        victims = [
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], process_group=0)
+            for _ in range(3)
+        ]
+        for victim in victims:
+            guard.add(victim.pid)
+        first = guard.pid
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not alive(first))
+        guard.remove(victims[2].pid)  # nobody listens
+        guard.keep()
+        assert guard.pid != first
+        time.sleep(0.3)
+        guard.end()
+
+    assert [victims[0].wait(5), victims[1].wait(5)] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert victims[2].poll() is None
+    victims[2].kill()
+    victims[2].wait()
