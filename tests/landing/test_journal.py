@@ -217,3 +217,27 @@ def test_a_study_is_locked_once(root: DataRoot) -> None:
         pass
     with pytest.raises(UsageError), study_lock(root, "../x"):
         pass
+
+
+def test_a_journal_that_retention_removes_meanwhile_is_made_anew(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Journal._lock
+    removed: list[Path] = []
+
+    def slow(journal: Journal) -> None:
+        if not removed:
+            journal.path.unlink()
+            removed.append(journal.path)
+        lock(journal)
+
+    monkeypatch.setattr(Journal, "_lock", slow)
+    write(root, RECEIPT)
+    assert removed
+    assert [r for _, _, r in read_journals(root, {})] == [RECEIPT]
+
+
+def test_a_root_without_journals_is_empty(tmp_path: Path) -> None:
+    root = DataRoot(tmp_path / "nothing")
+    assert list(read_journals(root, {})) == []
+    assert not open_associations(root, STUDY)

@@ -59,6 +59,23 @@ def test_sigterm_lets_an_object_finish_and_exits_0(
     assert not list((root.archive / ".incoming").iterdir())
 
 
+def test_who_is_still_sending_is_not_cut_off(process: Process) -> None:
+    with Raw(process.start(drain_seconds=20)) as raw:
+        raw.associate()
+        assert raw.store("1.2.3.0").status == 0
+        codes: list[int] = []
+        waiter = threading.Thread(target=lambda: codes.append(process.terminate()))
+        waiter.start()
+        begin, count = time.monotonic(), 0
+        while time.monotonic() - begin < 2.5:
+            count += 1
+            assert raw.store(f"1.2.3.{count}").status == 0
+            time.sleep(0.1)
+        raw.release()
+        waiter.join(20)
+    assert codes == [0]
+
+
 def test_the_drain_has_a_limit(process: Process) -> None:
     with Raw(process.start(drain_seconds=1)) as raw:
         raw.associate()
