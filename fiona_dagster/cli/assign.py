@@ -18,8 +18,8 @@ from fiona_dagster.errors import UsageError
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def assign(study: str, project: str, participant: str, event: str, as_json: bool) -> None:
     """Writes a transfer request for STUDY (StudyInstanceUID) to REDCap."""
-    from fiona_dagster.transfers.context import Gateway  # noqa: PLC0415 - loads requests only when called
-    from fiona_dagster.transfers.requests import assign as write_request  # noqa: PLC0415
+    from fiona_dagster.transfers.context import Gateway
+    from fiona_dagster.transfers.requests import assign as write_request
 
     with Gateway(DataRoot.from_environment()) as gateway:
         instance = write_request(gateway, study, project, participant, event)
@@ -31,12 +31,14 @@ def assign(study: str, project: str, participant: str, event: str, as_json: bool
 
 @click.command()
 @click.argument("studies", nargs=-1)
-@click.option("--stale", is_flag=True, help="All studies that were classified by other rules than those in force.")
+@click.option(
+    "--stale", is_flag=True, help="All studies that were classified by other rules than those in force."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def reclassify(studies: tuple[str, ...], stale: bool, as_json: bool) -> None:
     """Has studies classified again; the running service starts the runs."""
-    from fiona_dagster.transfers.context import Gateway  # noqa: PLC0415
-    from fiona_dagster.transfers.intake import reclassify as ask  # noqa: PLC0415
+    from fiona_dagster.transfers.context import Gateway
+    from fiona_dagster.transfers.intake import reclassify as ask
 
     if bool(studies) == stale:
         raise UsageError("name studies, or give --stale for all that a rule change affects")

@@ -16,7 +16,7 @@ from fiona_dagster.errors import ConfigurationError
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def status(study: str | None, as_json: bool) -> None:
     """Shows all studies, or everything about STUDY (StudyInstanceUID)."""
-    from fiona_dagster.operations.overview import overview, study_detail  # noqa: PLC0415
+    from fiona_dagster.operations.overview import overview, study_detail
 
     root = DataRoot.from_environment()
     if not root.path.is_dir():
@@ -36,14 +36,14 @@ def _dagster_counts(root: DataRoot) -> dict[str, int]:
     """Runs by status; a Dagster that never ran counts as empty."""
     if not (root.dagster_home / "dagster.yaml").is_file() or not (root.dagster_home / "history").is_dir():
         return {}
-    from fiona_dagster.defs.counts import run_counts  # noqa: PLC0415 - dagster costs a second
+    from fiona_dagster.defs.counts import run_counts
 
     return run_counts(root)
 
 
 def _print_overview(document: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(title=f"{len(document['studies'])} studies")
     for column in ("StudyInstanceUID", "state", "instances", "flags", "transfers"):
@@ -63,8 +63,8 @@ def _print_overview(document: dict[str, Any]) -> None:
 
 
 def _print_study(document: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     console = Console()
     console.print(
@@ -74,7 +74,9 @@ def _print_study(document: dict[str, Any]) -> None:
     )
     series = Table("series", "modality", "instances", "types", title="Series")
     for number, entry in enumerate(document["series"], 1):
-        series.add_row(str(number), entry["Modality"], str(entry["NumFiles"]), ", ".join(entry["ClassifyType"]))
+        series.add_row(
+            str(number), entry["Modality"], str(entry["NumFiles"]), ", ".join(entry["ClassifyType"])
+        )
     console.print(series)
     for transfer in document["transfers"]:
         console.print(f"{transfer['project']}: {transfer['state']} {transfer['reason']}", markup=False)
@@ -82,7 +84,9 @@ def _print_study(document: dict[str, Any]) -> None:
         if package:
             console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)
         for delivery in transfer["deliveries"]:
-            console.print(f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False)
+            console.print(
+                f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
+            )
     for work in document["work"]:
         console.print(f"to do: {work['key']} (attempt {work['attempt']}) {work['error']}", markup=False)
     for time, what in document["history"]:

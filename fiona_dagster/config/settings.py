@@ -164,7 +164,7 @@ class ProjectSettings(Section):
     options: tuple[DeidOption, ...] = ()
     """Options of PS3.15 Annex E."""
     allow_kinds: tuple[HeldKind, ...] = ()
-    """Kinds of objects that are held back unless they stand here: the project vouches that they show no text."""
+    """Kinds of objects that would be held back; by naming one the project vouches that they show no text."""
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
 

@@ -63,7 +63,9 @@ def forget_run_marks(root: DataRoot) -> None:
 def restore_partitions(instance: dg.DagsterInstance, gateway: Gateway) -> int:
     """Adds keys that the ledger has and Dagster lost (storage deleted, backup restored)."""
     wanted: dict[str, list[str]] = {}
-    living = {study.study for study in gateway.ledger.receipts.studies(include_retired=False) if study.revision}
+    living = {
+        study.study for study in gateway.ledger.receipts.studies(include_retired=False) if study.revision
+    }
     wanted[STUDIES] = sorted(living)
     for transfer in gateway.ledger.transfers.all():
         if transfer.study in living and transfer.state not in ("refused", "superseded"):
@@ -123,7 +125,9 @@ def release_lost_work(instance: dg.DagsterInstance, gateway: Gateway) -> int:
 def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition]:
     """The job and its hourly schedule."""
 
-    @dg.op(name="maintain", description="Reconciles Dagster with the ledger; closes ghosts; retires partitions.")
+    @dg.op(
+        name="maintain", description="Reconciles Dagster with the ledger; closes ghosts; retires partitions."
+    )
     def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
         hold_run(gateway.root, context.run_id)
         with gateway.open() as opened:
@@ -136,14 +140,14 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
                 "lost work asked for again": release_lost_work(context.instance, opened),
             }
         forget_run_marks(gateway.root)
-        context.add_output_metadata({key: value for key, value in counts.items()})
+        context.add_output_metadata(dict(counts))
         context.log.info(", ".join(f"{key}: {value}" for key, value in counts.items()))
 
     @dg.job(
         name="maintenance",
         executor_def=dg.in_process_executor,
         tags={"fiona/kind": "maintenance"},
-        description="Hourly: reconciles Dagster's storage with the ledger, closes ghost runs, retires partitions.",
+        description="Reconciles Dagster's storage with the ledger, closes ghost runs, retires partitions.",
     )
     def maintenance() -> None:
         maintain()

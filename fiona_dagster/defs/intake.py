@@ -24,7 +24,7 @@ BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 JOB = "process_study"
 
 
-def _failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+def _failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
     gateway.ledger.work.failed(work_key("process", study), message, permanent=permanent)
 
 
@@ -63,7 +63,11 @@ def _study_record(gateway: Gateway, study: str) -> StepResult:
         done = intake.process(gateway, study)
         domain.write_raw_tree(gateway.root, done.contents, done.records)
     return StepResult(
-        {"records": len(done.records), "links": done.contents.instance_count, "flags": ", ".join(done.flags) or "none"},
+        {
+            "records": len(done.records),
+            "links": done.contents.instance_count,
+            "flags": ", ".join(done.flags) or "none",
+        },
         f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
     )
 
@@ -109,9 +113,7 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
     common: dict[str, Any] = {"partitions_def": studies, "group_name": GROUP, "backfill_policy": BACKFILL}
 
     @dg.asset(kinds={"dicom"}, **common)
-    def study_files(
-        context: dg.AssetExecutionContext, gateway: GatewayResource
-    ) -> dg.MaterializeResult[Any]:
+    def study_files(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult[Any]:
         """The received files of a study, every header read once and accounted for against the ledger."""
         return run_studies(context, gateway, _study_files, _failed)
 

@@ -62,7 +62,7 @@ class ProjectFactory:
             "backfill_policy": BACKFILL,
         }
 
-    def _transfer_failed(self, gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+    def _transfer_failed(self, gateway: Gateway, study: str, message: str, permanent: bool) -> None:
         gateway.ledger.work.failed(work_key("transfer", study, self.name), message, permanent=permanent)
         if permanent:
             execution.give_up(gateway, study, self.name, message)
@@ -93,9 +93,7 @@ class ProjectFactory:
             description="Reads the working copy again and searches it; writes the record that is the gate.",
             **self._common,
         )
-        def verification(
-            context: dg.AssetExecutionContext, gateway: GatewayResource
-        ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # with a check Dagster takes the bare class only
+        def verification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult:  # type: ignore[type-arg]  # with a check Dagster takes the bare class only
             return run_studies(context, gateway, self._verification, self._transfer_failed)
 
         @dg.asset(
@@ -106,9 +104,7 @@ class ProjectFactory:
             description="One ZIP with manifest and checksums, made from verified bytes only.",
             **self._common,
         )
-        def package(
-            context: dg.AssetExecutionContext, gateway: GatewayResource
-        ) -> dg.MaterializeResult[Any]:
+        def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult[Any]:
             return run_studies(context, gateway, self._package, self._transfer_failed)
 
         return [deidentified, verification, package]
@@ -119,7 +115,7 @@ class ProjectFactory:
         return [*targets, self._status_asset([target.key for target in targets])]
 
     def _delivery_asset(self, target: str) -> dg.AssetsDefinition:
-        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
             key = work_key("deliver", study, self.name, target)
             gateway.ledger.work.failed(key, message, permanent=permanent)
             if permanent:
@@ -149,7 +145,7 @@ class ProjectFactory:
         return asset
 
     def _status_asset(self, targets: Sequence[dg.AssetKey]) -> dg.AssetsDefinition:
-        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:  # noqa: FBT001
+        def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
             gateway.ledger.work.failed(work_key("status", study, self.name), message, permanent=permanent)
 
         def body(gateway: Gateway, study: str) -> StepResult:
@@ -218,7 +214,9 @@ class ProjectFactory:
 
     # -- jobs -----------------------------------------------------------------------------------
 
-    def jobs(self, transfer: Sequence[dg.AssetsDefinition], deliver: Sequence[dg.AssetsDefinition]) -> list[Any]:
+    def jobs(
+        self, transfer: Sequence[dg.AssetsDefinition], deliver: Sequence[dg.AssetsDefinition]
+    ) -> list[Any]:
         """``transfer_<PROJECT>`` and ``deliver_<PROJECT>``."""
         return [
             dg.define_asset_job(
@@ -240,7 +238,11 @@ class ProjectFactory:
 
 def _delivery_metadata(proof: Proof | None, package: Package) -> dict[str, Any]:
     """Kind, counts, digests and time of the proof; no remote path, no mapped UID."""
-    shown: dict[str, Any] = {"package_sha256": package.sha256, "bytes": package.size, "sent": proof is not None}
+    shown: dict[str, Any] = {
+        "package_sha256": package.sha256,
+        "bytes": package.size,
+        "sent": proof is not None,
+    }
     if proof is None:
         return {**shown, "proof": "proven before; nothing was sent"}
     counts = {f"proven_{name}": count for name, count in proof.counts.items()}

@@ -31,7 +31,12 @@ CONFIGURED = "configuration_digest"
 
 
 def _tags(work: Work) -> dict[str, str]:
-    return {"fiona/kind": work.kind, WORK_TAG: work.key, ATTEMPT_TAG: str(work.attempt), "fiona/study": work.study}
+    return {
+        "fiona/kind": work.kind,
+        WORK_TAG: work.key,
+        ATTEMPT_TAG: str(work.attempt),
+        "fiona/study": work.study,
+    }
 
 
 def _requests_of(
@@ -45,7 +50,10 @@ def _requests_of(
         selection = None
         name = job or project.transfer_job_name(work.project)
         if kind == "deliver":
-            name, selection = project.deliver_job_name(work.project), [project.target_key(work.project, work.target)]
+            name, selection = (
+                project.deliver_job_name(work.project),
+                [project.target_key(work.project, work.target)],
+            )
         elif kind == "status":
             name, selection = project.deliver_job_name(work.project), [project.status_key(work.project)]
         request = dg.RunRequest(
@@ -60,12 +68,17 @@ def _requests_of(
 
 
 def _launch(
-    gateway: Gateway, context: dg.SensorEvaluationContext, found: Sequence[tuple[Work, dg.RunRequest]], idle: str
+    gateway: Gateway,
+    context: dg.SensorEvaluationContext,
+    found: Sequence[tuple[Work, dg.RunRequest]],
+    idle: str,
 ) -> dg.SensorResult:
     """Adds the partition keys that are missing and asks for the runs."""
     keys: dict[str, set[str]] = {}
     for work, _ in found:
-        keys.setdefault(project_set(work.project) if work.project else studies.name or "", set()).add(work.study)
+        keys.setdefault(project_set(work.project) if work.project else studies.name or "", set()).add(
+            work.study
+        )
     additions = []
     for name, wanted in sorted(keys.items()):
         missing = sorted(key for key in wanted if not context.instance.has_dynamic_partition(name, key))
@@ -113,11 +126,9 @@ def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg
         jobs=list(jobs),
         minimum_interval_seconds=TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Polls REDCap for transfer requests; launches transfers, deliveries and write-backs that are due.",
+        description="Polls REDCap for requests; launches transfers, deliveries and write-backs that are due.",
     )
-    def transfer_requests(
-        context: dg.SensorEvaluationContext, gateway: GatewayResource
-    ) -> dg.SensorResult:
+    def transfer_requests(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
         with gateway.open() as opened:
             said = _poll(opened, context)
             delivery.finish_proven(opened)
@@ -148,7 +159,9 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}"
     if poll.accepted or poll.refused:
-        context.log.info(f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting")
+        context.log.info(
+            f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting"
+        )
     return f"{poll.open} requests, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
 
 
@@ -156,7 +169,7 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
     name="run_failures",
     minimum_interval_seconds=TICK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Books runs that ended without booking themselves (killed workers), so that they are tried again.",
+    description="Books runs that could not book themselves (killed workers), so that they are tried again.",
 )
 def run_failures(context: dg.RunFailureSensorContext, gateway: GatewayResource) -> None:
     """A run that failed by its own step was booked there; this is for those that could not speak any more."""
@@ -166,5 +179,8 @@ def run_failures(context: dg.RunFailureSensorContext, gateway: GatewayResource) 
         return
     with gateway.open() as opened:
         opened.ledger.work.failed(
-            key, "the run ended without a result (killed, or never started)", permanent=False, attempt=int(attempt)
+            key,
+            "the run ended without a result (killed, or never started)",
+            permanent=False,
+            attempt=int(attempt),
         )

@@ -26,9 +26,18 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.requests import assign
 from fiona_dagster.transfers.verify import verify_package
 
-DEADLINE_SECONDS = 170.0
+DEADLINE_SECONDS = 300.0
 SEED = 2026
-PHASES = ("received", "classified", "held", "requested", "de-identified", "packaged", "delivered", "in REDCap")
+PHASES = (
+    "received",
+    "classified",
+    "held",
+    "requested",
+    "de-identified",
+    "packaged",
+    "delivered",
+    "in REDCap",
+)
 
 ASSIGNMENTS = {
     "mr": ("NEURO", "N001", "Baseline"),
@@ -62,6 +71,8 @@ def run_demo(data: Path | None, *, exit_when_delivered: bool) -> int:
     folder = data or Path(tempfile.mkdtemp(prefix="fiona-demo-"))
     site = Site(DataRoot(folder.absolute()))
     console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a table in a log is read in an editor
     try:
         console.print(f"data root {site.root.path}", soft_wrap=True)
         site.start()

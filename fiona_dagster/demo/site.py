@@ -68,7 +68,8 @@ class Site:
         self.root.make()
         self.peers.mkdir(mode=0o700, exist_ok=True)
         sandbox = self._run(
-            "redcap-sandbox", ["-m", "fiona_dagster.cli", "redcap-sandbox", "--data", str(self.peers / "redcap")]
+            "redcap-sandbox",
+            ["-m", "fiona_dagster.cli", "redcap-sandbox", "--data", str(self.peers / "redcap")],
         )
         peers = self._run("peers", ["-m", "fiona_dagster.demo.peers", "--dir", str(self.peers)])
         self._configure(self._first_line(sandbox, "redcap-sandbox"), self._first_line(peers, "peers"))
@@ -77,7 +78,7 @@ class Site:
 
     def stop(self) -> None:
         """Stops everything in order, the service first."""
-        import signal  # noqa: PLC0415
+        import signal
 
         for process in reversed(self.processes):
             process.signal(signal.SIGTERM)

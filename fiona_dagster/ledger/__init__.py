@@ -11,7 +11,7 @@ from types import TracebackType
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.receipts import Receipts, Study
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
-from fiona_dagster.ledger.transfers import Delivery, Package, Transfer, Transfers, TransferState
+from fiona_dagster.ledger.transfers import Delivery, Package, Request, Transfer, Transfers, TransferState
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
 
 
@@ -63,6 +63,7 @@ __all__ = [
     "Ledger",
     "Package",
     "Receipts",
+    "Request",
     "Store",
     "Study",
     "Transfer",

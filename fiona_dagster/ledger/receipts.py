@@ -111,7 +111,8 @@ class Receipts:
             if new:
                 revision += 1
             db.execute(
-                "UPDATE studies SET open = 0, revision = ?, revision_digest = ?, retired = NULL WHERE study = ?",
+                """UPDATE studies SET open = 0, revision = ?, revision_digest = ?, retired = NULL
+                   WHERE study = ?""",
                 (revision, digest, study),
             )
             if new:
@@ -152,7 +153,8 @@ def _book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
     db.execute(
         """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae, called_ae, caller_ip)
            VALUES (?, ?, ?, ?, ?, ?)
-           ON CONFLICT (study) DO UPDATE SET open = 1, last_arrival = max(last_arrival, excluded.last_arrival)""",
+           ON CONFLICT (study) DO UPDATE SET open = 1,
+               last_arrival = max(last_arrival, excluded.last_arrival)""",
         (study, receipt.time, receipt.time, receipt.calling_ae, receipt.called_ae, receipt.caller_ip),
     )
     values = (
@@ -176,8 +178,11 @@ _INSERT = """INSERT INTO instances (study, sop_instance, series, sop_class, tran
     received, repeats, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (study, sop_instance) DO UPDATE SET """
 _SEEN_AGAIN = _INSERT + "repeats = repeats + excluded.repeats, conflicts = conflicts + excluded.conflicts"
-_FILED = _INSERT + """series = excluded.series, sop_class = excluded.sop_class, path = excluded.path,
+_FILED = (
+    _INSERT
+    + """series = excluded.series, sop_class = excluded.sop_class, path = excluded.path,
     transfer_syntax = excluded.transfer_syntax, size = excluded.size, received = excluded.received"""
+)
 
 
 def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:

@@ -97,9 +97,7 @@ class Store:
     def note(self, study: str, what: str) -> None:
         """Adds a line to a study's history; ``what`` holds nothing identifying."""
         with self.writing() as db:
-            db.execute(
-                "INSERT INTO history (study, time, what) VALUES (?, ?, ?)", (study, utc_now(), what)
-            )
+            db.execute("INSERT INTO history (study, time, what) VALUES (?, ?, ?)", (study, utc_now(), what))
 
     def history(self, study: str) -> list[tuple[str, str]]:
         """Time and text of everything that was noted about a study, oldest first."""

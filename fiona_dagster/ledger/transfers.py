@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fiona_dagster.errors import NotVerified
@@ -36,6 +36,18 @@ class Transfer:
     mapped_uid: str
     created: str
     changed: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for: one instance of REDCap's instrument *transfers*."""
+
+    study: str
+    project: str
+    instance: int
+    requested_date: str
+    participant: str = field(repr=False)
+    event: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,82 +81,63 @@ class Transfers:
 
     # -- requests -------------------------------------------------------------------------------
 
-    def handled(
-        self, study: str, project: str, request: int, requested_date: str, participant: str, event: str
-    ) -> bool:
+    def handled(self, request: Request) -> bool:
         """Whether this request, with this date, was taken up before, or refused with these very words.
 
         A refused request that a person corrected is looked at again, also under the old date.
         """
         found = self._store.row(
-            """SELECT id FROM transfers WHERE study = ? AND project = ? AND request = ? AND requested_date = ?
-               AND (state != 'refused' OR (participant = ? AND event = ?))""",
-            study,
-            project,
-            request,
-            requested_date,
-            participant,
-            event,
+            """SELECT id FROM transfers WHERE study = ? AND project = ? AND request = ?
+               AND requested_date = ? AND (state != 'refused' OR (participant = ? AND event = ?))""",
+            *_request_values(request),
         )
         return found is not None
 
-    def accept(
-        self,
-        study: str,
-        project: str,
-        request: int,
-        requested_date: str,
-        participant: str,
-        event: str,
-        revision: int,
-    ) -> Transfer:
-        """Takes up a request; an older one of the same study and project is superseded."""
+    def accept(self, request: Request, revision: int) -> Transfer:
+        """Takes up a request; an older one of the same study and project is superseded.
+
+        Args:
+            request: what REDCap says.
+            revision: the study's revision that is transferred.
+        """
+        study, project = request.study, request.project
         with self._store.writing() as db:
             db.execute(
                 """UPDATE transfers SET state = 'superseded', changed = ?
-                   WHERE study = ? AND project = ? AND state NOT IN ('superseded')""",
+                   WHERE study = ? AND project = ? AND state != 'superseded'""",
                 (utc_now(), study, project),
             )
-            transfer = self._insert(
-                db, study, project, request, requested_date, participant, event, revision, "accepted", ""
-            )
+            transfer = self._insert(db, request, revision, "accepted", "")
             self._work.drop(study, project)
             self._work.need("transfer", study, revision, project=project, again=True)
-            self._store.note(study, f"request {request} accepted for project {project}")
+            self._store.note(study, f"request {request.instance} accepted for project {project}")
         return transfer
 
-    def refuse(
-        self,
-        study: str,
-        project: str,
-        request: int,
-        requested_date: str,
-        participant: str,
-        event: str,
-        reason: str,
-    ) -> Transfer:
+    def refuse(self, request: Request, reason: str) -> Transfer:
         """Books a request that can't be carried out; the reason goes into its REDCap record."""
+        study, project = request.study, request.project
         with self._store.writing() as db:
-            transfer = self._insert(
-                db, study, project, request, requested_date, participant, event, 0, "refused", reason
-            )
+            transfer = self._insert(db, request, 0, "refused", reason)
             self._work.need("status", study, transfer.id, project=project, again=True)
-            self._store.note(study, f"request {request} for project {project} refused: {reason}")
+            self._store.note(study, f"request {request.instance} for project {project} refused: {reason}")
         return transfer
 
-    def _insert(self, db: sqlite3.Connection, *values: object) -> Transfer:
+    def _insert(
+        self, db: sqlite3.Connection, request: Request, revision: int, state: TransferState, reason: str
+    ) -> Transfer:
         now = utc_now()
         cursor = db.execute(
             """INSERT INTO transfers (study, project, request, requested_date, participant, event, revision,
                    state, reason, created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (*values, now, now),
+            (*_request_values(request), revision, state, reason, now, now),
         )
         return _transfer(db.execute("SELECT * FROM transfers WHERE id = ?", (cursor.lastrowid,)).fetchone())
 
     def current(self, study: str, project: str) -> Transfer | None:
         """The transfer of this study and project that counts: the newest that was not refused."""
         row = self._store.row(
-            """SELECT * FROM transfers WHERE study = ? AND project = ? AND state NOT IN ('refused', 'superseded')
+            """SELECT * FROM transfers WHERE study = ? AND project = ?
+               AND state NOT IN ('refused', 'superseded')
                ORDER BY id DESC LIMIT 1""",
             study,
             project,
@@ -175,7 +168,9 @@ class Transfers:
                 "UPDATE transfers SET state = ?, reason = ?, changed = ? WHERE id = ?",
                 (state, reason[:2000], utc_now(), transfer.id),
             )
-            self._store.note(transfer.study, f"{transfer.project}: {state}" + (f": {reason}" if reason else ""))
+            self._store.note(
+                transfer.study, f"{transfer.project}: {state}" + (f": {reason}" if reason else "")
+            )
 
     def new_revision(self, study: str, revision: int) -> list[Transfer]:
         """Late images: transfers of older revisions of this study start again with the same assignment."""
@@ -189,7 +184,8 @@ class Transfers:
             for row in found:
                 transfer = _transfer(row)
                 db.execute(
-                    "UPDATE transfers SET revision = ?, state = 'accepted', reason = '', changed = ? WHERE id = ?",
+                    """UPDATE transfers SET revision = ?, state = 'accepted', reason = '', changed = ?
+                       WHERE id = ?""",
                     (revision, utc_now(), transfer.id),
                 )
                 self._work.drop(study, transfer.project)
@@ -200,7 +196,13 @@ class Transfers:
     # -- the gate -------------------------------------------------------------------------------
 
     def record_verification(
-        self, transfer: Transfer, *, passed: bool, files: dict[str, str], report: dict[str, Any], mapped_uid: str
+        self,
+        transfer: Transfer,
+        *,
+        passed: bool,
+        files: dict[str, str],
+        report: dict[str, Any],
+        mapped_uid: str,
     ) -> None:
         """Writes the verification record of a transfer's pinned revision, replacing an older one."""
         with self._store.writing() as db:
@@ -231,7 +233,7 @@ class Transfers:
         )
         if row is None or not row["passed"]:
             raise NotVerified(
-                f"transfer {transfer.id}, revision {transfer.revision}: no passed verification in the ledger; "
+                f"transfer {transfer.id}, revision {transfer.revision}: no passed verification; "
                 f"run transfer_{transfer.project} for study {transfer.study}"
             )
         files: dict[str, str] = json.loads(row["files"])
@@ -252,8 +254,8 @@ class Transfers:
         """A package was made: the deliveries to its targets are due."""
         with self._store.writing() as db:
             db.execute(
-                "INSERT OR REPLACE INTO packages (transfer, revision, path, size, md5, sha256, instances, time) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                """INSERT OR REPLACE INTO packages (transfer, revision, path, size, md5, sha256, instances,
+                   time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     transfer.id,
                     transfer.revision,
@@ -302,7 +304,14 @@ class Transfers:
             db.execute(
                 "INSERT OR REPLACE INTO deliveries (transfer, revision, target, sha256, proof, time) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                (transfer.id, transfer.revision, target, sha256, json.dumps(proof, sort_keys=True), utc_now()),
+                (
+                    transfer.id,
+                    transfer.revision,
+                    target,
+                    sha256,
+                    json.dumps(proof, sort_keys=True),
+                    utc_now(),
+                ),
             )
             key = f"deliver:{transfer.study}:{transfer.project}:{target}"
             self._work.done(key, transfer.revision)
@@ -337,3 +346,14 @@ class Transfers:
 
 def _transfer(row: sqlite3.Row) -> Transfer:
     return Transfer(**dict(row))
+
+
+def _request_values(request: Request) -> tuple[str, str, int, str, str, str]:
+    return (
+        request.study,
+        request.project,
+        request.instance,
+        request.requested_date,
+        request.participant,
+        request.event,
+    )

@@ -28,7 +28,9 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     transfers = gateway.ledger.transfers
     package = transfers.package(transfer)
     if package is None:
-        raise NotVerified(f"transfer {transfer.id}: there is no package; run transfer_{transfer.project} first")
+        raise NotVerified(
+            f"transfer {transfer.id}: there is no package; run transfer_{transfer.project} first"
+        )
     verified = transfers.verified_files(transfer)
     proven = transfers.deliveries(transfer).get(target_name)
     if proven is not None and proven.sha256 == package.sha256:
@@ -45,11 +47,14 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
             gateway.root.path / package.path,
             package.sha256,
             remote_name=package_name(transfer),
+            name=target_name,
         )
     else:
         folder = working_copy(gateway, transfer)
         files = [folder / name for name in sorted(verified)]
-        proof = deliver_dicom(target, files, {str(folder / name): verified[name] for name in verified})
+        proof = deliver_dicom(
+            target, files, {str(folder / name): verified[name] for name in verified}, name=target_name
+        )
     transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
     finish(gateway, transfer)
     return proof, package

@@ -58,7 +58,8 @@ def _sources(gateway: Gateway, transfer: Transfer) -> list[Path]:
     study = gateway.ledger.receipts.study(transfer.study)
     if study.flags:
         raise RequestRefused(
-            f"study {transfer.study} is flagged ({', '.join(study.flags)}); nothing leaves until a person decides"
+            f"study {transfer.study} is flagged ({', '.join(study.flags)}); "
+            "nothing leaves until a person decides"
         )
     if study.open or study.revision != transfer.revision:
         raise Busy(
@@ -102,8 +103,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
         shutil.rmtree(part)
         first = report.failures[0]
         raise PermanentError(
-            f"study {transfer.study}: {len(report.failures)} of {len(sources)} instances can't be de-identified "
-            f"(the first: {first.reason}); nothing of it is sent"
+            f"study {transfer.study}: {len(report.failures)} of {len(sources)} instances can't be "
+            f"de-identified (the first: {first.reason}); nothing of it is sent"
         )
     held = _hold_back(report, part, gateway.project(transfer.project).allow_kinds)
     document = {**report.to_json(), "held_back": dict(held), "received": len(sources)}
@@ -168,8 +169,8 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     )
     if not complete:
         raise NotVerified(
-            f"study {transfer.study}: {report['received']} instances went in, {len(verification.files)} came out, "
-            f"{held} were held back; partial is failure, de-identify again"
+            f"study {transfer.study}: {report['received']} instances went in, "
+            f"{len(verification.files)} came out, {held} were held back; partial is failure, de-identify again"
         )
     if not verification.passed:
         _remove_working_copies(gateway, transfer)

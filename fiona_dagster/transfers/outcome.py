@@ -9,7 +9,6 @@ from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR
 from fiona_dagster.transfers.context import Gateway
 
 
-
 def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]:
     """Writes how the transfers of a study and project stand into their REDCap records.
 

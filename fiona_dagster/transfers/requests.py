@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fiona_dagster.errors import ConfigurationError, RequestRefused, UnknownStudy
-from fiona_dagster.ledger import Study, Transfer
+from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers.context import Gateway
 
@@ -82,15 +82,7 @@ def poll_requests(gateway: Gateway) -> Poll:
         if not (request.requested_date and request.project):
             continue
         filled += 1
-        transfers = gateway.ledger.transfers
-        if transfers.handled(
-            request.study,
-            request.project,
-            request.instance,
-            request.requested_date,
-            request.participant,
-            request.event,
-        ):
+        if gateway.ledger.transfers.handled(_asked(request)):
             continue
         if not (request.participant and request.event):
             waiting += 1
@@ -118,29 +110,24 @@ def _registered(gateway: Gateway, study: str) -> Study | None:
     return found if found.registered else None
 
 
+def _asked(request: TransferRequest) -> Request:
+    return Request(
+        study=request.study,
+        project=request.project,
+        instance=request.instance,
+        requested_date=request.requested_date,
+        participant=request.participant,
+        event=request.event,
+    )
+
+
 def _take_up(gateway: Gateway, study: Study, request: TransferRequest) -> Transfer:
     transfers = gateway.ledger.transfers
     try:
         check_assignment(gateway, study, request.project, request.participant, request.event)
     except RequestRefused as error:
-        return transfers.refuse(
-            study.study,
-            request.project,
-            request.instance,
-            request.requested_date,
-            request.participant,
-            request.event,
-            str(error),
-        )
-    return transfers.accept(
-        study.study,
-        request.project,
-        request.instance,
-        request.requested_date,
-        request.participant,
-        request.event,
-        study.registered,
-    )
+        return transfers.refuse(_asked(request), str(error))
+    return transfers.accept(_asked(request), study.registered)
 
 
 def assign(gateway: Gateway, study: str, project: str, participant: str, event: str) -> int:
@@ -158,7 +145,8 @@ def assign(gateway: Gateway, study: str, project: str, participant: str, event: 
     known = gateway.ledger.receipts.study(study)
     if not known.registered:
         raise RequestRefused(
-            f"study {study} is not registered in REDCap yet ({known.state}); `fiona status {study}` shows where it is"
+            f"study {study} is not registered in REDCap yet ({known.state}); "
+            f"`fiona status {study}` shows where it is"
         )
     check_assignment(gateway, known, project, participant, event)
     return gateway.incoming().write_request(

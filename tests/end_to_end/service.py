@@ -106,6 +106,7 @@ class Service:
             capture_output=True,
             text=True,
             timeout=120,
+            check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
         assert not check or done.returncode == 0, (arguments, done.stdout, done.stderr)
@@ -130,8 +131,8 @@ class Service:
     def runs(self, job: str) -> list[dict[str, Any]]:
         """Runs of one job with status and tags, newest first."""
         query = (
-            '{ runsOrError(filter: {pipelineName: "%s"}) { ... on Runs { results '
-            "{ runId status tags { key value } } } } }" % job
+            f'{{ runsOrError(filter: {{pipelineName: "{job}"}}) {{ ... on Runs {{ results '
+            "{ runId status tags { key value } } } } }"
         )
         found: list[dict[str, Any]] = self.graphql(query)["runsOrError"]["results"]
         return found

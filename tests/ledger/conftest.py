@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.landing import Receipt
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.ledger.receipts import _book
-from fiona_dagster.landing import Receipt
 
 Arrive = Callable[..., None]
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from fiona_dagster.errors import NotVerified
-from fiona_dagster.ledger import Ledger, Package, Transfer
+from fiona_dagster.ledger import Ledger, Package, Request, Transfer
 
 
 def accept(ledger: Ledger, request: int = 1, date: str = "2026-11-23 10:00", revision: int = 1) -> Transfer:
-    return ledger.transfers.accept("1.2", "P", request, date, "X1", "E1", revision)
+    return ledger.transfers.accept(Request("1.2", "P", request, date, "X1", "E1"), revision)
 
 
 def test_a_request_is_handled_once_and_again_means_another_date(ledger: Ledger) -> None:
     accept(ledger)
-    asked = ("1.2", "P", 1)
 
-    assert ledger.transfers.handled(*asked, "2026-11-23 10:00", "X1", "E1")
-    assert not ledger.transfers.handled(*asked, "2026-11-23 10:01", "X1", "E1")
+    assert ledger.transfers.handled(Request("1.2", "P", 1, "2026-11-23 10:00", "X1", "E1"))
+    assert not ledger.transfers.handled(Request("1.2", "P", 1, "2026-11-23 10:01", "X1", "E1"))
 
 
 def test_a_corrected_refusal_is_looked_at_again(ledger: Ledger) -> None:
-    ledger.transfers.refuse("1.2", "P", 1, "2026-11-23 10:00", "wrong", "E1", "pattern")
+    wrong = Request("1.2", "P", 1, "2026-11-23 10:00", "wrong", "E1")
+    ledger.transfers.refuse(wrong, "pattern")
 
-    assert ledger.transfers.handled("1.2", "P", 1, "2026-11-23 10:00", "wrong", "E1")
-    assert not ledger.transfers.handled("1.2", "P", 1, "2026-11-23 10:00", "X1", "E1")
+    assert ledger.transfers.handled(wrong)
+    assert not ledger.transfers.handled(Request("1.2", "P", 1, "2026-11-23 10:00", "X1", "E1"))
     assert ledger.transfers.current("1.2", "P") is None
 
 
@@ -46,14 +46,18 @@ def test_nothing_passes_the_gate_without_a_record(ledger: Ledger) -> None:
 
 def test_nothing_passes_the_gate_with_a_failed_record(ledger: Ledger) -> None:
     transfer = accept(ledger)
-    ledger.transfers.record_verification(transfer, passed=False, files={"a": "0"}, report={}, mapped_uid="2.25.1")
+    ledger.transfers.record_verification(
+        transfer, passed=False, files={"a": "0"}, report={}, mapped_uid="2.25.1"
+    )
     with pytest.raises(NotVerified):
         ledger.transfers.verified_files(transfer)
 
 
 def test_a_record_of_another_revision_does_not_open_the_gate(ledger: Ledger) -> None:
     transfer = accept(ledger)
-    ledger.transfers.record_verification(transfer, passed=True, files={"a": "0"}, report={}, mapped_uid="2.25.1")
+    ledger.transfers.record_verification(
+        transfer, passed=True, files={"a": "0"}, report={}, mapped_uid="2.25.1"
+    )
     assert ledger.transfers.verified_files(transfer) == {"a": "0"}
 
     ledger.transfers.new_revision("1.2", 2)

@@ -1,0 +1,209 @@
+"""From dcmtk's dcmsend to a real OpenSSH server and a real Orthanc, and what surrounds that way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from fiona_dagster.redcap import IncomingProject, RedcapClient
+from fiona_dagster.transfers.verify import verify_package
+from tests.end_to_end.conftest import Site
+from tests.end_to_end.service import CHECKOUT, wait_until
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.shared, pytest.mark.timeout(420)]
+
+SETS = ("mr_siemens_fmap", "mr_ge_fmri", "ct_philips_axial")
+
+
+def studies_of(folder: Path) -> dict[str, int]:
+    """StudyInstanceUID -> number of instances of a folder of DICOM files."""
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if "StudyInstanceUID" in header:
+            found.setdefault(header.StudyInstanceUID, set()).add(header.SOPInstanceUID)
+    return {study: len(instances) for study, instances in found.items()}
+
+
+def test_three_vendors_arrive_at_openssh_and_orthanc(
+    site: Site, shared: Path, dcmtk: Callable[[str], str]
+) -> None:
+    service = site.service
+    wanted: dict[str, int] = {}
+    for name in SETS:
+        folder = shared / "data" / "visible" / name
+        wanted.update(studies_of(folder))
+        subprocess.run(
+            [
+                dcmtk("dcmsend"),
+                "-aec",
+                "FIONA",
+                "+sd",
+                "+r",
+                "--no-halt",
+                "127.0.0.1",
+                str(service.dicom_port),
+                folder,
+            ],
+            check=True,
+            capture_output=True,
+        )
+    assert len(wanted) == 3
+
+    for number, study in enumerate(wanted):
+        service.held(study)
+        service.fiona(
+            *("assign", study, "--project", "STUDYA", "--participant", f"A{number}", "--event", "Baseline")
+        )
+
+    in_orthanc = {}
+    for study, instances in wanted.items():
+        transfer = service.delivered(study, "STUDYA")
+        assert transfer["package"]["instances"] == instances
+        assert {d["target"] for d in transfer["deliveries"]} == {"sftp", "pacs"}
+        in_orthanc[transfer["mapped_uid"]] = instances
+        _check_package(site, transfer["package"], instances)
+        _check_redcap(site, study, transfer["mapped_uid"])
+
+    found = {
+        study["MainDicomTags"]["StudyInstanceUID"]: len(site.orthanc.get(f"/studies/{study['ID']}/instances"))
+        for study in site.orthanc.get("/studies?expand")
+    }
+    assert {uid: found.get(uid) for uid in in_orthanc} == in_orthanc
+
+
+def _check_package(site: Site, package: dict[str, str], instances: int) -> None:
+    """It stands in DAIC, verifies, and the SFTP server has the very bytes."""
+    path = site.service.root.path / package["path"]
+    assert path.parent == site.service.root.daic / "STUDYA"
+    assert verify_package(path) == []
+    received = site.sshd.upload / path.name
+    assert hashlib.sha256(received.read_bytes()).hexdigest() == package["sha256"]
+    with zipfile.ZipFile(received) as archive:
+        assert sum(name.endswith(".dcm") for name in archive.namelist()) == instances
+    assert not list(site.service.root.projects.rglob("*.dcm"))
+
+
+def _check_redcap(site: Site, study: str, mapped_uid: str) -> None:
+    incoming = IncomingProject(RedcapClient(site.redcap.url, site.redcap.tokens["Incoming"], timeout=5))
+    (request,) = incoming.requests_of(study)
+    assert request.transfer_date
+    assert request.mapped_uid == mapped_uid
+    assert request.errors == ()
+
+
+def test_broken_files_harm_nothing_and_a_sound_study_goes_on(
+    site: Site, shared: Path, tmp_path: Path
+) -> None:
+    service = site.service
+    before = {path for path in tmp_path.parent.rglob("*") if "data" not in path.parts}
+    sound = shared / "data" / "visible" / "ct_ge_tilt"
+    (study,) = studies_of(sound)
+    done = service.fiona(
+        "import", "--json", str(shared / "data" / "visible" / "broken"), str(sound), check=False
+    )
+    report = json.loads(done.stdout)
+
+    assert done.returncode == 1, "files went to quarantine"
+    assert report["quarantined"]
+    assert before == {path for path in tmp_path.parent.rglob("*") if "data" not in path.parts}
+
+    service.held(study)
+    service.fiona("assign", study, "--project", "STUDYA", "--participant", "B1", "--event", "E1")
+    transfer = service.delivered(study, "STUDYA")
+    assert transfer["package"]["instances"] == len(list(sound.iterdir()))
+
+    damaged = "1.3.6.1.4.1.5962.1.2.1.20040119072730.12322"
+    wait_until("the damaged study is flagged", lambda: service.state(damaged) == "flagged")
+    refused = service.fiona(
+        *("assign", damaged, "--project", "STUDYA", "--participant", "B2", "--event", "E1"), check=False
+    )
+    assert refused.returncode == 1
+    assert "flagged" in refused.stderr
+    assert "two_patients" in refused.stderr
+    assert service.study(damaged)["transfers"] == []
+
+
+def test_a_new_project_has_its_jobs_without_a_restart(site: Site) -> None:
+    service = site.service
+    before = {name: entry["pid"] for name, entry in service.runtime["services"].items()}
+    assert "transfer_LATER" not in service.job_names()
+    site.add_project("LATER")
+
+    wait_until(
+        "jobs of the new project", lambda: {"transfer_LATER", "deliver_LATER"} <= service.job_names(), 30
+    )
+    assert before == {name: entry["pid"] for name, entry in service.runtime["services"].items()}
+
+
+def test_a_broken_project_file_disturbs_nobody(site: Site) -> None:
+    service = site.service
+    (service.root.project_files / "BROKEN.json").write_text('{"name": "BROKEN", "optoins": []}')
+    checked = service.fiona("config", "check", check=False)
+    (service.root.project_files / "BROKEN.json").unlink()
+
+    assert checked.returncode == 2
+    assert "optoins" in checked.stdout + checked.stderr
+    assert "options" in checked.stdout + checked.stderr
+    assert "transfer_STUDYA" in service.job_names()
+
+
+def test_dagster_job_launch_works_from_the_checkout(site: Site, shared: Path) -> None:
+    service = site.service
+    (study,) = studies_of(shared / "data" / "visible" / "ct_ge_tilt")
+    before = {run["runId"] for run in service.runs("process_study")}
+    exported = service.fiona("env").stdout
+    assert f"FIONA_DATA={service.root.path}" in exported.replace("'", "").replace('"', "")
+    tags = json.dumps({"dagster/partition": study})
+    subprocess.run(
+        [sys.executable, "-m", "dagster", "job", "launch", "-j", "process_study", "--tags", tags],
+        cwd=CHECKOUT,
+        env=service.environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+    def finished() -> list[str]:
+        new = [run for run in service.runs("process_study") if run["runId"] not in before]
+        return [run["status"] for run in new if run["status"] in ("SUCCESS", "FAILURE")]
+
+    assert wait_until("the launched run", finished) == ["SUCCESS"]
+
+
+def test_a_withheld_request_is_answered_in_redcap(site: Site, shared: Path) -> None:
+    """A request through the REDCap API whose participant does not match the project's pattern."""
+    site.add_project("STRICT", participant_pattern="S[0-9]{3}")
+    (study,) = studies_of(shared / "data" / "visible" / "ct_ge_tilt")
+    client = RedcapClient(site.redcap.url, site.redcap.tokens["Incoming"], timeout=5)
+    client.import_records(
+        [
+            {
+                "study_instance_uid": study,
+                "redcap_repeat_instrument": "transfers",
+                "redcap_repeat_instance": "7",
+                "transfer_requested_date": "2026-11-23 10:00",
+                "transfer_project_name": "STRICT",
+                "transfer_name": "wrong",
+                "transfer_event_name": "E1",
+            }
+        ]
+    )
+    incoming = IncomingProject(client)
+
+    def answered() -> bool:
+        return any(request.instance == 7 and request.errors for request in incoming.requests_of(study))
+
+    wait_until("the refusal is in REDCap", answered)
+    states = {t["project"]: t["state"] for t in site.service.study(study)["transfers"]}
+    assert states["STRICT"] == "refused"
