@@ -8,7 +8,9 @@ import click
 
 
 @click.command()
-@click.option("--exit", "exit_when_delivered", is_flag=True, help="Stop when all three studies are delivered.")
+@click.option(
+    "--exit", "exit_when_delivered", is_flag=True, help="Stop when all three studies are delivered."
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -16,6 +18,6 @@ import click
 )
 def demo(exit_when_delivered: bool, data: Path | None) -> int:
     """Runs everything on loopback with embedded peers: three studies from C-STORE to proven delivery."""
-    from fiona_dagster.demo.script import run_demo  # noqa: PLC0415 - imports numpy and dagster's neighbours
+    from fiona_dagster.demo.script import run_demo
 
     return run_demo(data, exit_when_delivered=exit_when_delivered)
