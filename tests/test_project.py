@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from types import ModuleType
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
+from fiona_dagster.config import settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -139,3 +143,36 @@ def test_skips_are_excused_where_there_are_no_shared_files(summary: ModuleType, 
 
 def test_no_report_is_a_failure(summary: ModuleType, tmp_path: Path) -> None:
     assert summary.main(tmp_path / "none.xml", tmp_path, 0) == 1
+
+
+def _documented() -> dict[str, dict[str, str]]:
+    """Heading of docs/operators/configure.md -> key -> default, as written there."""
+    text = (CHECKOUT / "docs" / "operators" / "configure.md").read_text()
+    sections = re.split(r"(?m)^#+ (.*)$", text)[1:]
+    return {
+        heading: dict(re.findall(r"(?m)^\| `(\w+)` \| (?:`([^`]*)`|required|section) \|", body))
+        for heading, body in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("config.json", settings.Settings),
+        ("receiver", settings.ReceiverSettings),
+        ("redcap", settings.RedcapSettings),
+        ("targets: SFTP", settings.SftpTarget),
+        ("targets: DICOM", settings.DicomTarget),
+        ("retention", settings.RetentionSettings),
+        ("web", settings.WebSettings),
+        ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),
+    ],
+)
+def test_every_setting_is_documented_with_its_default(heading: str, model: type[BaseModel]) -> None:
+    expected = {}
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        plain = field.is_required() or isinstance(default, BaseModel)
+        expected[name] = "" if plain else json.dumps(default)
+
+    assert _documented()[heading] == expected
