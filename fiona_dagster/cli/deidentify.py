@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import click
 
 from fiona_dagster import deid
 from fiona_dagster.config import DataRoot, ProjectSettings, has_project, load_project_in_force
-from fiona_dagster.errors import ConfigurationError, UsageError
+from fiona_dagster.errors import ConfigurationError, StorageFull, UsageError
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 
@@ -155,6 +156,8 @@ def _run(
             if file.name not in bad and verification.files.get(file.name) == file.sha256:
                 (stage / file.name).replace(target / file.name)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{target}: the disk is full; make room and run it again") from None
         raise UsageError(f"{target}: can't be written ({error.strerror})") from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from fiona_dagster.deid.assignment import METHOD
-from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, Deidentifier
+from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Deidentifier
 from fiona_dagster.deid.elements import (
     BIG_ENDIAN,
     DEFLATED,
@@ -131,8 +131,10 @@ class Inspection:
         for e in elements(meta):
             if e.tag not in _META:
                 self._find(e.tag, "file meta: not ours")
-        if raw_value(meta, 0x00020012) != IMPLEMENTATION_CLASS_UID:
-            self._find(0x00020012, "file meta: not ours")
+        wanted = {0x00020012: IMPLEMENTATION_CLASS_UID, 0x00020013: IMPLEMENTATION_VERSION}
+        for tag, value in wanted.items():
+            if raw_value(meta, tag) != value:
+                self._find(tag, "file meta: not ours")
         return raw_value(meta, 0x00020010)
 
     def _table(self, found: list[Found]) -> None:
@@ -167,7 +169,11 @@ class Inspection:
             foreign = any(uid and not uid.startswith("2.25.") and not is_well_known(uid) for uid in uids)
             return "table E.1-1: U" if foreign else ""
         stand_in = e.tag == 0x00420011 and value.startswith(b"%PDF-1.4\n1 0 obj<<")  # an empty document
-        return "" if stand_in or value == dummy(vr).rstrip(b" \0") else f"table E.1-1: {basic}"
+        return (
+            ""
+            if stand_in or value in (dummy(vr).rstrip(b" \0"), dummy(e.vr).rstrip(b" \0"))
+            else f"table E.1-1: {basic}"
+        )
 
     def _method(self, data_set: Dataset) -> None:
         dates = "MODIFIED" if self.profile.modified_dates else "REMOVED"

@@ -1,7 +1,7 @@
 """The independent look at what would leave: reads every copy again by pydicom, and searches it.
 
 Belongs here: what to search, over which files. Stays out: how one copy is examined (``inspection``), and
-whether to send (the gate in transfers asks the ledger for a passed record with the digests of the bytes in hand).
+whether to send (the gate in transfers asks the ledger for a passed record of the bytes in hand).
 """
 
 from __future__ import annotations

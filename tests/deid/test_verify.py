@@ -1,0 +1,150 @@
+"""The independent look blocks what the engine might forget, and does not block honest studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiona_dagster.deid import verify_outputs
+from fiona_dagster.deid.terms import Terms
+from tests.deid import phantoms
+from tests.deid.conftest import Make
+
+
+@pytest.fixture
+def copy(make: Make, tmp_path: Path, out: Path) -> tuple[Path, Path]:
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+    report = make().file(source, out)
+    return source, out / report.name
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "rule"),
+    [
+        ("ContrastBolusIngredient", "QUISLING", "residual search: name"),
+        ("SoftwareVersions", "made for Wendelin Quisling", "residual search: name"),
+        ("SoftwareVersions", "no. ZX83015577", "residual search: id"),
+        ("SoftwareVersions", "1953-07-04", "residual search: birth_date"),
+        ("SoftwareVersions", "4/7/1953", "residual search: birth_date"),
+        ("SoftwareVersions", "03.05.2018", "residual search: date"),
+        ("SoftwareVersions", phantoms.STUDY, "residual search: uid"),
+        ("SeriesDescription", "T1", "table E.1-1: X"),
+        ("StudyID", "77", "table E.1-1: Z"),
+        ("FrameOfReferenceUID", "1.2.3.4.5.6", "table E.1-1: U"),
+        ("PatientIdentityRemoved", "NO", "does not say how it was de-identified"),
+        ("StudyInstanceUID", "2.25.77", "belongs to none of the originals"),
+    ],
+)
+def test_what_is_left_blocks_by_tag_and_rule(
+    make: Make, out: Path, copy: tuple[Path, Path], keyword: str, value: str, rule: str
+) -> None:
+    source, path = copy
+    ds = pydicom.dcmread(path)
+    setattr(ds, keyword, value)
+    ds.save_as(path)
+
+    result = verify_outputs([source], out, make())
+
+    assert not result.passed
+    assert rule in {finding.rule for finding in result.findings}
+    shown = str(result.to_json())
+    assert "uisling" not in shown
+    assert "ZX83015577" not in shown
+
+
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    raw = path.read_bytes()
+    assert old in raw
+    path.write_bytes(raw.replace(old, new, 1))
+
+
+def test_file_meta_preamble_and_tail_are_looked_at(make: Make, out: Path, copy: tuple[Path, Path]) -> None:
+    source, path = copy
+    whole = path.read_bytes()
+    damaged = {
+        "preamble": b"Quisling".ljust(128, b"\0") + whole[128:],
+        "(0002,0013)": whole.replace(b"FIONA_DAGSTER", b"QUISLINGXXXXX", 1),
+        "end of file": whole + b"Quisling",
+    }
+    for tag, content in damaged.items():
+        path.write_bytes(content)
+        result = verify_outputs([source], out, make())
+        assert tag in {finding.tag for finding in result.findings} or (
+            tag == "(0002,0013)" and any("name" in finding.rule for finding in result.findings)
+        )
+
+
+def test_private_curves_and_overlays_are_looked_at(make: Make, out: Path, copy: tuple[Path, Path]) -> None:
+    source, path = copy
+    ds = pydicom.dcmread(path)
+    ds.add_new(0x00110010, "LO", "CREATOR")
+    ds.add_new(0x60023000, "OW", b"12")
+    ds.add_new(0x50022500, "LO", "label")
+    ds.save_as(path)
+
+    tags = {finding.tag for finding in verify_outputs([source], out, make()).findings}
+
+    assert {"(0011,0010)", "(6002,3000)", "(5002,2500)"} <= tags
+
+
+def test_a_foreign_file_in_the_folder_blocks(make: Make, out: Path, copy: tuple[Path, Path]) -> None:
+    source, _ = copy
+    (out / "Quisling.txt").write_text("notes")
+
+    assert not verify_outputs([source], out, make()).passed
+
+
+def test_an_empty_folder_does_not_pass(make: Make, out: Path) -> None:
+    assert not verify_outputs([], out, make()).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "patient", "kept"),
+    [
+        ("Hand^Long", "12345", "Hand TA Long"),
+        ("Head^Chest", "1", "HEAD CHEST"),
+        ("Li^A", "AB", "Li A axial"),
+        ("Siemens^Test", "TEST", "SIEMENS TEST"),
+    ],
+)
+def test_common_words_warn_and_do_not_block(
+    make: Make, tmp_path: Path, out: Path, name: str, patient: str, kept: str
+) -> None:
+    ds = phantoms.image()
+    ds.PatientName, ds.PatientID, ds.SoftwareVersions = name, patient, kept
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    report = make().file(source, out)
+
+    result = verify_outputs([source], out, make())
+
+    assert result.passed, result.findings
+    assert result.warnings
+    assert pydicom.dcmread(out / report.name).SoftwareVersions == kept
+
+
+def test_what_the_request_assigns_is_exempt(make: Make, tmp_path: Path, out: Path) -> None:
+    ds = phantoms.image()
+    ds.PatientID, ds.PatientName = "SUBJ_0001", "SUBJ_0001"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    make().file(source, out)
+
+    assert verify_outputs([source], out, make()).passed
+
+
+@given(
+    st.binary(max_size=200),
+    st.binary(max_size=200),
+    st.sampled_from([b"Quisling", b"Anna Quisling", b"B\xf8rge"]),
+)
+def test_terms_are_found_as_whole_words_wherever_they_stand(before: bytes, after: bytes, word: bytes) -> None:
+    terms = Terms()
+    terms.add(word, "name", True)
+
+    assert any(
+        found == word.lower() for _, _, found in terms.hits(before + b" " + word.upper() + b"," + after)
+    )
+    assert not Terms({b"ann": terms.words[word.lower()]}).hits(b"Annabel hannah ANNE")
