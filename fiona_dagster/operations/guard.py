@@ -15,10 +15,12 @@ class Guard:
 
     Args:
         lock: descriptor of the data root's lock, which the guardian holds as long as it lives.
+        scratch: folder that it removes at the end.
     """
 
-    def __init__(self, lock: int) -> None:
+    def __init__(self, lock: int, scratch: Path) -> None:
         self._lock = lock
+        self._scratch = scratch
         self._groups: set[int] = set()
         self._process = self._start()
 
@@ -54,7 +56,7 @@ class Guard:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            (sys.executable, "-I", str(Path(__file__).with_name("guardian.py"))),
+            (sys.executable, "-I", str(Path(__file__).with_name("guardian.py")), str(self._scratch)),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

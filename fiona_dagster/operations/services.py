@@ -72,12 +72,19 @@ class Service:
     settings: object = None
 
 
-def environment(root: DataRoot) -> dict[str, str]:
-    """The environment of every program that the supervisor starts."""
+def environment(root: DataRoot, scratch: Path | None = None) -> dict[str, str]:
+    """The environment of every program that the supervisor starts.
+
+    Args:
+        root: the data root.
+        scratch: temporary folder with a short name, since the code server's socket lies in it; the
+            system's when absent.
+    """
     return {
         **os.environ,
         "FIONA_DATA": str(root.path),
         "DAGSTER_HOME": str(root.dagster_home),
+        **({"TMPDIR": str(scratch)} if scratch else {}),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "DAGSTER_CLI_API_GRPC_LOG_FORMAT": "json",  # the code server does not hand its own format on
         "PYTHONUNBUFFERED": "1",

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,7 +81,6 @@ class Supervisor:
         self._settings, problem = load_settings_in_force(root)
         if problem:
             log.warning("%s; the last good version stays in force", problem)
-        self._environment = table.environment(root)
         self._watch = ConfigurationWatch(root)
         self._reload: Reload | None = None
         self._reconciler: Process | None = None
@@ -95,7 +95,9 @@ class Supervisor:
             table.write_workspace(self._root, self._ports)
             self._slots = {service.name: _Slot(service) for service in self._services()}
             self._slots["code-server"].reconciled = False
-            self._guard = Guard(lock)
+            scratch = Path(tempfile.mkdtemp(prefix="fiona-up-"))
+            self._environment = table.environment(self._root, scratch)
+            self._guard = Guard(lock, scratch)
             try:
                 while not self._stopping:
                     self._step()

@@ -13,7 +13,10 @@ from tests.operations.processes import alive, wait_until
 
 def test_a_new_guardian_learns_all_groups(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as lock:
-        guard = Guard(lock.fileno())
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        (scratch / "left").touch()
+        guard = Guard(lock.fileno(), scratch)
         victims = [
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], process_group=0)
             for _ in range(3)
@@ -31,5 +34,6 @@ def test_a_new_guardian_learns_all_groups(tmp_path: Path) -> None:
 
     assert [victims[0].wait(5), victims[1].wait(5)] == [-signal.SIGKILL, -signal.SIGKILL]
     assert victims[2].poll() is None
+    assert not scratch.exists()
     victims[2].kill()
     victims[2].wait()
