@@ -112,6 +112,7 @@ class Engine:
         elements = task.data_set(source.elements, ())
         terms = Terms(exempt=self.exempt)
         terms.learn(source_values(source.elements))
+        _fit_document_length(elements, source.little)
         leftovers = Leftovers(terms, task.originals, self.identities.uid)
         elements = leftovers.clean(elements)
         if leftovers.cleaned:
@@ -212,7 +213,8 @@ class _Task:
         if vr == "UI":
             return Element(tag, vr, self._mapped(element.value, False) or self._mapped(b"removed", False))
         if tag == 0x00420011:  # Encapsulated Document
-            return Element(tag, "OB", _PDF)
+            kind = self.source.find(0x00420012)
+            return Element(tag, "OB", _PDF if kind and text(kind.value) == "application/pdf" else dummy("OB"))
         return Element(tag, vr, dummy(vr))
 
     def _content(self, element: Element) -> Element:
@@ -281,3 +283,12 @@ class _Task:
         if element.tag == PIXEL_DATA and element.vr == "UN":
             return None
         return element
+
+
+def _fit_document_length(elements: list[Element], little: bool) -> None:
+    """Encapsulated Document Length says how long the stand-in is (PS3.3 C.24.2)."""
+    document = next((e for e in elements if e.tag == 0x00420011), None)
+    for place, e in enumerate(elements):
+        if e.tag == 0x00420015 and document is not None:
+            length = len(document.value).to_bytes(4, "little" if little else "big")
+            elements[place] = Element(e.tag, "UL", length)

@@ -17,6 +17,9 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
+from fiona_dagster.deid.elements import DEFLATED, inflate
+from fiona_dagster.errors import RefusedDicom, UnreadableDicom
+
 WALK_DEPTH = 80
 READ_ERRORS = (
     InvalidDicomError,
@@ -29,6 +32,8 @@ READ_ERRORS = (
     AttributeError,
 )
 """What pydicom raises on damaged files."""
+UNREADABLE = (*READ_ERRORS, UnreadableDicom, RefusedDicom)
+"""The same, and what :func:`bounded` raises."""
 
 # values are looked at as bytes and never validated: pydicom's complaints would quote them
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
@@ -65,6 +70,20 @@ def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pydicom.dcmread(source, stop_before_pixels=True, force=force)
+
+
+def bounded(source: Path) -> None:
+    """Makes sure that a deflated file does not grow beyond bounds: pydicom would inflate all of it.
+
+    Raises:
+        RefusedDicom: it does.
+        UnreadableDicom: damaged.
+    """
+    with source.open("rb") as handle:
+        start = handle.read(2048)
+        if any(syntax.encode() in start for syntax in DEFLATED) and start[128:132] == b"DICM":
+            handle.seek(144 + int.from_bytes(start[140:144], "little"))
+            inflate(handle.read())
 
 
 def elements(data_set: Dataset) -> list[Found]:

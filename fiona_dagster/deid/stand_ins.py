@@ -5,6 +5,7 @@ Items are made from lists of what may stay, never by taking out what may not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
@@ -77,7 +78,11 @@ def _filled(*parts: tuple[int, str]) -> list[Element]:
     return [Element(tag, vr, dummy(vr)) for tag, vr in parts]
 
 
-def _annotation(little: bool) -> list[Element]:
+def _annotation(element: Element, little: bool) -> list[Element]:
+    first = element.items[0] if element.items else []
+    layer = next((text(e.value) for e in first if e.tag == 0x00700002 and e.items is None), "")
+    if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", layer):  # PS3.5 6.2, CS
+        layer = "REMOVED"
     order = "little" if little else "big"
     one = b"\0\0\x80\x3f" if little else b"\x3f\x80\0\0"  # 1.0 as FL
     point = [
@@ -87,7 +92,7 @@ def _annotation(little: bool) -> list[Element]:
         Element(0x00700022, "FL", one + one),
         Element(0x00700023, "CS", b"POINT"),
     ]
-    return [Element(0x00700002, "CS", b"REMOVED"), Element(0x00700009, "SQ", b"", [point])]
+    return [Element(0x00700002, "CS", layer.encode()), Element(0x00700009, "SQ", b"", [point])]
 
 
 def dummy_items(element: Element, map_uid: MapUid, little: bool) -> list[list[Element]]:
@@ -103,7 +108,7 @@ def dummy_items(element: Element, map_uid: MapUid, little: bool) -> list[list[El
                 ]
             ]
         case 0x00700001:  # Graphic Annotation Sequence: one point, no text
-            return [_annotation(little)]
+            return [_annotation(element, little)]
         case 0x00340001:  # Flow Identifier Sequence
             return [[Element(0x00340002, "OB", b"\0\0")]]
         case 0x00081072:  # Operator Identification Sequence

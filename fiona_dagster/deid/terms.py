@@ -23,6 +23,8 @@ _TOKEN = re.compile(rb"[0-9a-z]+")
 BINARY = frozenset(
     ["OB", "OD", "OF", "OL", "OV", "OW", "UN", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"]
 )
+_IDEOGRAPHS = "\u2e80"
+"""From here on, two letters make a word."""
 NUMBERS = frozenset(["DS", "IS", "TM", "AS"])
 STRUCTURAL = frozenset((0x00080005, 0x00080060, 0x00080064, 0x00280004, 0x0040A010, 0x0040A040, 0x0040A050))
 """Attributes whose few values the standard itself lists: a name can't hide there."""
@@ -176,7 +178,8 @@ class Terms:
         words = _WORD.findall(text)
         if any(ch.isdigit() for ch in text) and kind in ("id", "device", "phone", "address"):
             return True
-        return any(len(word) > 2 and word not in common_words() for word in words) or not words
+        telling = (w for w in words if len(w) > (1 if w[0] >= _IDEOGRAPHS else 2) and w not in common_words())
+        return any(telling) or not words
 
     def _encoded(self, value: bytes, kind: str, strong: bool, charset: str) -> None:
         """The value in its own bytes; of what is not ASCII also the usual other notations."""

@@ -14,7 +14,7 @@ from typing import Any
 from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
-from fiona_dagster.deid.reading import READ_ERRORS, elements, raw_value, read_header
+from fiona_dagster.deid.reading import UNREADABLE, bounded, elements, raw_value, read_header
 from fiona_dagster.deid.terms import Terms
 
 _INSTANCE_UIDS = ("U", "D")
@@ -84,8 +84,9 @@ def _searches(sources: Sequence[Path], deidentifier: Deidentifier) -> dict[str, 
     made: dict[str, Search] = {}
     for source in sources:
         try:
+            bounded(source)
             data_set = read_header(source, force=True)
-        except READ_ERRORS:
+        except UNREADABLE:
             continue  # no copy exists of what can't be read
         study = deidentifier.map_uid(raw_value(data_set, 0x0020000D))
         if study not in made:

@@ -284,3 +284,68 @@ def test_real_series_keep_every_listed_science_and_pass_the_search(
     verification = verify_outputs(sources, out, deidentifier)
     assert verification.findings == []
     assert len(verification.files) == len(sources)
+
+
+def test_a_document_is_replaced_and_its_length_fits(make: Make, tmp_path: Path, out: Path) -> None:
+    ds = phantoms.image(sop_class="1.2.840.10008.5.1.4.1.1.104.1")
+    del ds.PixelData
+    ds.MIMETypeOfEncapsulatedDocument, ds.DocumentTitle = "application/pdf", "Letter about Wendelin Quisling"
+    ds.EncapsulatedDocument, ds.EncapsulatedDocumentLength = b"%PDF-1.7 Quisling", 17
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    raw = (out / report.name).read_bytes()
+    assert b"Quisling" not in raw
+    after = pydicom.dcmread(out / report.name)
+    assert after.EncapsulatedDocument.startswith(b"%PDF-")
+    assert len(after.EncapsulatedDocument) - after.EncapsulatedDocumentLength in (0, 1)
+    assert after.DocumentTitle == "Letter about REMOVED"
+    assert report.held == "encapsulated document"
+    assert verify_outputs([source], out, make()).passed
+
+
+def test_annotations_of_a_presentation_state_lose_their_text(make: Make, tmp_path: Path, out: Path) -> None:
+    ds = phantoms.image(sop_class="1.2.840.10008.5.1.4.1.1.11.1")
+    del ds.PixelData
+    note, shown, layer = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    note.UnformattedTextValue = "seen by Quisling"
+    shown.GraphicLayer, shown.TextObjectSequence = "LAYER1", [note]
+    layer.GraphicLayer, layer.GraphicLayerOrder = "LAYER1", 1
+    ds.GraphicAnnotationSequence, ds.GraphicLayerSequence = [shown], [layer]
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    assert b"Quisling" not in (out / report.name).read_bytes()
+    kept = pydicom.dcmread(out / report.name)
+    assert (
+        kept.GraphicAnnotationSequence[0].GraphicLayer
+        == kept.GraphicLayerSequence[0].GraphicLayer
+        == "LAYER1"
+    )
+    assert "TextObjectSequence" not in kept.GraphicAnnotationSequence[0]
+    assert kept.GraphicAnnotationSequence[0].GraphicObjectSequence[0].NumberOfGraphicPoints == 1
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 100", "Bjørgård^Åse"),
+        ("ISO_IR 192", "山田^太郎"),
+        ("ISO_IR 144", "Иванова^Анна"),
+        ("GB18030", "欧阳^小东"),
+    ],
+)
+def test_names_in_any_character_set_are_found_in_kept_text(
+    make: Make, tmp_path: Path, out: Path, charset: str, name: str
+) -> None:
+    ds = phantoms.image()
+    ds.SpecificCharacterSet, ds.PatientName = charset, name
+    ds.SoftwareVersions = f"for {name.partition('^')[0]} v2"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    assert str(pydicom.dcmread(out / report.name).SoftwareVersions) == "for REMOVED v2"
+    assert verify_outputs([source], out, make()).passed
