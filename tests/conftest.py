@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fiona_dagster.config import DataRoot
 
 pytest_plugins = ("tests.peers_fixtures",)
+
+# No time limit for an example: a busy machine is no failure. `make test-full` tries many more of them.
+settings.register_profile("fiona", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("full", settings.get_profile("fiona"), max_examples=2000)
+settings.load_profile("full" if os.environ.get("FIONA_TEST_FULL") else "fiona")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
