@@ -10,8 +10,6 @@ from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.targets import Proof
-from fiona_dagster.transfers.targets.dicom import deliver_dicom
-from fiona_dagster.transfers.targets.sftp import deliver_sftp
 
 
 def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Proof | None, Package]:
@@ -40,7 +38,10 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         finish(gateway, transfer)
         return None, package
     target = gateway.target(target_name)
+    # paramiko and pynetdicom are imported when they are needed: every run is a new process.
     if isinstance(target, SftpTarget):
+        from fiona_dagster.transfers.targets.sftp import deliver_sftp
+
         proof = deliver_sftp(
             target,
             gateway.root,
@@ -50,6 +51,8 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
             name=target_name,
         )
     else:
+        from fiona_dagster.transfers.targets.dicom import deliver_dicom
+
         folder = working_copy(gateway, transfer)
         files = [folder / name for name in sorted(verified)]
         proof = deliver_dicom(

@@ -11,13 +11,15 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fiona_dagster import deid
 from fiona_dagster.errors import Busy, NotVerified, PermanentError, RequestRefused, ResidualIdentifier
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.package import arcnames, build_package
+
+if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
+    from fiona_dagster import deid
 
 
 def transfer_of(gateway: Gateway, study: str, project: str) -> Transfer:
@@ -41,6 +43,8 @@ def working_copy(gateway: Gateway, transfer: Transfer) -> Path:
 
 
 def _deidentifier(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
+    from fiona_dagster import deid
+
     project = gateway.project(transfer.project)
     key = deid.project_key(
         gateway.root,
@@ -93,6 +97,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
         PermanentError: an instance could not be processed, or nothing is left to be sent. Partial is
             failure: nothing is kept.
     """
+    from fiona_dagster import deid
+
     sources = _sources(gateway, transfer)
     folder = working_copy(gateway, transfer)
     _remove_working_copies(gateway, transfer)
@@ -152,6 +158,8 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
         ResidualIdentifier: something identifying is left; the working copy is removed.
         NotVerified: there is no working copy, or it is not complete.
     """
+    from fiona_dagster import deid
+
     folder = working_copy(gateway, transfer)
     if not folder.is_dir() or not _report_file(folder).is_file():
         raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
