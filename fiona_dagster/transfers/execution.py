@@ -178,7 +178,8 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     if not complete:
         raise NotVerified(
             f"study {transfer.study}: {report['received']} instances went in, "
-            f"{len(verification.files)} came out, {held} were held back; partial is failure, de-identify again"
+            f"{len(verification.files)} came out, {held} were held back; "
+            "partial is failure, de-identify again"
         )
     if not verification.passed:
         _remove_working_copies(gateway, transfer)
