@@ -35,3 +35,8 @@ def root(tmp_path: Path) -> DataRoot:
     data = DataRoot(tmp_path / "data")
     data.make()
     return data
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests go first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
