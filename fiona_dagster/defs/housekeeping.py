@@ -129,7 +129,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
         name="maintain", description="Reconciles Dagster with the ledger; closes ghosts; retires partitions."
     )
     def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
-        hold_run(gateway.root, context.run_id)
+        hold_run(gateway.root, context.run.run_id)
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
             counts = {

@@ -83,7 +83,7 @@ def run_studies(
     Raises:
         dagster.Failure: a study failed; the message holds nothing identifying.
     """
-    hold_run(resource.root, context.run_id)
+    hold_run(resource.root, context.run.run_id)
     failures: list[str] = []
     permanent = True
     result = StepResult()

@@ -1,0 +1,72 @@
+"""What Dagster loads: names are held here, so that none vanishes or changes unnoticed."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.defs.build import build_defs
+from fiona_dagster.operations import initialise
+
+
+@pytest.fixture
+def loaded(root: DataRoot) -> dg.RepositoryDefinition:
+    initialise(root)
+    targets = {
+        "pacs": {"kind": "dicom", "host": "127.0.0.1", "port": 104, "called_ae_title": "R"},
+    }
+    root.config_file.write_text(json.dumps({"targets": targets}))
+    (root.project_files / "P.json").write_text(json.dumps({"name": "P", "targets": ["pacs"]}))
+    definitions = build_defs(root)
+    dg.Definitions.validate_loadable(definitions)
+    return definitions.get_repository_def()
+
+
+def test_assets_jobs_and_sensors(loaded: dg.RepositoryDefinition) -> None:
+    assert sorted(key.to_user_string() for key in loaded.assets_defs_by_key) == [
+        "P/deidentified",
+        "P/deliveries/pacs",
+        "P/package",
+        "P/transfer_status",
+        "P/verification",
+        "incoming_record",
+        "study_classification",
+        "study_files",
+        "study_record",
+    ]
+    jobs = {job.name for job in loaded.get_all_jobs()}
+    assert {"process_study", "transfer_P", "deliver_P", "maintenance"} <= jobs
+    assert {sensor.name for sensor in loaded.sensor_defs} == {
+        "completed_studies",
+        "transfer_requests",
+        "run_failures",
+    }
+    assert all(s.default_status == dg.DefaultSensorStatus.RUNNING for s in loaded.sensor_defs)
+    assert all(s.default_status == dg.DefaultScheduleStatus.RUNNING for s in loaded.schedule_defs)
+
+
+def test_a_project_has_partitions_of_its_own(loaded: dg.RepositoryDefinition) -> None:
+    def partitions(key: dg.AssetKey) -> str | None:
+        found = loaded.assets_defs_by_key[key].partitions_def
+        assert isinstance(found, dg.DynamicPartitionsDefinition)
+        return found.name
+
+    assert partitions(dg.AssetKey("study_files")) == "studies"
+    assert partitions(dg.AssetKey(["P", "deidentified"])) == "studies_P"
+
+
+def test_a_checkout_without_a_data_root_loads(root: DataRoot) -> None:
+    definitions = build_defs(DataRoot(root.path / "nothing"))
+    dg.Definitions.validate_loadable(definitions)
+    assert definitions.get_repository_def().has_job("process_study")
+
+
+def test_a_broken_project_is_left_out_and_named(root: DataRoot) -> None:
+    initialise(root)
+    (root.project_files / "BAD.json").write_text("{")
+    with pytest.warns(RuntimeWarning, match="BAD"):
+        definitions = build_defs(root)
+    assert not definitions.get_repository_def().has_job("transfer_BAD")
