@@ -102,7 +102,7 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
 
         # A new project has its job, and the daemon runs it, with nothing restarted.
         (root.project_files / "ABC.json").write_text('{"name": "ABC"}')
-        wait_until((root.path / "ran-ABC").exists, 30)
+        wait_until((root.path / "ran-ABC").exists, 90)
         assert _runtime(root, process)["services"] == runtime["services"]
 
         # A broken one is named, and the rest goes on.
@@ -123,7 +123,7 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         os.kill(leader, signal.SIGKILL)
         wait_until(lambda: not _group(leader), 5)
         wait_until(
-            lambda: _runtime(root, process)["services"]["code-server"]["pid"] not in {None, leader}, 30
+            lambda: _runtime(root, process)["services"]["code-server"]["pid"] not in {None, leader}, 90
         )
         wait_until(lambda: _runtime(root, process)["ready"], 60)
         assert _runtime(root, process)["code_port"] == runtime["code_port"]
