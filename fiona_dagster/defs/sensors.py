@@ -16,9 +16,9 @@ from fiona_dagster.config import configuration_digest
 from fiona_dagster.defs import intake, project
 from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.errors import ConfigurationError, FionaError
+from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.ledger import Kind, Work
-from fiona_dagster.transfers import delivery, requests
+from fiona_dagster.transfers import delivery, outcome, requests
 from fiona_dagster.transfers import intake as arrivals
 from fiona_dagster.transfers.context import Gateway
 
@@ -132,6 +132,7 @@ def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg
         with gateway.open() as opened:
             said = _poll(opened, context)
             delivery.finish_proven(opened)
+            _answer_unknown_projects(opened, context, known)
             found = [
                 *_requests_of(opened, "transfer", None, known),
                 *_requests_of(opened, "deliver", None, known),
@@ -140,6 +141,20 @@ def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg
             return _launch(opened, context, found, said)
 
     return transfer_requests
+
+
+def _answer_unknown_projects(
+    gateway: Gateway, context: dg.SensorEvaluationContext, known: frozenset[str]
+) -> None:
+    """A project that is not here has no job that could write the refusal: it is written here."""
+    for work in gateway.ledger.work.due("status", RUNS_A_TICK):
+        if work.project in known:
+            continue
+        try:
+            outcome.write_outcomes(gateway, work.study, work.project)
+        except FionaError as error:
+            gateway.ledger.work.failed(work.key, str(error), permanent=isinstance(error, PermanentError))
+            context.log.warning(f"REDCap: {error}")
 
 
 def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:

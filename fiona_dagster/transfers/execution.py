@@ -129,7 +129,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
 def _hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> Counter[str]:
     held: Counter[str] = Counter()
     for file in report.files:
-        kind = file.held.replace(" ", "_").replace("-", "_")
+        kind = file.held.lower().replace(" ", "_").replace("-", "_")
         if kind and kind not in allowed:
             (folder / file.name).unlink()
             held[kind] += 1

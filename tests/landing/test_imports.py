@@ -16,14 +16,19 @@ from tests.making import STUDY, data_set, part10, write_object
 
 
 def run_import(root: DataRoot, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process that leaves its kernel statistics beside the data root."""
     code = (
         "import atexit, sys; from pathlib import Path; from fiona_dagster.cli import main\n"
-        "def peak(): sys.stderr.write(Path('/proc/self/status').read_text())\n"
-        "atexit.register(peak); sys.argv[0] = 'fiona'; main()"
+        f"kept = Path({str(_statistics(root))!r}); sys.argv[0] = 'fiona'\n"
+        "atexit.register(lambda: kept.write_text(Path('/proc/self/status').read_text())); main()"
     )
     command = [sys.executable, "-c", code, "import", *arguments]
     environment = {**os.environ, "FIONA_DATA": str(root.path)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _statistics(root: DataRoot) -> Path:
+    return root.path.with_name("statistics")
 
 
 def test_every_byte_is_kept(root: DataRoot, tmp_path: Path) -> None:
@@ -133,11 +138,13 @@ def test_broken_files_harm_nothing(root: DataRoot, shared: Path, tmp_path: Path)
         assert name in reasons
     for name in ("trunc_pixels.dcm", "pixels_short.dcm", "dup_a.dcm", "rle_corrupt.dcm", "control_chars.dcm"):
         assert name not in reasons
-    assert {p for p in tmp_path.rglob("*") if root.path not in p.parents} == before
+    after = {p for p in tmp_path.rglob("*") if root.path not in p.parents}
+    assert after == before | {_statistics(root)}
     inside = {p.relative_to(root.path).parts[0] for p in root.path.rglob("*") if p.is_file()}
     assert inside <= {"site", "quarantine", "ledger"}
     # VmHWM and not ru_maxrss, which a child inherits from whoever forked it.
-    peak = next(line for line in done.stderr.splitlines() if line.startswith("VmHWM"))
+    status = _statistics(root).read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM"))
     assert int(peak.split()[1]) < 200 * 1024
 
 
