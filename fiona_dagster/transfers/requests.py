@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fiona_dagster.errors import ConfigurationError, RequestRefused, UnknownStudy
+from fiona_dagster.errors import ConfigurationError, FionaError, RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers.context import Gateway
@@ -51,6 +51,14 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         raise RequestRefused(f"the participant id does not match the pattern of project {project_name}")
     if not _printable(participant) or not _printable(event):
         raise RequestRefused("participant and event must be 1 to 64 printable characters without backslash")
+    from fiona_dagster.deid import Assignment  # loads pydicom only when somebody asks for a transfer
+
+    try:
+        Assignment(project_name, participant, event)
+    except (FionaError, ValueError):
+        raise RequestRefused(
+            "participant or event can't be written into DICOM: too long, or with one of ^ = \\"
+        ) from None
     if project.events and event not in project.events:
         raise RequestRefused(f"project {project_name} has no such event")
     if study.flags:
