@@ -6,12 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError
+from fiona_dagster.ledger.migrations import migrate
 
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
 
 
@@ -46,20 +44,7 @@ class Store:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute("PRAGMA foreign_keys=ON")
-        self._prepare()
-
-    def _prepare(self) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise PermanentError(
-                f"{self.root.ledger_file}: was written by a newer version of FIONA (schema {version}, "
-                f"this one knows {SCHEMA_VERSION}); install that version"
-            )
-        if version < SCHEMA_VERSION:
-            script = resources.files("fiona_dagster.ledger").joinpath("schema.sql").read_text("utf-8")
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={SCHEMA_VERSION};\nCOMMIT;"
-            )
+        migrate(self._connection, root.ledger_file)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

@@ -1,0 +1,111 @@
+"""A ledger of any older version is upgraded in place."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import PermanentError
+from fiona_dagster.ledger import Ledger, migrations
+
+
+def at_version(path: Path, version: int) -> sqlite3.Connection:
+    """A ledger's file as an older FIONA left it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for number in range(1, version + 1):
+        connection.executescript(migrations.scripts()[number])
+    connection.execute(f"PRAGMA user_version={version}")
+    return connection
+
+
+def fill_version_1(connection: sqlite3.Connection) -> None:
+    for study, is_open, conflicts in (("1.2", 0, 0), ("1.3", 1, 0), ("1.4", 0, 1)):
+        connection.execute(
+            """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae, called_ae, caller_ip,
+               revision, open) VALUES (?, 't', 't', 'a', 'b', 'c', 3, ?)""",
+            (study, is_open),
+        )
+        connection.execute(
+            "INSERT INTO instances VALUES (?, '1.9', '1.8', '1.7', '1.6', 'path', 10, 'then', 0, ?)",
+            (study, conflicts),
+        )
+        connection.execute("INSERT INTO journals VALUES (?, 100)", (f"A B C scp_{study}",))
+
+
+def tables(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    return [
+        (name, *(row[1] for row in connection.execute(f"PRAGMA table_info({name})"))) for (name,) in names
+    ]
+
+
+@pytest.mark.parametrize("version", range(1, migrations.schema_version() + 1))
+def test_every_version_ends_in_the_same_schema(root: DataRoot, tmp_path: Path, version: int) -> None:
+    fresh = DataRoot(tmp_path / "fresh")
+    Ledger(fresh).close()
+    at_version(root.ledger_file, version).close()
+    Ledger(root).close()
+
+    with sqlite3.connect(root.ledger_file) as old, sqlite3.connect(fresh.ledger_file) as new:
+        assert tables(old) == tables(new)
+        assert old.execute("PRAGMA user_version").fetchone() == (migrations.schema_version(),)
+    old.close()
+    new.close()
+
+
+def test_version_1_keeps_its_rows_and_learns_revisions(root: DataRoot) -> None:
+    old = at_version(root.ledger_file, 1)
+    fill_version_1(old)
+    old.close()
+
+    with Ledger(root) as ledger:
+        rows = ledger.store.rows("SELECT study, revision, filed FROM instances ORDER BY study")
+        assert [tuple(row) for row in rows] == [("1.2", 3, "then"), ("1.3", 0, "then"), ("1.4", 3, "then")]
+        read = [row["name"] for row in ledger.store.rows("SELECT name FROM journals ORDER BY name")]
+        assert read == ["A B C scp_1.2", "A B C scp_1.3"]  # the conflict's journal is read once more
+
+
+def test_two_at_once_upgrade_once(root: DataRoot) -> None:
+    old = at_version(root.ledger_file, 1)
+    fill_version_1(old)
+    old.close()
+    failures: list[BaseException] = []
+
+    def open_ledger() -> None:
+        try:
+            Ledger(root).close()
+        except BaseException as error:  # noqa: BLE001 - reported by the assertion
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_ledger) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_failed_step_changes_nothing(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger(root).close()
+    broken = {**migrations.scripts(), migrations.schema_version() + 1: "CREATE TABLE new (x);\nNONSENSE;\n"}
+    monkeypatch.setattr(migrations, "scripts", lambda: broken)
+    with pytest.raises(sqlite3.OperationalError):
+        Ledger(root)
+    monkeypatch.undo()
+
+    with Ledger(root) as ledger:
+        assert ledger.store.rows("SELECT 1 FROM sqlite_master WHERE name = 'new'") == []
+
+
+def test_a_newer_ledger_is_refused(root: DataRoot) -> None:
+    Ledger(root).close()
+    connection = sqlite3.connect(root.ledger_file)
+    connection.execute("PRAGMA user_version=999")
+    connection.close()
+
+    with pytest.raises(PermanentError, match="newer version"):
+        Ledger(root)
