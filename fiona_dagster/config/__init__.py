@@ -27,6 +27,7 @@ from fiona_dagster.config.settings import (
     RedcapSettings,
     Settings,
     SftpTarget,
+    Target,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "RedcapSettings",
     "Settings",
     "SftpTarget",
+    "Target",
     "check",
     "configuration_digest",
     "has_project",

@@ -11,7 +11,13 @@ from typing import Any
 
 import dagster as dg
 
-from fiona_dagster.config import DataRoot, load_project_in_force, project_names
+from fiona_dagster.config import (
+    DataRoot,
+    Target,
+    load_project_in_force,
+    load_settings_in_force,
+    project_names,
+)
 from fiona_dagster.defs.housekeeping import maintenance_job
 from fiona_dagster.defs.intake import intake_assets, intake_job
 from fiona_dagster.defs.project import ProjectFactory
@@ -44,13 +50,14 @@ def build_defs(
             transfer, deliver = factory.transfer_assets(), factory.delivery_assets()
             everything += [*transfer, *deliver]
             jobs += factory.jobs(transfer, deliver)
-        names = [factory.name for factory in factories]
+        targets = {factory.name: factory.project.targets for factory in factories}
+        names = list(targets)
         maintenance, schedule = maintenance_job(names)
         return dg.Definitions(
             assets=everything,
             jobs=[*jobs, maintenance],
             schedules=[schedule],
-            sensors=[completed_studies, transfer_requests_sensor(names, jobs), run_failures],
+            sensors=[completed_studies, transfer_requests_sensor(targets, jobs), run_failures],
             resources={"gateway": GatewayResource(data_root=str(root.path)), **(resource_overrides or {})},
             executor=dg.in_process_executor,
         )
@@ -58,12 +65,23 @@ def build_defs(
 
 def _factories(root: DataRoot) -> list[ProjectFactory]:
     found = []
+    targets = _targets(root)
     for name in project_names(root):
         try:
-            found.append(ProjectFactory(load_project_in_force(root, name)[0]))
+            found.append(ProjectFactory(load_project_in_force(root, name)[0], targets))
         except ConfigurationError as error:
             warnings.warn(f"project left out: {error}", RuntimeWarning, stacklevel=2)
     return found
+
+
+def _targets(root: DataRoot) -> Mapping[str, Target]:
+    if not root.config_file.is_file():
+        return {}
+    try:
+        return load_settings_in_force(root)[0].targets
+    except ConfigurationError as error:
+        warnings.warn(f"kinds of targets are not shown: {error}", RuntimeWarning, stacklevel=2)
+        return {}
 
 
 def _rules_digest(root: DataRoot) -> str:

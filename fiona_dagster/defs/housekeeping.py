@@ -132,9 +132,14 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
         hold_run(gateway.root, context.run.run_id)
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
+            settled = delivery.settle(opened)
+            for problem in settled.problems:
+                context.log.warning(f"packages wait: {problem}")
             counts = {
                 "ghost runs closed": close_ghost_runs(context.instance, gateway.root, at_start=False),
-                "finished transfers closed": delivery.finish_proven(opened),
+                "finished transfers closed": settled.closed,
+                "deliveries to added targets": settled.added,
+                "deliveries to removed targets forgotten": settled.forgotten,
                 "partitions retired": retire_studies(context.instance, opened, projects),
                 "partitions restored": restore_partitions(context.instance, opened),
                 "lost work asked for again": release_lost_work(context.instance, opened),

@@ -6,12 +6,12 @@ the gate, packaging and sending (``transfers``).
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from fiona_dagster.config import ProjectSettings
+from fiona_dagster.config import ProjectSettings, Target
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import StepResult, run_studies
@@ -51,10 +51,16 @@ def _identity(*keys: dg.AssetKey | str) -> list[dg.AssetDep]:
 
 
 class ProjectFactory:
-    """Makes the assets of one project."""
+    """Makes the assets of one project.
 
-    def __init__(self, project: ProjectSettings) -> None:
+    Args:
+        project: its settings in force.
+        targets: the configured end-points by name.
+    """
+
+    def __init__(self, project: ProjectSettings, targets: Mapping[str, Target]) -> None:
         self.project = project
+        self._targets = targets
         self.name = project.name
         self._common: dict[str, Any] = {
             "partitions_def": project_studies(project.name),
@@ -116,10 +122,7 @@ class ProjectFactory:
 
     def _delivery_asset(self, target: str) -> dg.AssetsDefinition:
         def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
-            key = work_key("deliver", study, self.name, target)
-            gateway.ledger.work.failed(key, message, permanent=permanent)
-            if permanent:
-                execution.give_up(gateway, study, self.name, f"{target}: {message}")
+            delivery.failed(gateway, study, self.name, target, message, permanent=permanent)
 
         def body(gateway: Gateway, study: str) -> StepResult:
             with study_lock(gateway, study):
@@ -127,11 +130,13 @@ class ProjectFactory:
                 proof, package = delivery.deliver(gateway, transfer, target)
             return StepResult(_delivery_metadata(proof, package), package.sha256)
 
+        configured = self._targets.get(target)
+
         @dg.asset(
             name=target,
             key_prefix=[self.name, "deliveries"],
             deps=_identity(dg.AssetKey([self.name, "package"])),
-            kinds={"sftp"} if target.startswith("sftp") else {"dicom"},
+            kinds={configured.kind} if configured else set(),
             pool=f"target_{target}",
             description=f"Delivery to {target}, with proof of receipt.",
             **self._common,

@@ -6,7 +6,7 @@ Belongs here: turning due work into run requests. Stays out: what makes work due
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,13 +40,24 @@ def _tags(work: Work) -> dict[str, str]:
 
 
 def _requests_of(
-    gateway: Gateway, kind: Kind, job: str | None, known: frozenset[str]
+    gateway: Gateway, kind: Kind, job: str | None, known: Mapping[str, Collection[str]]
 ) -> list[tuple[Work, dg.RunRequest]]:
-    """Run requests for due work of one kind; ``job`` None: the job of the work's project."""
+    """Run requests for due work of one kind.
+
+    Args:
+        gateway: the open gateway.
+        kind: the kind of work.
+        job: its job; None: the job of the work's project.
+        known: the targets of each project that have an asset here. Work of others stays due: its project
+            file is gone, or new and not loaded yet.
+    """
+
+    def loaded(work: Work) -> bool:
+        targets = known.get(work.project)
+        return not work.project or (targets is not None and (not work.target or work.target in targets))
+
     found = []
-    for work in gateway.ledger.work.due(kind, RUNS_A_TICK):
-        if work.project and work.project not in known:
-            continue  # its project file is gone or not loaded yet; it stays due
+    for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):
         selection = None
         name = job or project.transfer_job_name(work.project)
         if kind == "deliver":
@@ -113,13 +124,19 @@ def completed_studies(context: dg.SensorEvaluationContext, gateway: GatewayResou
     with gateway.open() as opened:
         _refresh_configuration(opened)
         arrivals.find_complete_studies(opened)
-        found = _requests_of(opened, "process", intake.JOB, frozenset())
+        found = _requests_of(opened, "process", intake.JOB, {})
         return _launch(opened, context, found, "no complete study")
 
 
-def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg.SensorDefinition:
-    """The sensor that polls REDCap and launches transfers, deliveries and write-backs."""
-    known = frozenset(projects)
+def transfer_requests_sensor(
+    known: Mapping[str, Collection[str]], jobs: Sequence[Any]
+) -> dg.SensorDefinition:
+    """The sensor that polls REDCap and launches transfers, deliveries and write-backs.
+
+    Args:
+        known: the targets of each project.
+        jobs: everything that it may launch.
+    """
 
     @dg.sensor(
         name="transfer_requests",
@@ -131,7 +148,8 @@ def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg
     def transfer_requests(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
         with gateway.open() as opened:
             said = _poll(opened, context)
-            delivery.finish_proven(opened)
+            for problem in delivery.settle(opened).problems:
+                context.log.warning(f"packages wait: {problem}")
             _answer_unknown_projects(opened, context, known)
             found = [
                 *_requests_of(opened, "transfer", None, known),
@@ -144,12 +162,10 @@ def transfer_requests_sensor(projects: Sequence[str], jobs: Sequence[Any]) -> dg
 
 
 def _answer_unknown_projects(
-    gateway: Gateway, context: dg.SensorEvaluationContext, known: frozenset[str]
+    gateway: Gateway, context: dg.SensorEvaluationContext, known: Collection[str]
 ) -> None:
     """A project that is not here has no job that could write the refusal: it is written here."""
-    for work in gateway.ledger.work.due("status", RUNS_A_TICK):
-        if work.project in known:
-            continue
+    for work in gateway.ledger.work.due("status", RUNS_A_TICK, lambda work: work.project not in known):
         try:
             outcome.write_outcomes(gateway, work.study, work.project)
         except FionaError as error:

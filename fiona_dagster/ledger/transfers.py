@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -328,6 +329,57 @@ class Transfers:
             )
             for row in found
         }
+
+    def undelivered(self) -> list[Transfer]:
+        """Transfers whose pinned revision is verified and packaged but not closed, oldest first.
+
+        Those that failed at a target are among them: what failed may have been mended since.
+        """
+        found = self._store.rows(
+            """SELECT t.* FROM transfers t
+               JOIN packages p ON p.transfer = t.id AND p.revision = t.revision
+               JOIN verifications v ON v.transfer = t.id AND v.revision = t.revision AND v.passed
+               WHERE t.state IN ('packaged', 'failed') ORDER BY t.id"""
+        )
+        return [_transfer(row) for row in found]
+
+    def unproven(self, transfer: Transfer, targets: Collection[str]) -> list[str]:
+        """Those of ``targets`` that are not proven to have the package of the pinned revision."""
+        package, proven = self.package(transfer), self.deliveries(transfer)
+        return [
+            name
+            for name in targets
+            if package is None or name not in proven or proven[name].sha256 != package.sha256
+        ]
+
+    def align_deliveries(self, transfer: Transfer, targets: Collection[str]) -> tuple[int, int]:
+        """Makes the deliveries that are to be done those that the project names now; idempotent.
+
+        A target that was added since the package was made gets it, one that was taken out is forgotten.
+        What is known already is left as it is, failures included.
+
+        Returns:
+            How many deliveries were added, and how many were forgotten.
+        """
+        waiting = {
+            work.target
+            for work in self._work.open(transfer.study)
+            if work.kind == "deliver" and work.project == transfer.project
+        }
+        missing = [name for name in self.unproven(transfer, targets) if name not in waiting]
+        if not missing and waiting <= set(targets):
+            return 0, 0  # nearly always: no reason to write
+        with self._store.writing():
+            for name in missing:
+                self._work.need(
+                    "deliver", transfer.study, transfer.revision, project=transfer.project, target=name
+                )
+            dropped = self._work.drop_deliveries(transfer.study, transfer.project, targets)
+            self._store.note(
+                transfer.study,
+                f"{transfer.project}: targets changed ({len(missing)} added, {dropped} taken out)",
+            )
+        return len(missing), dropped
 
     def outcome_due(self, transfer: Transfer) -> None:
         """REDCap has to be told how this transfer stands."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from fiona_dagster.ledger.store import Store, utc_after, utc_now
@@ -86,18 +88,23 @@ class WorkList:
                 (key, kind, study, project, target, revision, secrets.token_hex(4), int(again)),
             )
 
-    def due(self, kind: Kind, limit: int = 50) -> list[Work]:
-        """Work whose time has come, oldest request first."""
+    def due(self, kind: Kind, limit: int = 50, can: Callable[[Work], bool] = lambda _: True) -> list[Work]:
+        """Work whose time has come, oldest request first.
+
+        Args:
+            kind: the kind of work.
+            limit: how much at most.
+            can: whether the caller can carry it out; what it can't takes no place among the ``limit``.
+        """
         now = utc_now()
         found = self._store.rows(
             """SELECT * FROM work WHERE kind = ? AND blocked = 0 AND not_before <= ?
-               AND (requested IS NULL OR requested <= ?) ORDER BY requested, not_before, key LIMIT ?""",
+               AND (requested IS NULL OR requested <= ?) ORDER BY requested, not_before, key""",
             kind,
             now,
             utc_after(-ASK_AGAIN_SECONDS),
-            limit,
         )
-        return [_work(row) for row in found]
+        return list(islice(filter(can, map(_work, found)), limit))
 
     def requested(self, key: str) -> None:
         """A run was asked for; the first time of each attempt counts."""
@@ -125,6 +132,26 @@ class WorkList:
                 "DELETE FROM work WHERE study = ? AND project = ? AND kind IN ('transfer', 'deliver')",
                 (study, project),
             )
+
+    def drop_deliveries(self, study: str, project: str, keep: Collection[str]) -> int:
+        """Forgets deliveries to targets that are not wanted any more; returns how many.
+
+        Args:
+            study: the study.
+            project: the project.
+            keep: names of the targets that are wanted.
+        """
+        with self._store.writing() as db:
+            gone = [
+                (row["key"],)
+                for row in db.execute(
+                    "SELECT key, target FROM work WHERE study = ? AND project = ? AND kind = 'deliver'",
+                    (study, project),
+                )
+                if row["target"] not in keep
+            ]
+            db.executemany("DELETE FROM work WHERE key = ?", gone)
+        return len(gone)
 
     def failed(self, key: str, error: str, *, permanent: bool, attempt: int | None = None) -> None:
         """Books a failure: the next attempt waits longer and longer; a permanent one waits for a person.

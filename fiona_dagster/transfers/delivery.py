@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.config import SftpTarget
-from fiona_dagster.errors import NotVerified
-from fiona_dagster.ledger import Package, Transfer
+from fiona_dagster.errors import ConfigurationError, NotVerified, RequestRefused
+from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.execution import package_name, remove_working_copy, working_copy
+from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.targets import Proof
 
 
@@ -19,11 +20,17 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         The proof, or None when this very package was proven there before (nothing was sent).
 
     Raises:
+        RequestRefused: the project does not name this target.
         NotVerified: the gate; the bytes in hand are not those that were verified.
         PeerUnavailable: the target can't be reached; later may do.
         DeliveryRefused: the target said no.
     """
     transfers = gateway.ledger.transfers
+    if target_name not in gateway.project(transfer.project).targets:
+        raise RequestRefused(
+            f"{target_name} is not among the targets of project {transfer.project} (any more); "
+            "nothing was sent"
+        )
     package = transfers.package(transfer)
     if package is None:
         raise NotVerified(
@@ -64,20 +71,18 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
 
 
 def finish(gateway: Gateway, transfer: Transfer) -> bool:
-    """Closes a transfer when every configured target is proven; may be called at any time.
+    """Closes a transfer when every target that its project names is proven; may be called at any time.
 
-    The package moves to ``DAIC/<PROJECT>/``, the working copy goes, and REDCap is to be told.
+    The package moves to ``DAIC/<PROJECT>/``, the working copy goes, and REDCap is to be told. A project
+    that names no target (any more) closes nothing: its packages wait.
 
     Returns:
         Whether every target is proven.
     """
     transfers = gateway.ledger.transfers
     package = transfers.package(transfer)
-    if package is None:
-        return False
-    proven = transfers.deliveries(transfer)
     wanted = gateway.project(transfer.project).targets
-    if any(name not in proven or proven[name].sha256 != package.sha256 for name in wanted):
+    if package is None or not wanted or transfers.unproven(transfer, wanted):
         return False
     current = transfers.current(transfer.study, transfer.project)
     if current is not None and current.id == transfer.id and current.state == "delivered":
@@ -85,19 +90,60 @@ def finish(gateway: Gateway, transfer: Transfer) -> bool:
     _move_to_daic(gateway, transfer, package)
     with gateway.ledger.store.writing():
         transfers.set_state(transfer, "delivered")
+        gateway.ledger.work.drop_deliveries(transfer.study, transfer.project, ())
         transfers.outcome_due(transfer)
     remove_working_copy(gateway, transfer)
     return True
 
 
-def finish_proven(gateway: Gateway) -> int:
-    """Closes every transfer that is proven everywhere but was not closed (killed in between).
+@dataclass(frozen=True)
+class Settled:
+    """What a look at all packages that wait brought."""
 
-    Returns:
-        How many were closed.
+    closed: int = 0
+    """Transfers that were proven everywhere and not closed (killed in between, or a target taken out)."""
+    added: int = 0
+    """Deliveries to targets that were added since the package was made."""
+    forgotten: int = 0
+    """Deliveries to targets that were taken out."""
+    problems: tuple[str, ...] = ()
+    """Projects whose packages can't be looked at, and why; they wait."""
+
+
+def settle(gateway: Gateway) -> Settled:
+    """Brings every package that is not closed in line with the targets that its project names now.
+
+    Idempotent; the sensor calls it at every tick, so that neither a kill nor an edited project file
+    leaves a transfer that nothing moves on.
     """
-    waiting = [transfer for transfer in gateway.ledger.transfers.all() if transfer.state == "packaged"]
-    return sum(finish(gateway, transfer) for transfer in waiting)
+    closed = added = forgotten = 0
+    problems: dict[str, str] = {}
+    for transfer in gateway.ledger.transfers.undelivered():
+        if transfer.project in problems:
+            continue
+        try:
+            targets = gateway.project(transfer.project).targets
+        except ConfigurationError as error:
+            problems[transfer.project] = str(error)
+            continue
+        more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets)
+        added, forgotten = added + more, forgotten + fewer
+        closed += finish(gateway, transfer)
+    return Settled(closed, added, forgotten, tuple(problems.values()))
+
+
+def failed(gateway: Gateway, study: str, project: str, target: str, message: str, *, permanent: bool) -> None:
+    """Books a delivery that failed; a permanent failure ends the transfer until a person acts.
+
+    A target that was taken out of the project meanwhile fails nothing.
+    """
+    gateway.ledger.work.failed(work_key("deliver", study, project, target), message, permanent=permanent)
+    try:
+        wanted = target in gateway.project(project).targets
+    except ConfigurationError:  # the project's file is gone: that is no failure of this target
+        wanted = False
+    if permanent and wanted:
+        give_up(gateway, study, project, f"{target}: {message}")
 
 
 def _move_to_daic(gateway: Gateway, transfer: Transfer, package: Package) -> None:

@@ -17,9 +17,16 @@ def loaded(root: DataRoot) -> dg.RepositoryDefinition:
     initialise(root)
     targets = {
         "pacs": {"kind": "dicom", "host": "127.0.0.1", "port": 104, "called_ae_title": "R"},
+        "vault": {
+            "kind": "sftp",
+            "host": "127.0.0.1",
+            "username": "u",
+            "private_key_file": "k",
+            "host_key": "ssh-ed25519 AAAA",
+        },
     }
     root.config_file.write_text(json.dumps({"targets": targets}))
-    (root.project_files / "P.json").write_text(json.dumps({"name": "P", "targets": ["pacs"]}))
+    (root.project_files / "P.json").write_text(json.dumps({"name": "P", "targets": ["pacs", "vault"]}))
     definitions = build_defs(root)
     dg.Definitions.validate_loadable(definitions)
     return definitions.get_repository_def()
@@ -29,6 +36,7 @@ def test_assets_jobs_and_sensors(loaded: dg.RepositoryDefinition) -> None:
     assert sorted(key.to_user_string() for key in loaded.assets_defs_by_key) == [
         "P/deidentified",
         "P/deliveries/pacs",
+        "P/deliveries/vault",
         "P/package",
         "P/transfer_status",
         "P/verification",
@@ -56,6 +64,15 @@ def test_a_project_has_partitions_of_its_own(loaded: dg.RepositoryDefinition) ->
 
     assert partitions(dg.AssetKey("study_files")) == "studies"
     assert partitions(dg.AssetKey(["P", "deidentified"])) == "studies_P"
+
+
+def test_a_target_shows_its_kind(loaded: dg.RepositoryDefinition) -> None:
+    def kinds(target: str) -> set[str]:
+        key = dg.AssetKey(["P", "deliveries", target])
+        return loaded.assets_defs_by_key[key].specs_by_key[key].kinds
+
+    assert kinds("pacs") == {"dicom"}
+    assert kinds("vault") == {"sftp"}
 
 
 def test_a_checkout_without_a_data_root_loads(root: DataRoot) -> None:

@@ -1,0 +1,54 @@
+"""What the sensors launch: due work that the loaded definitions can carry out."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.sensors import transfer_requests_sensor
+from fiona_dagster.operations import initialise
+
+
+@pytest.fixture
+def gateway(root: DataRoot) -> GatewayResource:
+    initialise(root)
+    return GatewayResource(data_root=str(root.path))
+
+
+def tick(gateway: GatewayResource, known: dict[str, list[str]]) -> list[dg.RunRequest]:
+    @dg.job
+    def nothing() -> None: ...
+
+    sensor = transfer_requests_sensor(known, [nothing])
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        result = sensor(context, gateway=gateway)
+    assert isinstance(result, dg.SensorResult)
+    return list(result.run_requests or [])
+
+
+def test_a_target_or_project_that_is_not_loaded_yet_waits(gateway: GatewayResource) -> None:
+    """A project file is edited seconds before the code location is loaded anew."""
+    with gateway.open() as opened:
+        for project, target in (("P", "old"), ("P", "new"), ("Q", "old")):
+            opened.ledger.work.need("deliver", "1.2", 1, project=project, target=target)
+
+    found = tick(gateway, {"P": ["old"]})
+
+    assert [request.asset_selection for request in found] == [[dg.AssetKey(["P", "deliveries", "old"])]]
+    assert found[0].job_name == "deliver_P"
+    assert found[0].partition_key == "1.2"
+    assert {r.tags["fiona/work"] for r in tick(gateway, {"P": ["old", "new"], "Q": ["old"]})} == {
+        "deliver:1.2:P:new",
+        "deliver:1.2:Q:old",
+    }
+
+
+def test_a_launched_work_is_not_launched_twice(gateway: GatewayResource) -> None:
+    with gateway.open() as opened:
+        opened.ledger.work.need("transfer", "1.2", 1, project="P")
+
+    assert len(tick(gateway, {"P": []})) == 1
+    assert tick(gateway, {"P": []}) == []
