@@ -19,7 +19,7 @@ from fiona_dagster.demo.peers import ResearchPacs, SftpServer
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.operations import initialise
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
-from fiona_dagster.transfers import execution, intake, requests
+from fiona_dagster.transfers import completion, execution, intake, requests
 from fiona_dagster.transfers.context import Gateway
 from tests.deid import phantoms
 
@@ -100,7 +100,9 @@ class Site:
         """Images of the study arrive, it becomes complete, is processed and registered."""
         self.arrive(*numbers)
         with self.open() as gateway:
-            assert intake.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1)) == [STUDY]
+            assert completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1)) == [
+                STUDY
+            ]
             done = intake.register(gateway, STUDY)
             landing_tree(gateway, done)
             gateway.ledger.work.done(f"process:{STUDY}", done.study.revision)

@@ -163,6 +163,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("redcap", settings.RedcapSettings),
         ("targets: SFTP", settings.SftpTarget),
         ("targets: DICOM", settings.DicomTarget),
+        ("completion", settings.CompletionSettings),
         ("retention", settings.RetentionSettings),
         ("web", settings.WebSettings),
         ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),

@@ -72,6 +72,18 @@ def _print_study(document: dict[str, Any]) -> None:
         f"revision {document['revision']}, flags: {', '.join(document['flags']) or 'none'}",
         markup=False,
     )
+    judged = document["completion"]
+    if judged:
+        expected = "unknown" if judged["expected"] is None else judged["expected"]
+        console.print(
+            f"completeness: {judged['outcome']}, {judged['received']} received, {expected} expected, "
+            f"{judged['missing']} missing",
+            markup=False,
+        )
+        for reason in judged["reasons"]:
+            console.print(f"  {reason}", markup=False)
+    if document["committed"]:
+        console.print(f"{document['committed']} instances are committed to their sender", markup=False)
     series = Table("series", "modality", "instances", "types", title="Series")
     for number, entry in enumerate(document["series"], 1):
         series.add_row(

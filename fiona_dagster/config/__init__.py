@@ -21,6 +21,7 @@ from fiona_dagster.config.load import (
 from fiona_dagster.config.root import UMASK, DataRoot
 from fiona_dagster.config.settings import (
     PROJECT_NAME,
+    CompletionSettings,
     DicomTarget,
     ProjectSettings,
     ReceiverSettings,
@@ -33,6 +34,7 @@ from fiona_dagster.config.settings import (
 __all__ = [
     "PROJECT_NAME",
     "UMASK",
+    "CompletionSettings",
     "DataRoot",
     "DicomTarget",
     "ProjectSettings",

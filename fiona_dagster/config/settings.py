@@ -42,6 +42,9 @@ class ReceiverSettings(Section):
     """A study is complete when nothing arrived for so long and no association that sent to it is open."""
     quiet_seconds_open: float = Field(600.0, ge=1)
     """The same with such an association still open."""
+    quiet_by_sender: dict[str, float] = {}
+    """Quiet time of single senders, seconds by calling AE title; a study with several senders takes the
+    longest."""
     accept_unknown: bool = False
     """Accept associations from AE titles that are not listed in ``allowed_callers``."""
     allowed_callers: tuple[str, ...] = ()
@@ -109,6 +112,15 @@ class DicomTarget(Section):
 Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]
 
 
+class CompletionSettings(Section):
+    """What happens to a study of which instances are known to be missing."""
+
+    wait_limit_seconds: float = Field(3600.0, ge=1)
+    """Silence after which it goes on without them, marked incomplete."""
+    answer_limit_seconds: float = Field(120.0, ge=1)
+    """How long after the quiet time an answer of a source is waited for."""
+
+
 class RetentionSettings(Section):
     """How long things stay."""
 
@@ -137,6 +149,7 @@ class Settings(Section):
     redcap: RedcapSettings = RedcapSettings()
     targets: dict[str, Target] = {}
     """Named end-points; projects refer to them by these names."""
+    completion: CompletionSettings = CompletionSettings()
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
 

@@ -16,7 +16,7 @@ from fiona_dagster.defs.partitions import studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import StepResult, run_studies
 from fiona_dagster.ledger import work_key
-from fiona_dagster.transfers import intake
+from fiona_dagster.transfers import completion, intake
 from fiona_dagster.transfers.context import Gateway
 
 GROUP = "intake"
@@ -40,9 +40,22 @@ def _study_files(gateway: Gateway, study: str) -> StepResult:
             "damaged": len(contents.damage),
             "conflicts": found.conflicts,
             "revision": found.revision,
+            **_completeness(gateway, study),
         },
         contents.digest,
     )
+
+
+def _completeness(gateway: Gateway, study: str) -> dict[str, Any]:
+    """Why the study counts as complete or not, and what changed since its last revision."""
+    judged = gateway.ledger.evidence.completion(study)
+    added = gateway.ledger.receipts.added(study)
+    said: dict[str, Any] = {"completeness": completion.describe(judged), "instances added": added}
+    if judged is not None:
+        said["completeness reasons"] = dg.MetadataValue.md("\n".join(f"- {why}" for why in judged.reasons))
+        said["instances expected"] = "unknown" if judged.expected is None else judged.expected
+        said["instances missing"] = judged.missing
+    return said
 
 
 def _study_classification(gateway: Gateway, study: str) -> StepResult:

@@ -18,8 +18,7 @@ from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.ledger import Kind, Work
-from fiona_dagster.transfers import delivery, outcome, requests
-from fiona_dagster.transfers import intake as arrivals
+from fiona_dagster.transfers import completion, delivery, outcome, requests
 from fiona_dagster.transfers.context import Gateway
 
 TICK_SECONDS = 5
@@ -120,10 +119,10 @@ def _refresh_configuration(gateway: Gateway) -> None:
     description="Finds studies that are complete and launches process_study for them.",
 )
 def completed_studies(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
-    """Quiet for long enough and no open association that sent to the study: it is complete."""
+    """Weighs what is known of every study that images came for; what is complete is processed."""
     with gateway.open() as opened:
         _refresh_configuration(opened)
-        arrivals.find_complete_studies(opened)
+        completion.find_complete_studies(opened)
         found = _requests_of(opened, "process", intake.JOB, {})
         return _launch(opened, context, found, "no complete study")
 

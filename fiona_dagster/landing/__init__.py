@@ -6,6 +6,7 @@ after a crash. Stays out: the network (receiver), what studies mean (studies), w
 
 from fiona_dagster.landing.adopt import Adoption, adopt_orphans
 from fiona_dagster.landing.door import Landing, Visit
+from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
 from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.imports import ImportReport, import_paths
 from fiona_dagster.landing.journal import (
@@ -22,17 +23,21 @@ from fiona_dagster.landing.receipt import Caller, Receipt
 __all__ = [
     "Adoption",
     "Caller",
+    "Commitment",
     "ImportReport",
     "JournalDamage",
     "Landing",
     "NewFile",
+    "PerformedStep",
     "Receipt",
     "Visit",
     "adopt_orphans",
+    "append_evidence",
     "import_paths",
     "journals_of",
     "open_associations",
     "quarantine_file",
+    "read_evidence",
     "read_journals",
     "study_lock",
     "study_of",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
 from fiona_dagster.ledger.receipts import Receipts, Study
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import Delivery, Package, Request, Transfer, Transfers, TransferState
@@ -22,6 +23,7 @@ class Ledger:
         receipts: studies and instances.
         transfers: requests, verification records, packages, deliveries.
         work: what is to be done and when.
+        evidence: what is known about the completeness of studies.
     """
 
     def __init__(self, root: DataRoot) -> None:
@@ -30,6 +32,7 @@ class Ledger:
         self.work = WorkList(self.store)
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
+        self.evidence = EvidenceBook(self.store)
 
     def key_fingerprint(self, project: str) -> str | None:
         """Fingerprint of the project's key that was recorded at its first use."""
@@ -58,12 +61,16 @@ class Ledger:
 
 
 __all__ = [
+    "Completion",
+    "Count",
     "Delivery",
+    "EvidenceBook",
     "Kind",
     "Ledger",
     "Package",
     "Receipts",
     "Request",
+    "Steps",
     "Store",
     "Study",
     "Transfer",

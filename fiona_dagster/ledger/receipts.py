@@ -15,7 +15,7 @@ from typing import Any
 
 from fiona_dagster import landing
 from fiona_dagster.errors import UnknownStudy
-from fiona_dagster.ledger.store import Store
+from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.work import WorkList
 
 
@@ -100,7 +100,7 @@ class Receipts:
             The revision that has to be processed, or None if only repeats came.
         """
         with self._store.writing() as db:
-            digest, _ = _digest(db, study)
+            digest, count = _digest(db, study)
             row = db.execute(
                 "SELECT revision, revision_digest, registered FROM studies WHERE study = ?", (study,)
             ).fetchone()
@@ -116,9 +116,22 @@ class Receipts:
                 (revision, digest, study),
             )
             if new:
-                self._store.note(study, f"complete, revision {revision}")
+                added = count - _instances_before(db, study, revision)
+                db.execute(
+                    "INSERT OR REPLACE INTO revisions (study, revision, time, instances, added)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (study, revision, utc_now(), count, added),
+                )
+                self._store.note(study, f"complete, revision {revision}: {added} instances added")
                 self._work.need("process", study, revision)
         return revision if new else None
+
+    def added(self, study: str) -> int:
+        """Number of instances that the newest revision has more than the one before."""
+        row = self._store.row(
+            "SELECT added FROM revisions WHERE study = ? ORDER BY revision DESC LIMIT 1", study
+        )
+        return 0 if row is None else int(row["added"])
 
     def registered(self, study: str, revision: int, flags: Iterable[str], summary: dict[str, Any]) -> None:
         """The study was processed and stands in REDCap up to ``revision``; it is held (or flagged) now."""
@@ -157,6 +170,7 @@ def _book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
                last_arrival = max(last_arrival, excluded.last_arrival)""",
         (study, receipt.time, receipt.time, receipt.calling_ae, receipt.called_ae, receipt.caller_ip),
     )
+    db.execute("INSERT OR IGNORE INTO senders (study, calling_ae) VALUES (?, ?)", (study, receipt.calling_ae))
     values = (
         study,
         receipt.SOPInstanceUID,
@@ -183,6 +197,14 @@ _FILED = (
     + """series = excluded.series, sop_class = excluded.sop_class, path = excluded.path,
     transfer_syntax = excluded.transfer_syntax, size = excluded.size, received = excluded.received"""
 )
+
+
+def _instances_before(db: sqlite3.Connection, study: str, revision: int) -> int:
+    row = db.execute(
+        "SELECT instances FROM revisions WHERE study = ? AND revision < ? ORDER BY revision DESC LIMIT 1",
+        (study, revision),
+    ).fetchone()
+    return 0 if row is None else int(row["instances"])
 
 
 def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:

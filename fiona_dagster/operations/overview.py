@@ -33,7 +33,9 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
     """
     with Ledger(root) as ledger:
         ledger.receipts.read_journals()
+        ledger.evidence.read_journals()
         found = ledger.receipts.study(study)
+        judged = ledger.evidence.completion(study)
         transfers = []
         for transfer in ledger.transfers.all(study):
             package = ledger.transfers.package(transfer)
@@ -49,6 +51,8 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
             )
         return {
             **_study(found),
+            "completion": asdict(judged) if judged else None,
+            "committed": len(ledger.evidence.committed(study)),
             "series": found.summary.get("series", []),
             "transfers": transfers,
             "work": [asdict(work) for work in ledger.work.open(study)],

@@ -86,7 +86,10 @@ class IncomingProject:
         self._client = client
 
     def register_study(
-        self, study_fields: Mapping[str, object], series_rows: Iterable[Mapping[str, object]] = ()
+        self,
+        study_fields: Mapping[str, object],
+        series_rows: Iterable[Mapping[str, object]] = (),
+        optional_fields: Mapping[str, object] | None = None,
     ) -> Registration:
         """Makes the study's record say this, series by series.
 
@@ -96,6 +99,8 @@ class IncomingProject:
         Args:
             study_fields: ``study_instance_uid`` and the other ``study_*`` fields.
             series_rows: one mapping of ``series_*`` fields per series, each with ``series_instance_uid``.
+            optional_fields: more ``study_*`` fields, written where the project has them; a site's *Incoming*
+                may be older than the field.
 
         Raises:
             UsageError: a UID is missing or malformed.
@@ -103,19 +108,22 @@ class IncomingProject:
         """
         study = _uid(study_fields, STUDY)
         wanted_study = {key: clean_value(value) for key, value in study_fields.items()}
+        if optional_fields:
+            there = {row.get("export_field_name", "") for row in self._client.field_names()}
+            wanted_study |= {k: clean_value(v) for k, v in optional_fields.items() if k in there}
         wanted_series = [{key: clean_value(value) for key, value in row.items()} for row in series_rows]
         names = {key for row in wanted_series for key in row}
         stored = self._client.export_records(records=[study], fields=sorted({STUDY, *wanted_study, *names}))
-        there = _instances(stored, "series")
+        series = _instances(stored, "series")
         rows = [] if _equal(wanted_study, _base(stored)) else [_row(study, "", "", wanted_study)]
-        numbers = {row.get(SERIES, ""): number for number, row in sorted(there.items(), reverse=True)}
-        free = max(there, default=0)
+        numbers = {row.get(SERIES, ""): number for number, row in sorted(series.items(), reverse=True)}
+        free = max(series, default=0)
         for wanted in wanted_series:
             number = numbers.get(_uid(wanted, SERIES))
             if number is None:
                 free += 1
                 number = numbers[wanted[SERIES]] = free
-            if not _equal(wanted, there.get(number, {})):
+            if not _equal(wanted, series.get(number, {})):
                 rows.append(_row(study, "series", number, wanted))
         return Registration(len(rows), self._write(rows, strict=(STUDY, SERIES)))
 

@@ -5,7 +5,15 @@ Stays out: reception and journals (landing), REDCap itself (redcap), who asks wh
 """
 
 from fiona_dagster.studies.classify import classify
-from fiona_dagster.studies.completion import Arrival, due
+from fiona_dagster.studies.completion import (
+    Decision,
+    Evidence,
+    Limits,
+    PerformedSteps,
+    SourceCount,
+    decide,
+    settled_after,
+)
 from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
 from fiona_dagster.studies.header import InstanceHeader, read_instance
 from fiona_dagster.studies.model import RuleSet
@@ -22,17 +30,21 @@ from fiona_dagster.studies.rules import (
 from fiona_dagster.studies.tree import write_raw_tree
 
 __all__ = [
-    "Arrival",
     "Classified",
+    "Decision",
+    "Evidence",
     "InstanceHeader",
+    "Limits",
+    "PerformedSteps",
     "RuleSet",
+    "SourceCount",
     "StudyContents",
     "build_series_records",
     "classify",
     "classify_paths",
+    "decide",
     "default_rules",
     "default_rules_text",
-    "due",
     "flags",
     "has_conflicts",
     "incoming_fields",
@@ -42,5 +54,6 @@ __all__ = [
     "read_instance",
     "safe_name",
     "scan_study",
+    "settled_after",
     "write_raw_tree",
 ]

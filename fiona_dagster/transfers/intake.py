@@ -1,4 +1,4 @@
-"""From arrivals to a held study: which studies are complete, and the four steps of ``process_study``.
+"""From a complete study to a held one: the four steps of ``process_study``.
 
 Each step holds the study's lock and is idempotent: it replaces its output atomically, so that a rerun
 after a crash ends in the same place.
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from fiona_dagster import landing, studies
 from fiona_dagster.errors import PermanentError
 from fiona_dagster.ledger import Study
 from fiona_dagster.studies import StudyContents
+from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
 
 LOCK_SECONDS = 600.0
@@ -30,31 +30,6 @@ def study_lock(gateway: Gateway, study: str) -> Iterator[None]:
     """
     with landing.study_lock(gateway.root, study, timeout=LOCK_SECONDS):
         yield
-
-
-def find_complete_studies(gateway: Gateway, now: datetime | None = None) -> list[str]:
-    """Reads the journals and closes the revision of every study that is complete.
-
-    A study is complete when it was quiet long enough and no association that sent to it is open; with
-    one still open, a longer silence is enough. Quiet time is counted from the journals.
-
-    Returns:
-        The studies that have a new revision to be processed.
-    """
-    gateway.ledger.receipts.read_journals()
-    settings = gateway.settings.receiver
-    arrivals = [
-        studies.Arrival(found.study, datetime.fromisoformat(found.last_arrival))
-        for found in gateway.ledger.receipts.studies(open_only=True)
-    ]
-    complete = studies.due(
-        now or datetime.now(UTC),
-        arrivals,
-        quiet_seconds=settings.quiet_seconds,
-        quiet_seconds_open=settings.quiet_seconds_open,
-        is_open=lambda study: landing.open_associations(gateway.root, study),
-    )
-    return [study for study in complete if gateway.ledger.receipts.close_revision(study) is not None]
 
 
 def ensure_revision(gateway: Gateway, study_uid: str) -> Study:
@@ -136,8 +111,12 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
     study_fields, series_rows = studies.incoming_fields(
         done.contents, done.records, calling_ae=done.study.calling_ae, called_ae=done.study.called_ae
     )
-    gateway.incoming().register_study(study_fields, series_rows)
+    completeness = completion.describe(gateway.ledger.evidence.completion(study_uid))
+    gateway.incoming().register_study(
+        study_fields, series_rows, optional_fields={"study_completeness": completeness}
+    )
     summary = {
+        "completeness": completeness,
         "instances": done.contents.instance_count,
         "bytes": done.contents.byte_count,
         "rules": done.rules_digest,

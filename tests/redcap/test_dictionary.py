@@ -16,7 +16,7 @@ EXPECTED = {
     "Incoming": {
         "incoming_studies": "study_instance_uid study_institution_name study_aetitle_sender "
         "study_aetitle_addressed study_patient_name study_patient_id study_description study_date study_time "
-        "study_accession_number",
+        "study_accession_number study_completeness",
         "series": "series_instance_uid series_description series_date series_time series_num_files "
         "series_sequence_name series_classify_types",
         "transfers": "transfer_info_text transfer_requested_date transfer_project_name transfer_name "

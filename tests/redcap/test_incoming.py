@@ -55,6 +55,21 @@ def stored_series(client: RedcapClient) -> dict[str, tuple[str, str]]:
     }
 
 
+def test_an_optional_field_is_written_where_the_project_has_it(
+    incoming: IncomingProject, client: RedcapClient, redcap: Sandbox
+) -> None:
+    optional = {"study_completeness": "complete", "study_of_a_newer_fiona": "x"}
+    incoming.register_study(STUDY_FIELDS, series(1), optional)
+    (row,) = [r for r in client.export_records(records=[STUDY]) if not r["redcap_repeat_instrument"]]
+    assert row["study_completeness"] == "complete"
+
+    before = writes(redcap)
+    incoming.register_study(STUDY_FIELDS, series(1), optional)
+    assert writes(redcap) == before
+    incoming.register_study(STUDY_FIELDS, series(1), {"study_completeness": "incomplete: 3 of 4 instances"})
+    assert writes(redcap) == before + 1
+
+
 def writes(redcap: Sandbox) -> int:
     return sum(call.action == "import" for call in redcap.calls)
 

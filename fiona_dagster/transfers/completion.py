@@ -1,0 +1,121 @@
+"""Which studies are complete: gathers the evidence on each open study and acts on the decision.
+
+Belongs here: where evidence comes from, what a decision changes in the ledger. Stays out: the rules
+themselves (``studies.completion``), and every conversation with a peer (:mod:`sources`), so that a dead
+peer never holds up the sensor that calls this.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fiona_dagster import landing, studies
+from fiona_dagster.ledger import Completion, Study
+from fiona_dagster.studies import Decision, Evidence, Limits, PerformedSteps
+from fiona_dagster.transfers.context import Gateway
+
+
+def find_complete_studies(gateway: Gateway, now: datetime | None = None) -> list[str]:
+    """Reads the journals, decides on every open study, and closes the revision of each that goes on.
+
+    The decision with its reasons is stored in the ledger whenever it changes. A study whose content is
+    what it was but whose completeness is judged differently (an MPPS came late) is processed again, so that
+    everybody sees the same.
+
+    Args:
+        gateway: the open gateway.
+        now: the present time, with zone; default: the clock.
+
+    Returns:
+        The studies that have a new revision to be processed, longest silence first.
+    """
+    ledger = gateway.ledger
+    ledger.receipts.read_journals()
+    ledger.evidence.read_journals()
+    moment = now or datetime.now(UTC)
+    found = []
+    for study in sorted(ledger.receipts.studies(open_only=True), key=lambda s: (s.last_arrival, s.study)):
+        if _act(gateway, study, _decide(gateway, study, moment)):
+            found.append(study.study)
+    return found
+
+
+def _decide(gateway: Gateway, study: Study, now: datetime) -> Decision:
+    limits = limits_of(gateway, study.study)
+    silence = (now - datetime.fromisoformat(study.last_arrival)).total_seconds()
+    if 0 <= silence < limits.quiet:  # the common case costs nothing
+        return studies.decide(Evidence(silence, False, {"": study.instances}), limits)
+    return studies.decide(_evidence(gateway, study, silence), limits)
+
+
+def limits_of(gateway: Gateway, study: str) -> Limits:
+    """How long to wait for this study: a study with several senders takes the longest quiet time."""
+    receiver, completion = gateway.settings.receiver, gateway.settings.completion
+    quiet = receiver.quiet_seconds
+    if receiver.quiet_by_sender:
+        quiet = max(
+            receiver.quiet_by_sender.get(sender, receiver.quiet_seconds)
+            for sender in gateway.ledger.evidence.senders(study)
+        )
+    return Limits(
+        quiet=quiet,
+        quiet_open=receiver.quiet_seconds_open,
+        wait=completion.wait_limit_seconds,
+        answer=completion.answer_limit_seconds,
+    )
+
+
+def _evidence(gateway: Gateway, study: Study, silence: float) -> Evidence:
+    book = gateway.ledger.evidence
+    steps = book.steps(study.study)
+    return Evidence(
+        silence=silence,
+        associations_open=landing.open_associations(gateway.root, study.study),
+        received=book.received(study.study),
+        steps=None
+        if steps is None
+        else PerformedSteps(
+            steps.in_progress,
+            steps.completed,
+            steps.discontinued,
+            steps.expected,
+            sum(len(instances) for instances in steps.missing.values()),
+        ),
+    )
+
+
+def _act(gateway: Gateway, study: Study, decision: Decision) -> bool:
+    """Stores the decision and closes the revision if the study goes on; True if it has a new one."""
+    ledger = gateway.ledger
+    before = ledger.evidence.completion(study.study)
+    numbers = {"expected": decision.expected, "received": decision.received, "missing": decision.missing}
+    if decision.outcome == "wait":
+        changed = ledger.evidence.decide(
+            study.study, "wait", {"reasons": list(decision.reasons), "until": decision.until, **numbers}
+        )
+        if changed and decision.missing and (before is None or before.missing != decision.missing):
+            ledger.store.note(study.study, f"waits for missing instances: {'; '.join(decision.reasons)}")
+        return False
+    with ledger.store.writing():
+        changed = ledger.evidence.decide(
+            study.study, decision.outcome, {"reasons": list(decision.reasons), **numbers}
+        )
+        if decision.outcome == "incomplete" and changed:
+            ledger.store.note(study.study, f"goes on incomplete: {'; '.join(decision.reasons)}")
+        revision = ledger.receipts.close_revision(study.study)
+        judged = describe(ledger.evidence.completion(study.study))
+        if revision is None and study.registered and judged != study.summary.get("completeness", judged):
+            ledger.work.need("process", study.study, study.revision, again=True)
+    return revision is not None
+
+
+def describe(completion: Completion | None) -> str:
+    """Completeness in a few words, for tables and REDCap: ``complete``, or the numbers.
+
+    A study that a person processes before it was judged has none.
+    """
+    if completion is None or completion.outcome == "wait":
+        return "not judged"
+    if completion.outcome == "incomplete" and completion.missing:
+        return f"incomplete: {completion.received} of {completion.received + completion.missing} instances"
+    return completion.outcome
