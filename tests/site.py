@@ -44,6 +44,7 @@ class Site:
     ) -> None:
         self.root = DataRoot(folder / "data")
         self.folder = folder
+        self._sent = 0
         self.redcap, self.sftp, self.pacs = redcap, sftp, pacs
         initialise(self.root)
         (self.root.secrets / "redcap-token").write_text(redcap.tokens["Incoming"])
@@ -108,13 +109,20 @@ class Site:
             gateway.ledger.work.done(f"process:{STUDY}", done.study.revision)
 
     def arrive(self, *numbers: int, **attributes: Any) -> None:
-        """Images arrive in the landing zone, and nothing else happens."""
-        folder = self.folder / f"sent-{'-'.join(map(str, numbers))}"
-        folder.mkdir(exist_ok=True)
+        """Images arrive in the landing zone, and nothing else happens.
+
+        Args:
+            numbers: instance numbers; default 1 and 2.
+            attributes: DICOM keywords that get another value.
+        """
+        self._sent += 1
+        folder = self.folder / f"sent-{self._sent}"
+        folder.mkdir()
         for number in numbers or (1, 2):
             image = phantoms.image(number)
             for keyword, value in attributes.items():
                 setattr(image, keyword, value)
+            image.SOPInstanceUID = f"{image.StudyInstanceUID}.3.{number}"
             phantoms.write(image, folder / f"{number}.dcm")
         report = landing.import_paths(self.root, [folder])
         assert report.quarantined == report.failed == 0

@@ -14,7 +14,7 @@ import dagster as dg
 from fiona_dagster import studies as domain
 from fiona_dagster.defs.partitions import studies
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.defs.steps import StepResult, run_studies
+from fiona_dagster.defs.steps import Events, StepResult, run_studies
 from fiona_dagster.ledger import work_key
 from fiona_dagster.transfers import completion, intake
 from fiona_dagster.transfers.context import Gateway
@@ -126,30 +126,24 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
     common: dict[str, Any] = {"partitions_def": studies, "group_name": GROUP, "backfill_policy": BACKFILL}
 
     @dg.asset(kinds={"dicom"}, **common)
-    def study_files(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult[Any]:
+    def study_files(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """The received files of a study, every header read once and accounted for against the ledger."""
-        return run_studies(context, gateway, _study_files, _failed)
+        yield from run_studies(context, gateway, _study_files, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_files], code_version=rules_digest[:16], kinds={"dicom"}, **common)
-    def study_classification(
-        context: dg.AssetExecutionContext, gateway: GatewayResource
-    ) -> dg.MaterializeResult[Any]:
+    def study_classification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """Types of each series after `classifyRules.json`."""
-        return run_studies(context, gateway, _study_classification, _failed)
+        yield from run_studies(context, gateway, _study_classification, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_classification], kinds={"json"}, **common)
-    def study_record(
-        context: dg.AssetExecutionContext, gateway: GatewayResource
-    ) -> dg.MaterializeResult[Any]:
+    def study_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree."""
-        return run_studies(context, gateway, _study_record, _failed)
+        yield from run_studies(context, gateway, _study_record, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_record], kinds={"redcap"}, pool="redcap", **common)
-    def incoming_record(
-        context: dg.AssetExecutionContext, gateway: GatewayResource
-    ) -> dg.MaterializeResult[Any]:
+    def incoming_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """The study's record in REDCap's *Incoming*; from here on the study is held until it is requested."""
-        return run_studies(context, gateway, _incoming_record, _failed)
+        yield from run_studies(context, gateway, _incoming_record, _failed)
 
     return [study_files, study_classification, study_record, incoming_record]
 

@@ -14,7 +14,7 @@ import dagster as dg
 from fiona_dagster.config import ProjectSettings, Target
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.defs.steps import StepResult, run_studies
+from fiona_dagster.defs.steps import Events, StepResult, run_studies
 from fiona_dagster.ledger import Package, work_key
 from fiona_dagster.transfers import delivery, execution, outcome
 from fiona_dagster.transfers.context import Gateway
@@ -85,10 +85,8 @@ class ProjectFactory:
             description="De-identified working copy of the study by this project's rules.",
             **self._common,
         )
-        def deidentified(
-            context: dg.AssetExecutionContext, gateway: GatewayResource
-        ) -> dg.MaterializeResult[Any]:
-            return run_studies(context, gateway, self._deidentified, self._transfer_failed)
+        def deidentified(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            yield from run_studies(context, gateway, self._deidentified, self._transfer_failed)
 
         @dg.asset(
             name="verification",
@@ -99,8 +97,8 @@ class ProjectFactory:
             description="Reads the working copy again and searches it; writes the record that is the gate.",
             **self._common,
         )
-        def verification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult:  # type: ignore[type-arg]  # with a check Dagster takes the bare class only
-            return run_studies(context, gateway, self._verification, self._transfer_failed)
+        def verification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            yield from run_studies(context, gateway, self._verification, self._transfer_failed)
 
         @dg.asset(
             name="package",
@@ -110,8 +108,8 @@ class ProjectFactory:
             description="One ZIP with manifest and checksums, made from verified bytes only.",
             **self._common,
         )
-        def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> dg.MaterializeResult[Any]:
-            return run_studies(context, gateway, self._package, self._transfer_failed)
+        def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            yield from run_studies(context, gateway, self._package, self._transfer_failed)
 
         return [deidentified, verification, package]
 
@@ -141,10 +139,8 @@ class ProjectFactory:
             description=f"Delivery to {target}, with proof of receipt.",
             **self._common,
         )
-        def delivered(
-            context: dg.AssetExecutionContext, gateway: GatewayResource
-        ) -> dg.MaterializeResult[Any]:
-            return run_studies(context, gateway, body, failed)
+        def delivered(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            yield from run_studies(context, gateway, body, failed)
 
         asset: dg.AssetsDefinition = delivered
         return asset
@@ -166,10 +162,8 @@ class ProjectFactory:
             description="What became of the request, written to REDCap from the ledger.",
             **self._common,
         )
-        def transfer_status(
-            context: dg.AssetExecutionContext, gateway: GatewayResource
-        ) -> dg.MaterializeResult[Any]:
-            return run_studies(context, gateway, body, failed)
+        def transfer_status(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            yield from run_studies(context, gateway, body, failed)
 
         asset: dg.AssetsDefinition = transfer_status
         return asset

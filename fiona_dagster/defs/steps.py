@@ -6,11 +6,13 @@ Belongs here: the frame around every asset's body. Stays out: the bodies.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ class StepResult:
 
 Body = Callable[[Gateway, str], StepResult]
 OnFailure = Callable[[Gateway, str, str, bool], None]
+Events = Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]
+OnStopped = Callable[[Gateway, list[str]], object]
 
 _held_runs: dict[str, int] = {}
 
@@ -74,39 +78,110 @@ def run_studies(
     resource: GatewayResource,
     body: Body,
     on_failure: OnFailure,
-) -> dg.MaterializeResult[Any]:
-    """Runs ``body`` for every study of this run.
+    on_stopped: OnStopped | None = None,
+) -> Events:
+    """Runs ``body`` for every study of this run; each that succeeds is materialised exactly once.
 
-    One study: its result is the asset's. Several (a backfill): each success is logged as it happens and
-    one ``Failure`` at the end names the studies that failed, so that exactly these show as failed.
+    One study: its result is the asset's. Several (a backfill): when all succeed Dagster logs a
+    materialisation for each at the end, so nothing may be logged before; when some fail those that
+    succeeded are logged here and one ``Failure`` names the others, so that exactly these show as failed.
+
+    Args:
+        context: Dagster's.
+        resource: opens the gateway.
+        body: the work on one study.
+        on_failure: books a study that failed.
+        on_stopped: called with the studies that succeeded although the step failed: Dagster won't run
+            the later steps of this run for them.
+
+    Yields:
+        What Dagster is to log; assets ``yield from`` it, since what is logged by the context of a step that
+        fails is lost.
 
     Raises:
         dagster.Failure: a study failed; the message holds nothing identifying.
     """
     hold_run(resource.root, context.run.run_id)
-    failures: list[str] = []
-    permanent = True
-    result = StepResult()
-    many = len(context.partition_keys) > 1
+    failures: dict[str, tuple[str, bool]] = {}
+    results: dict[str, StepResult] = {}
     for study in context.partition_keys:
         outcome, result = _attempt(resource, body, on_failure, study)
-        if outcome is not None:
-            failures.append(f"{study}: {outcome[0]}" if many else outcome[0])
-            permanent = permanent and outcome[1]
-        elif many:
-            context.log_event(
-                dg.AssetMaterialization(context.asset_key, partition=study, metadata=dict(result.metadata))
-            )
+        if outcome is None:
+            results[study] = result
+        else:
+            failures[study] = outcome
+    many = len(context.partition_keys) > 1
     if failures:
-        raise dg.Failure("; ".join(failures), allow_retries=not permanent)
+        for study, result in results.items():
+            yield _materialization(context, study, result)
+        if results and on_stopped:
+            with resource.open() as gateway:
+                on_stopped(gateway, list(results))
+        raise dg.Failure(
+            "; ".join(f"{study}: {message}" if many else message for study, (message, _) in failures.items()),
+            allow_retries=not all(permanent for _, permanent in failures.values()),
+        )
     if many:
-        return dg.MaterializeResult(asset_key=context.asset_key)
-    return dg.MaterializeResult(
+        for study, result in results.items():
+            context.add_asset_metadata(dict(result.metadata), partition_key=study)
+        yield dg.MaterializeResult(
+            asset_key=context.asset_key,
+            data_version=_common_version(results),
+            check_results=_common_checks(results),
+        )
+        return
+    (result,) = results.values()
+    yield dg.MaterializeResult(
         asset_key=context.asset_key,
         metadata=dict(result.metadata),
         data_version=dg.DataVersion(result.data_version) if result.data_version else None,
         check_results=list(result.checks),
     )
+
+
+def _materialization(
+    context: dg.AssetExecutionContext, study: str, result: StepResult
+) -> dg.AssetMaterialization:
+    """What Dagster would log, with the tags that it compares to see what is out of date."""
+    tags = {}
+    if result.data_version:
+        tags = {"dagster/data_version": result.data_version, "dagster/data_version_is_user_provided": "true"}
+    code_version = context.assets_def.code_versions_by_key.get(context.asset_key)
+    if code_version:
+        tags["dagster/code_version"] = code_version
+    return dg.AssetMaterialization(
+        context.asset_key, partition=study, metadata=dict(result.metadata), tags=tags
+    )
+
+
+def _common_version(results: Mapping[str, StepResult]) -> dg.DataVersion | None:
+    """Dagster takes one data version for all studies of a run: a digest over theirs."""
+    versions = [f"{study}={result.data_version}" for study, result in sorted(results.items())]
+    if not all(result.data_version for result in results.values()):
+        return None
+    return dg.DataVersion(hashlib.sha256("\n".join(versions).encode()).hexdigest()[:32])
+
+
+def _common_checks(results: Mapping[str, StepResult]) -> list[dg.AssetCheckResult]:
+    """One result for each check over all studies: passed when all did, numbers added up."""
+    found: dict[str, list[dg.AssetCheckResult]] = {}
+    for result in results.values():
+        for check in result.checks:
+            found.setdefault(check.check_name or "", []).append(check)
+    common = []
+    for name, checks in found.items():
+        numbers: Counter[str] = Counter()
+        for check in checks:
+            for key, value in check.metadata.items():
+                numbers[key] += value.value if isinstance(value, dg.IntMetadataValue) and value.value else 0
+        common.append(
+            dg.AssetCheckResult(
+                check_name=name or None,
+                passed=all(check.passed for check in checks),
+                metadata={"studies": len(checks), **numbers},
+            )
+        )
+    return common
 
 
 def _attempt(

@@ -37,10 +37,10 @@ def run(gateway: GatewayResource, error: Exception | None) -> tuple[dg.ExecuteIn
     def on_failure(_: Gateway, study: str, message: str, permanent: bool) -> None:
         booked.append((study, message, permanent))
 
-    def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        return steps.run_studies(context, gateway, body, on_failure)
+    def step(context: dg.AssetExecutionContext) -> steps.Events:
+        yield from steps.run_studies(context, gateway, body, on_failure)
 
-    step.__annotations__ = {"context": dg.AssetExecutionContext, "return": dg.MaterializeResult}
+    step.__annotations__ = {"context": dg.AssetExecutionContext}
     made = dg.asset(name="step", partitions_def=studies)(step)
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("studies", ["1.2"])
