@@ -11,7 +11,7 @@ import pytest
 
 from fiona_dagster.defs.build import build_defs
 from fiona_dagster.defs.partitions import project_studies, studies
-from fiona_dagster.transfers import intake
+from fiona_dagster.transfers import completion
 from tests.site import EVENT, PROJECT, STUDY, Site
 
 STUDIES = [f"{STUDY}.{number}" for number in (1, 2, 3)]
@@ -27,7 +27,7 @@ def instance(site: Site) -> Iterator[dg.DagsterInstance]:
     for study in STUDIES:
         site.arrive(1, 2, StudyInstanceUID=study)
     with site.open() as gateway:
-        intake.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
+        completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
     with dg.DagsterInstance.ephemeral() as opened:
         opened.add_dynamic_partitions("studies", STUDIES)
         opened.add_dynamic_partitions(f"studies_{PROJECT}", STUDIES)
