@@ -7,15 +7,17 @@ import socket
 import struct
 import time
 from collections import Counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fiona_dagster.config import ReceiverSettings
 from fiona_dagster.dicom import APPLICATION_CONTEXT, VERIFICATION, dimse, is_storage_class, is_uid, pdu
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.landing import Caller, Landing, Visit
 from receiver.storage import IncomingObject, describe
 from receiver.stream import PeerGone, PeerSilent, Stream
+
+if TYPE_CHECKING:
+    from fiona_dagster.config import ReceiverSettings
 
 log = logging.getLogger("fiona.receiver")
 
@@ -25,13 +27,16 @@ _LINGER = 2.0
 
 
 class House(Protocol):
-    """What an association needs from the server that it belongs to."""
+    """What an association needs from the port that it came to."""
 
     settings: ReceiverSettings
     landing: Landing
 
-    def admit(self) -> bool:
-        """Takes one of the places; False if none is left or the server is closing."""
+    def admit(self, ip: str) -> int | None:
+        """Takes one of the places; None if none is left or the receiver is closing."""
+
+    def leave(self, place: int) -> None:
+        """Gives it back."""
 
 
 class _Abort(Exception):
@@ -52,13 +57,12 @@ class Association:
     Attributes:
         busy: a message has begun and is not yet answered.
         quiet_since: when the last one was answered, on the monotonic clock.
-        admitted: it takes one of the server's places.
     """
 
     def __init__(self, sock: socket.socket, ip: str, house: House) -> None:
         self.busy = False
         self.quiet_since = time.monotonic()
-        self.admitted = False
+        self._place: int | None = None
         self._sock = sock
         self._ip = ip
         self._house = house
@@ -100,6 +104,12 @@ class Association:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # it was closed already
+
+    def leave(self) -> None:
+        """Gives its place back, however it ended."""
+        if self._place is not None:
+            self._house.leave(self._place)
+            self._place = None
 
     def _end(self, reason: str) -> None:
         if self._incoming is not None:
@@ -156,9 +166,9 @@ class Association:
             return pdu.REJECT_CALLING_AE, "calling AE title is malformed"
         if not settings.accept_unknown and request.calling_ae not in settings.allowed_callers:
             return pdu.REJECT_CALLING_AE, "calling AE title is not in receiver.allowed_callers"
-        if not self._house.admit():
+        self._place = self._house.admit(self._ip)
+        if self._place is None:
             return pdu.REJECT_LIMIT, "too many associations (receiver.max_associations)"
-        self.admitted = True
         return None
 
     def _accept(self, request: pdu.AssociateRequest) -> None:

@@ -1,4 +1,4 @@
-"""The receiver as a process: signals, log, the line that says it answers."""
+"""The receiver as a service: settings, log, processes, the line that says it answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from fiona_dagster.config import UMASK, DataRoot, load_settings_in_force
+from fiona_dagster.config import UMASK, DataRoot, load_settings_apart
 from fiona_dagster.errors import ConfigurationError
+from receiver.listener import Listener
+from receiver.places import Places
 from receiver.server import Receiver
+from receiver.workers import Workers
+
+if TYPE_CHECKING:
+    from fiona_dagster.config import ReceiverSettings
 
 
 def run(root: DataRoot) -> int:
@@ -30,28 +37,60 @@ def run(root: DataRoot) -> int:
     _log_to_stderr()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
-    settings, problem = load_settings_in_force(root)
+    settings, problem = load_settings_apart(root)
     if problem:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)
     _raise_descriptor_limit()
     try:
         root.make()
-        receiver = Receiver(root, settings)
+        _serve([Listener(root, settings)], settings.receiver)
     except OSError as error:
         raise ConfigurationError(
             f"{root.path}: can't be written ({error.strerror}); check the disk"
         ) from None
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        receiver.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    host, port = receiver.address
-    sys.stdout.write(f"listening on {host}:{port}\n")
-    sys.stdout.flush()
-    receiver.serve()
     return 0
+
+
+def _serve(listeners: list[Listener], settings: ReceiverSettings) -> None:
+    places = Places(settings.max_associations)
+
+    def close() -> None:
+        for listener in listeners:
+            listener.close()
+
+    count = settings.processes or _automatic()
+    if count == 1:
+        receiver = Receiver(listeners, places)
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            receiver.stop()
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        _say(listeners)
+        receiver.serve()
+        return
+    workers = Workers(
+        count,
+        lambda number, adopt: Receiver(listeners, places, number=number, adopt=adopt),
+        places=places,
+        drain_seconds=settings.drain_seconds,
+        close=close,
+    )
+    workers.start()
+    _say(listeners)
+    workers.run()
+
+
+def _automatic() -> int:
+    return min(max(len(os.sched_getaffinity(0)), 1), 4)
+
+
+def _say(listeners: list[Listener]) -> None:
+    for listener in listeners:
+        host, port = listener.address
+        sys.stdout.write(f"listening on {host}:{port}\n")
+    sys.stdout.flush()
 
 
 def _log_to_stderr() -> None:

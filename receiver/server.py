@@ -1,4 +1,4 @@
-"""The listening socket, the threads behind it, and an orderly end."""
+"""One process behind the listening sockets: threads for associations, and an orderly end."""
 
 from __future__ import annotations
 
@@ -9,53 +9,96 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fiona_dagster.config import DataRoot, Settings
-from fiona_dagster.errors import ConfigurationError, FionaError
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import FionaError
 from fiona_dagster.landing import Landing, adopt_orphans
 from receiver.association import Association
+from receiver.listener import Listener
+from receiver.places import Places
+
+if TYPE_CHECKING:
+    from fiona_dagster.config import Settings
 
 log = logging.getLogger("fiona.receiver")
 
-_BACKLOG = 128
 _PENDING = 64
 """Connections above the limit of associations that may be waiting for their rejection."""
 _QUIET_DRAIN = 1.0
 _ADOPT_AGAIN = 30.0
+_AFTER_YOU = 0.002
+"""Seconds that a process leaves a connection to one that has fewer."""
+
+
+class Port:
+    """A listener as one process serves it: settings, the door to its archive, and the right to admit.
+
+    Attributes:
+        settings: the section ``receiver``.
+        landing: this process's door.
+    """
+
+    def __init__(self, listener: Listener, places: Places, closing: threading.Event) -> None:
+        self.listener = listener
+        self.settings = listener.settings
+        self.landing = Landing(
+            listener.root, reserve_mb=self.settings.reserve_mb, durability=self.settings.durability
+        )
+        self._places = places
+        self._closing = closing
+
+    def admit(self, ip: str) -> int | None:
+        """Takes one of the places for associations; None if there is none, or the receiver is closing."""
+        return None if self._closing.is_set() else self._places.take(ip)
+
+    def leave(self, place: int) -> None:
+        """Gives a place back."""
+        self._places.free(place)
 
 
 class Receiver:
-    """The Storage SCP of one data root.
+    """The Storage SCP in one process: the only one, or one of several that share the same listeners.
 
     Args:
-        root: the data root.
-        settings: ``config.json``.
-
-    Raises:
-        ConfigurationError: the address can't be listened on.
+        listeners: what to accept from; closed at the end.
+        places: shared with the other processes.
+        number: which of the processes this is, from 0.
+        adopt: look for files without a journal line, which a process that died may have left.
     """
 
-    def __init__(self, root: DataRoot, settings: Settings) -> None:
-        self.settings = settings.receiver
-        self._root = root
+    def __init__(
+        self, listeners: Sequence[Listener], places: Places, *, number: int = 0, adopt: bool = True
+    ) -> None:
+        self.places = places
+        self._number = number
         self._mutex = threading.Lock()
         self._threads: dict[threading.Thread, Association] = {}
-        self._admitted = 0
         self._closing = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._listener = _listen(settings.DICOMIP, settings.DICOMPORT)
-        host, port = self._listener.getsockname()[:2]
-        self.address: tuple[str, int] = (host, port)
-        self.landing = Landing(root, reserve_mb=self.settings.reserve_mb)
+        self._ports = [Port(listener, places, self._closing) for listener in listeners]
+        self._adopts = adopt
 
-    def admit(self) -> bool:
-        """Takes one of the places for associations."""
-        with self._mutex:
-            if self._closing.is_set() or self._admitted >= self.settings.max_associations:
-                return False
-            self._admitted += 1
-            return True
+    @classmethod
+    def alone(cls, root: DataRoot, settings: Settings) -> Receiver:
+        """A receiver that needs no other process.
+
+        Raises:
+            ConfigurationError: the address can't be listened on.
+        """
+        return cls([Listener(root, settings)], Places(settings.receiver.max_associations))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the first listener."""
+        return self._ports[0].listener.address
+
+    @property
+    def landing(self) -> Landing:
+        """The door behind the first listener."""
+        return self._ports[0].landing
 
     def stop(self) -> None:
         """Asks :meth:`serve` to end; may be called from a signal handler, more than once."""
@@ -68,39 +111,50 @@ class Receiver:
     def serve(self) -> None:
         """Accepts until :meth:`stop`, then drains and returns."""
         adoption = threading.Thread(target=self._adopt, name="adoption", daemon=True)
-        adoption.start()
+        if self._adopts:
+            adoption.start()
+        self.places.begin(self._number)
         with selectors.DefaultSelector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
+            for port in self._ports:
+                selector.register(port.listener.socket, selectors.EVENT_READ, port)
             selector.register(self._wake_read, selectors.EVENT_READ)
             while not self._closing.is_set():
                 for key, _ in selector.select():
-                    if key.fileobj is self._listener:
-                        self._accept()
-        self._listener.close()
+                    if key.data is not None:
+                        self._accept(key.data)
+        for port in self._ports:
+            port.listener.close()
         self._drain()
-        adoption.join(timeout=5)
-        self.landing.close()
+        if self._adopts:
+            adoption.join(timeout=5)
+        for port in self._ports:
+            port.landing.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _accept(self) -> None:
+    def _accept(self, port: Port) -> None:
+        if self.places.lighter_elsewhere:
+            time.sleep(_AFTER_YOU)
         try:
-            sock, peer = self._listener.accept()
+            sock, peer = port.listener.socket.accept()
+        except BlockingIOError:
+            return  # another process was faster
         except OSError as error:  # gone again, or no descriptors left: then leave the others some time
             log.warning("can't accept a connection (%s)", error.strerror)
             time.sleep(0.05)
             return
         with self._mutex:
-            crowded = len(self._threads) >= self.settings.max_associations + _PENDING
+            crowded = len(self._threads) >= self.places.limit + _PENDING
         if crowded:
             sock.close()
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        association = Association(sock, _plain_ip(peer[0]), self)
+        association = Association(sock, _plain_ip(peer[0]), port)
         thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
         with self._mutex:
             self._threads[thread] = association
+            self.places.carry(len(self._threads))
         thread.start()
 
     def _serve(self, association: Association) -> None:
@@ -115,9 +169,10 @@ class Receiver:
                 last.lineno,
             )
         finally:
+            association.leave()
             with self._mutex:
                 self._threads.pop(threading.current_thread(), None)
-                self._admitted -= association.admitted
+                self.places.carry(len(self._threads))
 
     def _running(self) -> dict[threading.Thread, Association]:
         with self._mutex:
@@ -125,7 +180,7 @@ class Receiver:
 
     def _drain(self) -> None:
         """Lets objects that are under way finish; who is idle is sent away after a moment."""
-        end = time.monotonic() + self.settings.drain_seconds
+        end = time.monotonic() + max(port.settings.drain_seconds for port in self._ports)
         while (running := self._running()) and time.monotonic() < end:
             for thread, association in running.items():
                 if not association.busy and time.monotonic() - association.quiet_since > _QUIET_DRAIN:
@@ -136,9 +191,13 @@ class Receiver:
             thread.join(timeout=1.0)
 
     def _adopt(self) -> None:
+        for port in self._ports:
+            self._adopt_for(port.landing.root)
+
+    def _adopt_for(self, root: DataRoot) -> None:
         while not self._closing.is_set():
             try:
-                result = adopt_orphans(self._root)
+                result = adopt_orphans(root)
             except (OSError, FionaError) as error:
                 kind = error.strerror if isinstance(error, OSError) else str(error)
                 log.error("looking for files without a journal line failed (%s)", kind)  # noqa: TRY400
@@ -146,17 +205,6 @@ class Receiver:
                 if not result.waiting:
                     return
             self._closing.wait(_ADOPT_AGAIN)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(
-            f"can't listen on {host}:{port} ({error.strerror}); is another receiver running? "
-            "Change DICOMIP or DICOMPORT in config.json"
-        ) from None
 
 
 def _plain_ip(ip: str) -> str:

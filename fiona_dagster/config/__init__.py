@@ -2,34 +2,46 @@
 
 Belongs here: config.json, config/projects/, the layout of the data root, secrets by name.
 Stays out: what the settings are used for, and classifyRules.json's meaning (studies).
+
+Models and readers are imported when they are first used: the receiver needs the layout of the data root at
+once, but never pydantic, which is most of what its processes would weigh (see :mod:`.apart`).
 """
 
-from fiona_dagster.config.load import (
-    check,
-    configuration_digest,
-    has_project,
-    json_schema,
-    load_project,
-    load_project_in_force,
-    load_settings,
-    load_settings_in_force,
-    project_names,
-    receiver_enabled,
-    redcap_token,
-    resolve,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fiona_dagster.config.root import UMASK, DataRoot
-from fiona_dagster.config.settings import (
-    PROJECT_NAME,
-    CompletionSettings,
-    DicomTarget,
-    ProjectSettings,
-    ReceiverSettings,
-    RedcapSettings,
-    Settings,
-    SftpTarget,
-    Target,
-)
+
+if TYPE_CHECKING:
+    from fiona_dagster.config.apart import load_settings_apart
+    from fiona_dagster.config.load import (
+        check,
+        configuration_digest,
+        has_project,
+        json_schema,
+        load_project,
+        load_project_in_force,
+        load_settings,
+        load_settings_in_force,
+        project_names,
+        receiver_enabled,
+        redcap_token,
+        resolve,
+    )
+    from fiona_dagster.config.settings import (
+        PROJECT_NAME,
+        CompletionSettings,
+        DicomTarget,
+        Durability,
+        ProjectSettings,
+        ReceiverSettings,
+        RedcapSettings,
+        Settings,
+        SftpTarget,
+        Target,
+    )
 
 __all__ = [
     "PROJECT_NAME",
@@ -37,6 +49,7 @@ __all__ = [
     "CompletionSettings",
     "DataRoot",
     "DicomTarget",
+    "Durability",
     "ProjectSettings",
     "ReceiverSettings",
     "RedcapSettings",
@@ -50,9 +63,18 @@ __all__ = [
     "load_project",
     "load_project_in_force",
     "load_settings",
+    "load_settings_apart",
     "load_settings_in_force",
     "project_names",
     "receiver_enabled",
     "redcap_token",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "settings" if name[0].isupper() else "load"
+    module = "apart" if name == "load_settings_apart" else module
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -29,6 +29,10 @@ HeldKind = Literal[
 """Kinds of objects whose pixels or documents may identify and can't be cleaned yet."""
 
 
+Durability = Literal["full", "rename"]
+"""How sure a receipt is: flushed to the disk, or only complete under its name."""
+
+
 class Section(BaseModel):
     """Base of all sections: closed, immutable, documented."""
 
@@ -61,6 +65,12 @@ class ReceiverSettings(Section):
     """After SIGTERM: how long objects that are under way may take to finish."""
     reserve_mb: int = Field(512, ge=0)
     """Free space that reception leaves on the disk; below it C-STORE answers A700."""
+    durability: Durability = "full"
+    """``full``: Success only after bytes, directory entry and journal line are flushed to the disk.
+    ``rename``: the same order without the flushes; a power loss may then take objects with it that were
+    answered with Success."""
+    processes: int = Field(0, ge=0, le=32)
+    """Processes that share the port; 0: chosen by the number of processors."""
 
 
 class RedcapSettings(Section):

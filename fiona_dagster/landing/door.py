@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid, read_file_meta
@@ -31,6 +32,9 @@ from fiona_dagster.landing.journal import Journal
 from fiona_dagster.landing.names import NamesCache
 from fiona_dagster.landing.quarantine import write_json_new
 from fiona_dagster.landing.receipt import Caller, Kind, Receipt, now
+
+if TYPE_CHECKING:
+    from fiona_dagster.config import Durability
 
 _MODALITY = re.compile(r"[A-Z0-9]{1,16}")
 _CHUNK = 1024 * 1024
@@ -76,10 +80,12 @@ class Landing:
     Args:
         root: the data root.
         reserve_mb: free space in MiB that is left on the disk (``receiver.reserve_mb``).
+        durability: ``full``: what is filed is flushed; ``rename``: it is only complete under its name.
     """
 
-    def __init__(self, root: DataRoot, *, reserve_mb: int = 0) -> None:
+    def __init__(self, root: DataRoot, *, reserve_mb: int = 0, durability: Durability = "full") -> None:
         self.root = root
+        self.durability = durability
         self._reserve = reserve_mb * 1024 * 1024
         make_directory(root.arrived)
         make_directory(root.archive)

@@ -29,7 +29,7 @@ def start(root: DataRoot) -> Iterator[Start]:
     def begin(**values: Any) -> Receiver:
         section = {"accept_unknown": True, "drain_seconds": 3, "reserve_mb": 0, **values}
         settings = Settings.model_validate({"DICOMIP": "127.0.0.1", "DICOMPORT": 0, "receiver": section})
-        receiver = Receiver(root, settings)
+        receiver = Receiver.alone(root, settings)
         thread = threading.Thread(target=receiver.serve, name="receiver")
         thread.start()
         running.append((receiver, thread))

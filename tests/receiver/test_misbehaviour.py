@@ -85,7 +85,7 @@ def test_too_many_associations_are_rejected_for_now(start: Start) -> None:
         assert tuple(answer.body[1:]) == (2, 3, 2)
         one.release()
         one.sock.close()
-        wait_until(lambda: receiver._admitted == 1)
+        wait_until(lambda: receiver.places.taken == 1)
         works(receiver.address)
 
 
@@ -233,7 +233,7 @@ def test_a_fault_of_ours_ends_one_association_only(
         assert raw.closed()
     wait_until(lambda: "internal fault: ValueError" in caplog.text)
     assert "Planted" not in caplog.text
-    wait_until(lambda: receiver._admitted == 0)
+    wait_until(lambda: receiver.places.taken == 0)
     works(receiver.address)
     assert [p.name for p in root.archive.rglob("*") if p.is_file()] == ["CT.1.2.3"]
 

@@ -332,7 +332,7 @@ def test_an_address_in_use_is_a_clear_error(start: Start) -> None:
     receiver = start()
     settings = Settings.model_validate({"DICOMIP": "127.0.0.1", "DICOMPORT": receiver.address[1]})
     with pytest.raises(ConfigurationError, match="can't listen"):
-        Receiver(receiver.landing.root, settings)
+        Receiver.alone(receiver.landing.root, settings)
 
 
 def test_it_also_listens_on_ipv6(root: DataRoot) -> None:
@@ -343,7 +343,7 @@ def test_it_also_listens_on_ipv6(root: DataRoot) -> None:
     settings = Settings.model_validate(
         {"DICOMIP": "::1", "DICOMPORT": 0, "receiver": {"accept_unknown": True, "reserve_mb": 0}}
     )
-    receiver = Receiver(root, settings)
+    receiver = Receiver.alone(root, settings)
     thread = threading.Thread(target=receiver.serve)
     thread.start()
     with Raw(receiver.address) as raw:

@@ -1,0 +1,52 @@
+"""A port that is listened on, and where its objects go."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fiona_dagster.config import ReceiverSettings, Settings
+
+_BACKLOG = 128
+
+
+class Listener:
+    """A listening socket with the data root and the settings behind it.
+
+    Made once, before processes are forked; each of them accepts from the same queue, so that nobody who waits
+    in it is lost with a process that dies.
+
+    Args:
+        root: the data root that its objects go to.
+        settings: ``config.json``.
+
+    Raises:
+        ConfigurationError: the address can't be listened on.
+    """
+
+    def __init__(self, root: DataRoot, settings: Settings) -> None:
+        self.root = root
+        self.settings: ReceiverSettings = settings.receiver
+        self.socket = _listen(settings.DICOMIP, settings.DICOMPORT)
+        self.socket.setblocking(False)
+        host, port = self.socket.getsockname()[:2]
+        self.address: tuple[str, int] = (host, port)
+
+    def close(self) -> None:
+        """Stops listening, as far as this process is concerned."""
+        self.socket.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {host}:{port} ({error.strerror}); is another receiver running? "
+            "Change DICOMIP or DICOMPORT in config.json"
+        ) from None
