@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +72,23 @@ class Process:
         self.address = ("127.0.0.1", int(line.rpartition(":")[2]))
         return self.address
 
-    def kill(self) -> None:
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of what the main process has forked."""
         assert self.process is not None
+        pid = self.process.pid
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self) -> None:
+        """SIGKILL to the main process alone; returns when its workers are gone too."""
+        assert self.process is not None
+        workers = self.workers
         self.process.kill()
         self._reap()
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < deadline, "workers outlive their main process"
+            time.sleep(0.01)
 
     def terminate(self) -> int:
         assert self.process is not None

@@ -27,7 +27,18 @@ def test_it_starts_light() -> None:
         "import sys, receiver.run, fiona_dagster.landing, fiona_dagster.dicom.pdu\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
     )
-    heavy = ["pydicom", "pynetdicom", "pandas", "numpy", "dagster", "requests", "paramiko", "rich", "click"]
+    heavy = [
+        "pydantic",
+        "pydicom",
+        "pynetdicom",
+        "pandas",
+        "numpy",
+        "dagster",
+        "requests",
+        "paramiko",
+        "rich",
+        "click",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
