@@ -160,6 +160,7 @@ def _documented() -> dict[str, dict[str, str]]:
     [
         ("config.json", settings.Settings),
         ("receiver", settings.ReceiverSettings),
+        ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),
         ("targets: SFTP", settings.SftpTarget),
         ("targets: DICOM", settings.DicomTarget),

@@ -4,58 +4,98 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from fiona_dagster.config import DataRoot, load_settings_in_force
+from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError
-from fiona_dagster.landing import ImportReport, import_paths
+from fiona_dagster.landing import ImportReport, import_paths, survey
+
+Progress = Callable[[ImportReport], None]
 
 
 @click.command("import")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 def import_(paths: tuple[Path, ...], as_json: bool) -> int:
-    """Import files and folders as if they had been received; every byte is kept.
+    """Import files, folders, ZIP archives and DICOMDIR media as if they had been received.
 
-    Works with or without a running receiver. Exit code 1 if anything went to quarantine.
+    Every byte is kept, sources are only read. Works with or without a running receiver. Exit code 1 if
+    anything went to quarantine, could not be read, or is listed in a DICOMDIR and was not there.
     """
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
-    reserve = load_settings_in_force(root)[0].receiver.reserve_mb if root.config_file.exists() else 0
+    settings = load_settings_in_force(root)[0] if root.config_file.exists() else None
     root.make()
-    report = _with_progress(root, paths, reserve)
+    report = with_progress(paths, lambda progress: _import(root, paths, settings, progress))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
-        _print(report)
-    return 1 if report.quarantined or report.failed else 0
+        print_report(report)
+    return 0 if report.sound else 1
 
 
-def _with_progress(root: DataRoot, paths: tuple[Path, ...], reserve_mb: int) -> ImportReport:
+def _import(
+    root: DataRoot, paths: tuple[Path, ...], settings: Settings | None, progress: Progress | None
+) -> ImportReport:
+    reserve_mb = settings.receiver.reserve_mb if settings else 0
+    max_unpacked = int((settings or Settings()).imports.max_unpacked_gb * 2**30)
+    return import_paths(root, paths, progress=progress, reserve_mb=reserve_mb, max_unpacked=max_unpacked)
+
+
+def with_progress(paths: tuple[Path, ...], work: Callable[[Progress | None], ImportReport]) -> ImportReport:
+    """Runs an import with a bar on stderr, if that is a terminal.
+
+    Args:
+        paths: what is imported, to know how much it is.
+        work: the import; gets a function to call as it goes on.
+    """
     if not sys.stderr.isatty():
-        return import_paths(root, paths, reserve_mb=reserve_mb)
+        return work(None)
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import (
+        Progress as Bar,
+    )
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("importing")
+    columns = (
+        *(SpinnerColumn(), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()),
+        *(TimeRemainingColumn(), TextColumn("{task.description}")),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("counting", total=None)
+        bar.update(task, total=survey(paths)[1])
 
         def show(report: ImportReport) -> None:
-            bar.update(task, description=f"{report.files} files, {report.quarantined} to quarantine")
+            bar.update(task, completed=report.bytes, description=_so_far(report))
 
-        return import_paths(root, paths, reserve_mb=reserve_mb, progress=show)
+        return work(show)
 
 
-def _print(report: ImportReport) -> None:
+def _so_far(report: ImportReport) -> str:
+    bad = report.quarantined + report.failed
+    return f"{report.files} files" + (f", {bad} to quarantine or unreadable" if bad else "")
+
+
+def print_report(report: ImportReport) -> None:
+    """Counts on stdout, a line for every problem on stderr."""
     counts = (
         f"{report.stored} stored, {report.repeats} repeats, {report.conflicts} conflicts, "
         f"{report.quarantined} to quarantine, {report.skipped} skipped, {report.failed} unreadable"
     )
-    click.echo(f"{report.files} files: {counts}")
+    click.echo(f"{report.files} files of {len(report.studies)} studies: {counts}")
+    if report.missing:
+        click.echo(f"{report.missing} instances are listed in a DICOMDIR and were not there")
     for path, reason in report.problems:
         click.echo(f"{_one_line(path)}: {reason}", err=True)
 

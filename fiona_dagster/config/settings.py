@@ -73,6 +73,17 @@ class ReceiverSettings(Section):
     """Processes that share the port; 0: chosen by the number of processors."""
 
 
+class ImportSettings(Section):
+    """``fiona import`` and the drop folder ``inbox/``."""
+
+    max_unpacked_gb: float = Field(500.0, gt=0)
+    """GiB that one ZIP archive may unpack to; at most 200 times its size (but 1 GiB always)."""
+    settle_seconds: float = Field(10.0, ge=0)
+    """A file in the inbox is taken when it did not change for so long and nobody has it open for writing."""
+    poll_seconds: float = Field(5.0, gt=0)
+    """How often the inbox is looked at."""
+
+
 class RedcapSettings(Section):
     """Where people say what shall go where."""
 
@@ -156,6 +167,7 @@ class Settings(Section):
     LOCALTIMEZONE: str = "UTC"
     """IANA name of the site's time zone, used towards REDCap and people."""
     receiver: ReceiverSettings = ReceiverSettings()
+    imports: ImportSettings = ImportSettings()
     redcap: RedcapSettings = RedcapSettings()
     targets: dict[str, Target] = {}
     """Named end-points; projects refer to them by these names."""

@@ -8,7 +8,7 @@ from fiona_dagster.landing.adopt import Adoption, adopt_orphans
 from fiona_dagster.landing.door import Landing, Visit
 from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
 from fiona_dagster.landing.files import NewFile
-from fiona_dagster.landing.imports import ImportReport, import_paths
+from fiona_dagster.landing.imports import Importer, ImportReport, import_paths
 from fiona_dagster.landing.journal import (
     JournalDamage,
     journals_of,
@@ -19,12 +19,14 @@ from fiona_dagster.landing.journal import (
 from fiona_dagster.landing.locks import study_lock
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import Caller, Receipt
+from fiona_dagster.landing.sources import survey
 
 __all__ = [
     "Adoption",
     "Caller",
     "Commitment",
     "ImportReport",
+    "Importer",
     "JournalDamage",
     "Landing",
     "NewFile",
@@ -41,4 +43,5 @@ __all__ = [
     "read_journals",
     "study_lock",
     "study_of",
+    "survey",
 ]
