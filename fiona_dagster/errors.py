@@ -7,6 +7,7 @@
     │   ├── PeerUnavailable       a peer (SFTP server, research PACS) can't be reached or broke off
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
+    │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   └── Busy                  somebody else holds the lock of this study
     └── PermanentError            will not pass: a person must act
         ├── UsageError            the command was called wrongly
@@ -47,6 +48,10 @@ class RedcapUnavailable(TransientError):
 
 class StorageFull(TransientError):
     """The disk has no room or no inodes left, or the configured reserve is reached."""
+
+
+class SendingHeld(TransientError):
+    """An operator holds all deliveries: the third digit of ``config/enabled`` is ``0``."""
 
 
 class Busy(TransientError):

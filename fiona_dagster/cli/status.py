@@ -55,6 +55,11 @@ def _print_overview(document: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
+    off = [name for name, on in sorted(document["switches"].items()) if not on]
+    if off:
+        held = sum(work["held"] for work in document["work"])
+        waiting = f"; {held} deliveries are held" if "sending" in off else ""
+        console.print(f"switched off in config/enabled: {', '.join(off)}{waiting}", markup=False)
     for work in document["work"]:
         if work["error"]:
             console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}", markup=False)
@@ -100,6 +105,7 @@ def _print_study(document: dict[str, Any]) -> None:
                 f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
             )
     for work in document["work"]:
-        console.print(f"to do: {work['key']} (attempt {work['attempt']}) {work['error']}", markup=False)
+        held = "held, " if work["held"] else ""
+        console.print(f"to do: {work['key']} ({held}attempt {work['attempt']}) {work['error']}", markup=False)
     for time, what in document["history"]:
         console.print(f"{time}  {what}", markup=False)

@@ -13,6 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fiona_dagster.config.root import UMASK, DataRoot
+from fiona_dagster.config.switches import (
+    Switches,
+    pulling_enabled,
+    read_switches,
+    receiver_enabled,
+    require_sending,
+    sending_enabled,
+)
 
 if TYPE_CHECKING:
     from fiona_dagster.config.apart import load_settings_apart
@@ -26,7 +34,6 @@ if TYPE_CHECKING:
         load_settings,
         load_settings_in_force,
         project_names,
-        receiver_enabled,
         redcap_token,
         resolve,
     )
@@ -55,6 +62,7 @@ __all__ = [
     "RedcapSettings",
     "Settings",
     "SftpTarget",
+    "Switches",
     "Target",
     "check",
     "configuration_digest",
@@ -66,9 +74,13 @@ __all__ = [
     "load_settings_apart",
     "load_settings_in_force",
     "project_names",
+    "pulling_enabled",
+    "read_switches",
     "receiver_enabled",
     "redcap_token",
+    "require_sending",
     "resolve",
+    "sending_enabled",
 ]
 
 

@@ -188,17 +188,6 @@ def resolve(root: DataRoot, name: str) -> Path:
     return path if path.is_absolute() else root.config / path
 
 
-def receiver_enabled(root: DataRoot) -> bool:
-    """Whether the original's switch file lets the receiver run: its first digit is not ``0``.
-
-    A missing or empty file means on (behaviour reference, section 8.3).
-    """
-    try:
-        return not root.enabled_file.read_text(encoding="ascii", errors="replace").startswith("0")
-    except FileNotFoundError:
-        return True
-
-
 def configuration_digest(root: DataRoot) -> str:
     """SHA-256 over everything that decides what the code server loads; changes when an operator edits."""
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from fiona_dagster.config import configuration_digest
+from fiona_dagster.config import configuration_digest, sending_enabled
 from fiona_dagster.defs import intake, project
 from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
@@ -150,9 +150,13 @@ def transfer_requests_sensor(
             for problem in delivery.settle(opened).problems:
                 context.log.warning(f"packages wait: {problem}")
             _answer_unknown_projects(opened, context, known)
+            sending = sending_enabled(opened.root)
+            if not sending:
+                waiting = sum(work.kind == "deliver" for work in opened.ledger.work.open())
+                said = f"sending is held (config/enabled), {waiting} deliveries wait; {said}"
             found = [
                 *_requests_of(opened, "transfer", None, known),
-                *_requests_of(opened, "deliver", None, known),
+                *(_requests_of(opened, "deliver", None, known) if sending else []),
                 *_requests_of(opened, "status", None, known),
             ]
             return _launch(opened, context, found, said)

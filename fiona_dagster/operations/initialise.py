@@ -14,8 +14,8 @@ from typing import Any
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError
 
-SWITCHES = "110"
-"""Receiver on, MPPS pull on, anonymise on send off: the original's first content of ``enabled``."""
+SWITCHES = "111"
+"""Receiver, pulling and sending are on: the first content of ``enabled``."""
 
 
 def initialise(root: DataRoot, port: int | None = None, open_: bool = False) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fiona_dagster.config import DataRoot
-from fiona_dagster.ledger import Ledger, Study, Transfer
+from fiona_dagster.config import DataRoot, Switches, read_switches
+from fiona_dagster.ledger import Ledger, Study, Transfer, Work
 
 
 def overview(root: DataRoot) -> dict[str, Any]:
     """All studies with their transfers, and the work that is open. JSON-able, nothing identifying."""
+    switches = read_switches(root)
     with Ledger(root) as ledger:
         ledger.receipts.read_journals()
         transfers: dict[str, list[Transfer]] = {}
@@ -21,7 +22,8 @@ def overview(root: DataRoot) -> dict[str, Any]:
                 {**_study(study), "transfers": [_transfer(t) for t in transfers.get(study.study, [])]}
                 for study in ledger.receipts.studies()
             ],
-            "work": [asdict(work) for work in ledger.work.open()],
+            "work": [_work(work, switches) for work in ledger.work.open()],
+            "switches": asdict(switches),
         }
 
 
@@ -55,7 +57,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
             "committed": len(ledger.evidence.committed(study)),
             "series": found.summary.get("series", []),
             "transfers": transfers,
-            "work": [asdict(work) for work in ledger.work.open(study)],
+            "work": [_work(work, read_switches(root)) for work in ledger.work.open(study)],
             "history": ledger.store.history(study),
         }
 
@@ -73,6 +75,10 @@ def _study(study: Study) -> dict[str, Any]:
         "last_arrival": study.last_arrival,
         "retired": study.retired,
     }
+
+
+def _work(work: Work, switches: Switches) -> dict[str, Any]:
+    return {**asdict(work), "held": work.kind == "deliver" and not switches.sending}
 
 
 def _transfer(transfer: Transfer) -> dict[str, Any]:

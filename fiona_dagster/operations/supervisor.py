@@ -127,7 +127,7 @@ class Supervisor:
         return Ports(web.host, web.port or table.free_port(web.host), table.free_port())
 
     def _wanted(self, name: str) -> bool:
-        return name != "receiver" or self._watch.receiver_on
+        return name != "receiver" or self._watch.switches.receiver
 
     # One look at everything.
 
@@ -249,7 +249,6 @@ class Supervisor:
             self._apply(change)
         receiver = self._slots["receiver"]
         if not self._wanted("receiver") and receiver.process and receiver.kill_at is None:
-            log.warning("the receiver is switched off in %s", self._root.enabled_file)
             self._ask_to_stop(receiver)
         if self._reload is None:
             if self._watch.reload_wanted and self._slots["webserver"].ready and self._slots["daemon"].ready:

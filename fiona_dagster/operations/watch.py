@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from fiona_dagster.config import DataRoot, check, configuration_digest, receiver_enabled
+from fiona_dagster.config import DataRoot, Switches, check, configuration_digest, read_switches
+from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.operations.services import LOCATION
+
+log = logging.getLogger("fiona.up")
 
 INTERVAL = 2.0
 
@@ -26,7 +30,7 @@ class ConfigurationWatch:
 
     Attributes:
         reload_wanted: a sound change has not been loaded yet.
-        receiver_on: what the switch file says.
+        switches: what the switch file says, or said last if it can't be read.
     """
 
     def __init__(self, root: DataRoot, interval: float = INTERVAL) -> None:
@@ -35,14 +39,16 @@ class ConfigurationWatch:
         self._digest = configuration_digest(root)
         self._next = 0.0
         self.reload_wanted = False
-        self.receiver_on = receiver_enabled(root)
+        self.switches = Switches()
+        self._unreadable = False
+        self._read_switches()
 
     def look(self) -> Change | None:
         """What changed since the last look, at most once in an interval."""
         if time.monotonic() < self._next:
             return None
         self._next = time.monotonic() + self._interval
-        self.receiver_on = receiver_enabled(self._root)
+        self._read_switches()
         digest = configuration_digest(self._root)
         if digest == self._digest:
             return None
@@ -51,6 +57,20 @@ class ConfigurationWatch:
         if not problems:
             self.reload_wanted = True
         return Change(problems)
+
+    def _read_switches(self) -> None:
+        try:
+            switches = read_switches(self._root)
+        except ConfigurationError as error:
+            if not self._unreadable:
+                log.error("%s; what it said before stays in force", error)  # noqa: TRY400
+            self._unreadable = True
+            return
+        self._unreadable = False
+        for name, on in asdict(switches).items():
+            if on != getattr(self.switches, name):
+                log.warning("%s is switched %s in %s", name, "on" if on else "off", self._root.enabled_file)
+        self.switches = switches
 
 
 class Reload:

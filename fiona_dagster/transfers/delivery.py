@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fiona_dagster.config import SftpTarget
+from fiona_dagster.config import SftpTarget, require_sending
 from fiona_dagster.errors import ConfigurationError, NotVerified, RequestRefused
 from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
@@ -22,6 +23,7 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     Raises:
         RequestRefused: the project does not name this target.
         NotVerified: the gate; the bytes in hand are not those that were verified.
+        SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
         DeliveryRefused: the target said no.
     """
@@ -45,6 +47,8 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         finish(gateway, transfer)
         return None, package
     target = gateway.target(target_name)
+    may_go_on = partial(require_sending, gateway.root)
+    may_go_on()
     # paramiko and pynetdicom are imported when they are needed: every run is a new process.
     if isinstance(target, SftpTarget):
         from fiona_dagster.transfers.targets.sftp import deliver_sftp
@@ -56,6 +60,7 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
             package.sha256,
             remote_name=package_name(transfer),
             name=target_name,
+            may_go_on=may_go_on,
         )
     else:
         from fiona_dagster.transfers.targets.dicom import deliver_dicom
@@ -63,7 +68,11 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         folder = working_copy(gateway, transfer)
         files = [folder / name for name in sorted(verified)]
         proof = deliver_dicom(
-            target, files, {str(folder / name): verified[name] for name in verified}, name=target_name
+            target,
+            files,
+            {str(folder / name): verified[name] for name in verified},
+            name=target_name,
+            may_go_on=may_go_on,
         )
     transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
     finish(gateway, transfer)

@@ -52,3 +52,18 @@ def test_a_launched_work_is_not_launched_twice(gateway: GatewayResource) -> None
 
     assert len(tick(gateway, {"P": []})) == 1
     assert tick(gateway, {"P": []}) == []
+
+
+def test_held_deliveries_are_not_launched_and_go_on_by_themselves(
+    root: DataRoot, gateway: GatewayResource
+) -> None:
+    with gateway.open() as opened:
+        opened.ledger.work.need("deliver", "1.2", 1, project="P", target="archive")
+        opened.ledger.work.need("transfer", "1.3", 1, project="P")
+    root.enabled_file.write_text("110")
+
+    assert [request.job_name for request in tick(gateway, {"P": ["archive"]})] == ["transfer_P"]
+    assert tick(gateway, {"P": ["archive"]}) == []
+
+    root.enabled_file.write_text("111")
+    assert [request.job_name for request in tick(gateway, {"P": ["archive"]})] == ["deliver_P"]

@@ -27,7 +27,7 @@ def test_a_new_root_is_sound_and_private(fresh: DataRoot) -> None:
 
     assert check(fresh) == []
     assert {"config/config.json", "config/classifyRules.json", "dagster/dagster.yaml"} <= set(added)
-    assert fresh.enabled_file.read_text() == "110"
+    assert fresh.enabled_file.read_text() == "111"
     for path in fresh.path.rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path

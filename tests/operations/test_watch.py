@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 
-from fiona_dagster.config import DataRoot
+import pytest
+
+from fiona_dagster.config import DataRoot, Switches
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.watch import Change, ConfigurationWatch
 
@@ -40,11 +42,11 @@ def test_a_broken_file_names_itself_and_wants_no_reload(root: DataRoot) -> None:
 def test_the_switch_file_turns_the_receiver_off(root: DataRoot) -> None:
     initialise(root)
     watch = ConfigurationWatch(root, interval=0)
-    assert watch.receiver_on
+    assert watch.switches.receiver
     root.enabled_file.write_text("010")
     watch.look()
 
-    assert not watch.receiver_on
+    assert not watch.switches.receiver
 
 
 def test_it_looks_only_as_often_as_told(root: DataRoot) -> None:
@@ -54,3 +56,19 @@ def test_it_looks_only_as_often_as_told(root: DataRoot) -> None:
     (root.project_files / "ABC.json").write_text(json.dumps({"name": "ABC"}))
 
     assert watch.look() is None
+
+
+def test_a_switch_file_that_cannot_be_read_changes_nothing(
+    root: DataRoot, caplog: pytest.LogCaptureFixture
+) -> None:
+    initialise(root)
+    root.enabled_file.write_text("100")
+    watch = ConfigurationWatch(root, interval=0)
+    root.enabled_file.unlink()
+    root.enabled_file.mkdir()
+    watch.look()
+    watch.look()
+
+    assert watch.switches == Switches(receiver=True, pulling=False, sending=False)
+    assert caplog.text.count("what it said before stays in force") == 1
+    assert "sending is switched off" in caplog.text

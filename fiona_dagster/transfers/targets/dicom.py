@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fiona_dagster.config import DicomTarget
@@ -82,6 +82,7 @@ def deliver_dicom(
     expected: Mapping[str, str],
     *,
     name: str = "dicom",
+    may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Brings the instances of one study to a research PACS and proves that it lists all of them.
 
@@ -92,6 +93,7 @@ def deliver_dicom(
         files: de-identified files of one study.
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         name: the target's name in config.json, for messages and the proof.
+        may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
         A proof of kind ``dicom-find`` (every SOP Instance UID was listed), or ``dicom-find-count`` from
@@ -115,7 +117,12 @@ def deliver_dicom(
     )
     listed = _listed(peer, study, instances)
     missing = [instance for instance in instances if instance.sop_instance not in (listed or ())]
-    results = store_files(peer, missing, before=gate.check) if missing else []
+
+    def before(instance: Instance) -> None:
+        may_go_on()
+        gate.check(instance)
+
+    results = store_files(peer, missing, before=before) if missing else []
     gate.close()
     _complain(name, results)
     kind, count = _prove(name, peer, study, instances)

@@ -11,7 +11,7 @@ import hashlib
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,13 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
 
 @dataclass(frozen=True)
 class _Local:
-    """What is to lie at the other side."""
+    """What is to lie at the other side, and a call that raises when it may not go there any more."""
 
     path: Path
     size: int
     md5: str
     sha256: str
+    may_go_on: Callable[[], None]
 
 
 def deliver_sftp(
@@ -61,6 +62,7 @@ def deliver_sftp(
     *,
     remote_name: str,
     name: str = "sftp",
+    may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Brings one package to an SFTP server and proves that it is there, byte for byte.
 
@@ -71,6 +73,7 @@ def deliver_sftp(
         expected_sha256: the package's digest in the ledger; anything else is not sent.
         remote_name: file name at the other side; ``.md5`` and ``.sha256`` come beside it.
         name: the target's name in config.json, for messages and the proof.
+        may_go_on: called before every MiB; what it raises ends the delivery.
 
     Returns:
         A proof of kind ``sftp-readback``; ``counts["sent"]`` is 0 when the same bytes were there before.
@@ -85,7 +88,7 @@ def deliver_sftp(
         raise UsageError(
             f"target {name}: the package's remote name may hold only letters, digits and . _ + -"
         )
-    local = _hash(package, expected_sha256)
+    local = _hash(package, expected_sha256, may_go_on)
     with connection(target, root, name) as link:
         final = posixpath.join(target.directory, remote_name)
         sent = _bring(link, local, final)
@@ -101,7 +104,7 @@ def deliver_sftp(
     )
 
 
-def _hash(package: Path, expected_sha256: str) -> _Local:
+def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> _Local:
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     try:
         with package.open("rb") as stream:
@@ -113,7 +116,7 @@ def _hash(package: Path, expected_sha256: str) -> _Local:
         raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
     if sha256.hexdigest() != expected_sha256:
         raise _not_verified()
-    return _Local(package, size, md5.hexdigest(), expected_sha256)
+    return _Local(package, size, md5.hexdigest(), expected_sha256, may_go_on)
 
 
 def _not_verified() -> NotVerified:
@@ -128,6 +131,7 @@ def _bring(link: Link, local: _Local, final: str) -> bool:
     try:
         _send(link, local, part)
         _compare(link, local, part)
+        local.may_go_on()
         _give_name(link, local, part, final)
     except FionaError:
         with contextlib.suppress(FionaError):
@@ -173,6 +177,7 @@ def _send(link: Link, local: _Local, part: str) -> None:
         with _opened(link, part, "wb") as remote:
             remote.set_pipelined(True)
             while chunk := stream.read(CHUNK):
+                local.may_go_on()
                 sha256.update(chunk)
                 _write(link, remote, chunk, part)
             _flush(link, remote)
