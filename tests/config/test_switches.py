@@ -48,7 +48,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_a_yes(root: DataRoot) -> Non
 
 def test_held_sending_names_the_file(root: DataRoot) -> None:
     root.enabled_file.write_text("110")
-    with pytest.raises(SendingHeld, match="third digit of .*enabled is 0"):
+    with pytest.raises(SendingHeld, match=r"third digit of .*enabled is 0"):
         require_sending(root)
     root.enabled_file.write_text("111")
     require_sending(root)
