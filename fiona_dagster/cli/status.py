@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fiona_dagster.operations.accounting import Account
 
 
 @click.command()
 @click.argument("study", required=False)
+@click.option("--unaccounted", is_flag=True, help="Only what has no known state; exit code 1 if anything.")
+@click.option("--verify", is_flag=True, help="With --unaccounted: read every archived byte again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def status(study: str | None, as_json: bool) -> None:
-    """Shows all studies, or everything about STUDY (StudyInstanceUID)."""
+def status(study: str | None, *, unaccounted: bool, verify: bool, as_json: bool) -> int:
+    """Shows all studies, or everything about STUDY (StudyInstanceUID).
+
+    --unaccounted compares journals, archive, conflicts, quarantine, packages, ledger and Dagster.
+    """
     from fiona_dagster.operations.overview import overview, study_detail
 
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root here; run `fiona init` or set FIONA_DATA")
+    if verify and not unaccounted:
+        raise UsageError("--verify goes with --unaccounted")
+    if unaccounted:
+        return _unaccounted(root, study, verify=verify, as_json=as_json)
     document = study_detail(root, study) if study else overview(root)
     if not study:
         document["dagster"] = _dagster_counts(root)
@@ -30,15 +45,59 @@ def status(study: str | None, as_json: bool) -> None:
         _print_study(document)
     else:
         _print_overview(document)
+    return 0
+
+
+def _unaccounted(root: DataRoot, study: str | None, *, verify: bool, as_json: bool) -> int:
+    from fiona_dagster.operations.accounting import account_for
+
+    account = account_for(root, verify=verify)
+    if _dagster_ran(root):
+        from fiona_dagster.defs.accounting import account_for_dagster
+
+        account_for_dagster(root, account)
+    if study:
+        account = account.of_study(study)
+    if as_json:
+        click.echo(json.dumps(account.to_json(), indent=2))
+    else:
+        _print_account(account)
+    return 1 if account.unaccounted else 0
+
+
+def _print_account(account: Account) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for title, findings in (
+        ("Unaccounted for", account.unaccounted),
+        ("Taken care of without anybody's help", account.pending),
+    ):
+        if not findings:
+            continue
+        table = Table("what", "study", "where", "message", title=title)
+        for finding in sorted(findings):
+            by = f" (by {finding.handled})" if finding.handled else ""
+            row = (finding.code, finding.study, finding.path, finding.message + by)
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    checked = ", ".join(f"{count} {name}" for name, count in account.checked.items())
+    console.print(f"{len(account.unaccounted)} unaccounted for; looked at: {checked}", markup=False)
 
 
 def _dagster_counts(root: DataRoot) -> dict[str, int]:
     """Runs by status; a Dagster that never ran counts as empty."""
-    if not (root.dagster_home / "dagster.yaml").is_file() or not (root.dagster_home / "history").is_dir():
+    if not _dagster_ran(root):
         return {}
     from fiona_dagster.defs.counts import run_counts
 
     return run_counts(root)
+
+
+def _dagster_ran(root: DataRoot) -> bool:
+    return (root.dagster_home / "dagster.yaml").is_file() and (root.dagster_home / "history").is_dir()
 
 
 def _print_overview(document: dict[str, Any]) -> None:
@@ -63,8 +122,28 @@ def _print_overview(document: dict[str, Any]) -> None:
     for work in document["work"]:
         if work["error"]:
             console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}", markup=False)
+    states = ", ".join(f"{count} {state}" for state, count in document["states"].items()) or "none"
+    console.print(f"Instances: {states}; {document['quarantine']} objects in quarantine", markup=False)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(document["dagster"].items())) or "none"
     console.print(f"Dagster runs: {counts}", markup=False)
+
+
+def _states_table(document: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    projects = sorted({project for entry in document["instance_states"] for project in entry["projects"]})
+    table = Table("state", "instances", *projects, title="States")
+    rows: dict[str, Counter[str]] = {state: Counter() for state in document["states"]}
+    for entry in document["instance_states"]:
+        for project, state in entry["projects"].items():
+            rows.setdefault(state, Counter())[project] += 1
+    for state, counts in rows.items():
+        table.add_row(
+            state,
+            str(document["states"].get(state, 0)),
+            *(str(counts[project] or "") for project in projects),
+        )
+    return table
 
 
 def _print_study(document: dict[str, Any]) -> None:
@@ -74,7 +153,8 @@ def _print_study(document: dict[str, Any]) -> None:
     console = Console()
     console.print(
         f"{document['study']}: {document['state']}, {document['instances']} instances, "
-        f"revision {document['revision']}, flags: {', '.join(document['flags']) or 'none'}",
+        f"revision {document['revision']}, flags: {', '.join(document['flags']) or 'none'}, "
+        f"digests of {document['digests']}",
         markup=False,
     )
     judged = document["completion"]
@@ -89,6 +169,7 @@ def _print_study(document: dict[str, Any]) -> None:
             console.print(f"  {reason}", markup=False)
     if document["committed"]:
         console.print(f"{document['committed']} instances are committed to their sender", markup=False)
+    console.print(_states_table(document))
     series = Table("series", "modality", "instances", "types", title="Series")
     for number, entry in enumerate(document["series"], 1):
         series.add_row(

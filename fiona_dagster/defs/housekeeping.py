@@ -15,9 +15,11 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.partitions import STUDIES, project_set
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import hold_run, run_is_alive, run_lock_file
+from fiona_dagster.landing import adopt_orphans
 from fiona_dagster.ledger import utc_after, utc_now
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.leftovers import remove_leftovers
 
 YOUNG_SECONDS = 300.0
 IN_FLIGHT_SECONDS = 900.0
@@ -130,12 +132,15 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
     )
     def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
         hold_run(gateway.root, context.run.run_id)
+        adoption = adopt_orphans(gateway.root)
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
             settled = delivery.settle(opened)
             for problem in settled.problems:
                 context.log.warning(f"packages wait: {problem}")
             counts = {
+                "files adopted": adoption.adopted,
+                "leftovers removed": adoption.removed + remove_leftovers(opened),
                 "ghost runs closed": close_ghost_runs(context.instance, gateway.root, at_start=False),
                 "finished transfers closed": settled.closed,
                 "deliveries to added targets": settled.added,

@@ -4,8 +4,18 @@ Belongs here: the one door into the archive, journals of receipts, conflicts, qu
 after a crash. Stays out: the network (receiver), what studies mean (studies), where they stand (ledger).
 """
 
-from fiona_dagster.landing.adopt import Adoption, adopt_orphans
-from fiona_dagster.landing.door import Landing, Visit
+from fiona_dagster.landing.adopt import Adoption, adopt_orphans, will_be_adopted
+from fiona_dagster.landing.conflicts import (
+    REJECTED,
+    SUPERSEDED,
+    decision_waits,
+    interrupted_decisions,
+    is_set_aside,
+    place_of,
+    waiting_folder,
+)
+from fiona_dagster.landing.decisions import OpenConflict, decide, finish_decisions, open_conflicts
+from fiona_dagster.landing.door import Landing, Visit, dead_workshops, digest_of
 from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
 from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.imports import Importer, ImportReport, import_paths
@@ -19,9 +29,12 @@ from fiona_dagster.landing.journal import (
 from fiona_dagster.landing.locks import study_lock
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import Caller, Receipt
+from fiona_dagster.landing.shelf import Quarantined, quarantine_count, quarantined, shelf_names
 from fiona_dagster.landing.sources import survey
 
 __all__ = [
+    "REJECTED",
+    "SUPERSEDED",
     "Adoption",
     "Caller",
     "Commitment",
@@ -30,18 +43,34 @@ __all__ = [
     "JournalDamage",
     "Landing",
     "NewFile",
+    "OpenConflict",
     "PerformedStep",
+    "Quarantined",
     "Receipt",
     "Visit",
     "adopt_orphans",
     "append_evidence",
+    "dead_workshops",
+    "decide",
+    "decision_waits",
+    "digest_of",
+    "finish_decisions",
     "import_paths",
+    "interrupted_decisions",
+    "is_set_aside",
     "journals_of",
     "open_associations",
+    "open_conflicts",
+    "place_of",
+    "quarantine_count",
     "quarantine_file",
+    "quarantined",
     "read_evidence",
     "read_journals",
+    "shelf_names",
     "study_lock",
     "study_of",
     "survey",
+    "waiting_folder",
+    "will_be_adopted",
 ]

@@ -15,6 +15,7 @@ from fiona_dagster.landing.inspect import inspect_file
 from fiona_dagster.landing.journal import Journal, JournalDamage, open_associations, read_journals
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import UNKNOWN, Receipt, now
+from fiona_dagster.landing.tidy import tidy
 
 log = logging.getLogger("fiona.landing")
 
@@ -52,14 +53,28 @@ def adopt_orphans(root: DataRoot, *, everything: bool = False) -> Adoption:
     """
     result = Adoption(removed=clear_workshops(workshops(root)))
     mark = root.arrived / _MARK
-    since = 0.0 if everything or not mark.exists() else mark.stat().st_mtime - _MARGIN
+    since = 0.0 if everything else _since(root)
     begun = root.arrived / f"{_MARK}.begun"
     begun.touch(mode=0o600)
     for study in _studies(root, since):
         _adopt_study(root, study, result)
     if not result.waiting:
         begun.replace(mark)
+    tidy(root)
     return result
+
+
+def will_be_adopted(root: DataRoot, study: str) -> bool:
+    """Whether the next pass looks at this study; older ones need ``everything``."""
+    try:
+        return (root.archive / f"scp_{study}").stat().st_mtime >= _since(root)
+    except FileNotFoundError:
+        return False
+
+
+def _since(root: DataRoot) -> float:
+    mark = root.arrived / _MARK
+    return mark.stat().st_mtime - _MARGIN if mark.exists() else 0.0
 
 
 def _studies(root: DataRoot, since: float) -> list[str]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid, read_file_meta
 from fiona_dagster.errors import PermanentError, StorageFull, UnreadableDicom
+from fiona_dagster.landing import files
+from fiona_dagster.landing.conflicts import SUPERSEDED, kept_at
 from fiona_dagster.landing.files import (
     NewFile,
     Workshop,
@@ -60,6 +62,11 @@ _PREFIX_BY_CLASS = {
 def workshops(root: DataRoot) -> Path:
     """Folder of unfinished files, hidden and on the file system of the archive."""
     return root.archive / ".incoming"
+
+
+def dead_workshops(root: DataRoot) -> list[Path]:
+    """Folders of unfinished files whose processes are gone."""
+    return files.dead_workshops(workshops(root))
 
 
 def archive_prefix(uids: StorageUids) -> str:
@@ -258,9 +265,11 @@ class Visit:
             "called_ae": self.caller.called_ae,
             "caller_ip": self.caller.ip,
         }
-        if path.exists():
+        kept = kept_at(self._root, uids.study, path.name)
+        if kept is not None:  # it waits for a decision, or a person has decided about these very bytes
             kind: Kind = "repeat"
             temp_path.unlink()
+            path = kept if kept.parent.parent.name == SUPERSEDED else path
         else:
             kind = "conflict"
             write_json_new(path.with_suffix(".json"), reason)

@@ -215,6 +215,22 @@ def clear_workshops(parent: Path) -> int:
     return removed
 
 
+def dead_workshops(parent: Path) -> list[Path]:
+    """The workshops of processes that are gone; see :func:`clear_workshops`."""
+    dead = []
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                dead.append(folder)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(fd)
+    return dead
+
+
 def check_room(path: Path, reserve: int) -> None:
     """Makes sure that the reserve is still free.
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from fiona_dagster.dicom import is_uid
 
-Kind = Literal["stored", "repeat", "conflict", "adopted"]
+Kind = Literal["stored", "repeat", "conflict", "adopted", "accepted", "rejected", "superseded"]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 
 
@@ -32,6 +32,9 @@ class Caller:
 IMPORTER = Caller("IMPORT", "FIONA", "local")
 """The sender of what ``fiona import`` files."""
 
+OPERATOR = Caller("OPERATOR", "FIONA", "local")
+"""The person who decides about conflicts; not a sender."""
+
 UNKNOWN = Caller("unknown", "unknown", "unknown")
 """The sender of an adopted file; the original used the same word."""
 
@@ -44,12 +47,15 @@ class Receipt:
         time: UTC, ISO 8601 with microseconds and ``Z``.
         kind: ``stored``, ``repeat`` (same data set again), ``conflict`` (other data set, kept aside), or
             ``adopted`` (found in the archive without a line; sender and time of arrival are lost).
+            What a person decided about a conflict: ``accepted`` (it is the instance from now on),
+            ``superseded`` (the bytes that it displaced), ``rejected``.
         StudyInstanceUID: of the instance, like the following three.
         SeriesInstanceUID: see above.
         SOPInstanceUID: see above.
         SOPClassUID: see above.
         transfer_syntax: UID.
-        path: file, relative to the data root; for a conflict the file that was kept aside.
+        path: file, relative to the data root; for a conflict the file that was kept aside, also when it
+            was accepted or rejected later: this is its name for ever, wherever its bytes went.
         size: bytes of the file.
         calling_ae: AE title of the sender.
         called_ae: AE title that it called.

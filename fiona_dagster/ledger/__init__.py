@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
 from fiona_dagster.ledger.receipts import Receipts, Study
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
@@ -24,6 +25,7 @@ class Ledger:
         transfers: requests, verification records, packages, deliveries.
         work: what is to be done and when.
         evidence: what is known about the completeness of studies.
+        accounts: the state of every accepted instance.
     """
 
     def __init__(self, root: DataRoot) -> None:
@@ -33,6 +35,7 @@ class Ledger:
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
         self.evidence = EvidenceBook(self.store)
+        self.accounts = Accounts(self.store)
 
     def key_fingerprint(self, project: str) -> str | None:
         """Fingerprint of the project's key that was recorded at its first use."""
@@ -61,6 +64,9 @@ class Ledger:
 
 
 __all__ = [
+    "STATES",
+    "AccountedInstance",
+    "Accounts",
     "Completion",
     "Count",
     "Delivery",

@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fiona_dagster import landing
 from fiona_dagster.errors import UnknownStudy
+from fiona_dagster.ledger.booking import book
 from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.work import WorkList
+
+ALTERED = "altered_instances"
+"""Flag of a study with archived bytes that are not those that were received."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,17 @@ class Receipts:
             # Read again inside the transaction: another process may have been here in between.
             offsets = {row["name"]: row["offset"] for row in db.execute("SELECT * FROM journals")}
             for name, offset, receipt in landing.read_journals(self._store.root, offsets):
-                _book(db, receipt)
+                book(db, receipt)
+                if receipt.kind == "rejected":  # its flag goes when the study is processed once more
+                    self._process_again(db, receipt.StudyInstanceUID)
                 db.execute("INSERT OR REPLACE INTO journals (name, offset) VALUES (?, ?)", (name, offset))
                 count += 1
         return count
+
+    def _process_again(self, db: sqlite3.Connection, study: str) -> None:
+        row = db.execute("SELECT revision FROM studies WHERE study = ?", (study,)).fetchone()
+        if row["revision"]:
+            self._work.need("process", study, row["revision"], again=True)
 
     def studies(self, *, open_only: bool = False, include_retired: bool = True) -> list[Study]:
         """All studies, in the order of their first arrival."""
@@ -93,6 +104,41 @@ class Receipts:
         """Rows of all accepted instances of a study, by SOP Instance UID."""
         return self._store.rows("SELECT * FROM instances WHERE study = ? ORDER BY sop_instance", study)
 
+    def digest_count(self) -> int:
+        """How many instances have a digest."""
+        row = self._store.row("SELECT count(*) AS number FROM instances WHERE digest != ''")
+        return int(row["number"]) if row else 0
+
+    def record_digests(self, study: str, digests: Mapping[str, str]) -> None:
+        """Books SHA-256 over transfer syntax and data set by SOPInstanceUID; one that is there stays."""
+        with self._store.writing() as db:
+            db.executemany(
+                "UPDATE instances SET digest = ? WHERE study = ? AND sop_instance = ? AND digest = ''",
+                [(digest, study, instance) for instance, digest in digests.items()],
+            )
+
+    def mark_altered(self, study: str, instances: Iterable[str]) -> None:
+        """Instances whose archived bytes are not those that were received: the study is flagged at once."""
+        with self._store.writing() as db:
+            for instance in instances:
+                db.execute(
+                    """UPDATE instances SET altered = ? WHERE study = ? AND sop_instance = ?
+                       AND altered = ''""",
+                    (utc_now(), study, instance),
+                )
+            row = db.execute("SELECT flags FROM studies WHERE study = ?", (study,)).fetchone()
+            flags = sorted({*json.loads(row["flags"]), ALTERED})
+            db.execute("UPDATE studies SET flags = ? WHERE study = ?", (json.dumps(flags), study))
+            self._store.note(study, "archived bytes differ from what was received; flagged")
+
+    def mark_sound(self, study: str, instances: Iterable[str]) -> None:
+        """Instances whose bytes are right again (restored from a backup)."""
+        with self._store.writing() as db:
+            db.executemany(
+                "UPDATE instances SET altered = '' WHERE study = ? AND sop_instance = ?",
+                [(study, instance) for instance in instances],
+            )
+
     def close_revision(self, study: str) -> int | None:
         """The study is complete for now: counts a new revision if its content is new.
 
@@ -114,6 +160,9 @@ class Receipts:
                 """UPDATE studies SET open = 0, revision = ?, revision_digest = ?, retired = NULL
                    WHERE study = ?""",
                 (revision, digest, study),
+            )
+            db.execute(
+                "UPDATE instances SET revision = ? WHERE study = ? AND revision = 0", (revision, study)
             )
             if new:
                 added = count - _instances_before(db, study, revision)
@@ -159,46 +208,6 @@ def _named(flags: list[str]) -> str:
     return f", flagged: {', '.join(flags)}" if flags else ""
 
 
-def _book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
-    """One journal line: a repeat or a conflict changes counts only, everything else is an instance."""
-    study = receipt.StudyInstanceUID
-    repeat, conflict = int(receipt.kind == "repeat"), int(receipt.kind == "conflict")
-    db.execute(
-        """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae, called_ae, caller_ip)
-           VALUES (?, ?, ?, ?, ?, ?)
-           ON CONFLICT (study) DO UPDATE SET open = 1,
-               last_arrival = max(last_arrival, excluded.last_arrival)""",
-        (study, receipt.time, receipt.time, receipt.calling_ae, receipt.called_ae, receipt.caller_ip),
-    )
-    db.execute("INSERT OR IGNORE INTO senders (study, calling_ae) VALUES (?, ?)", (study, receipt.calling_ae))
-    values = (
-        study,
-        receipt.SOPInstanceUID,
-        receipt.SeriesInstanceUID,
-        receipt.SOPClassUID,
-        receipt.transfer_syntax,
-        receipt.path,
-        receipt.size,
-        receipt.time,
-        repeat,
-        conflict,
-    )
-    # Journals are read one after the other, so that a conflict may be seen before what it conflicts with:
-    # the archived file is the instance, whichever line came first.
-    db.execute(_FILED if receipt.kind in ("stored", "adopted") else _SEEN_AGAIN, values)
-
-
-_INSERT = """INSERT INTO instances (study, sop_instance, series, sop_class, transfer_syntax, path, size,
-    received, repeats, conflicts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (study, sop_instance) DO UPDATE SET """
-_SEEN_AGAIN = _INSERT + "repeats = repeats + excluded.repeats, conflicts = conflicts + excluded.conflicts"
-_FILED = (
-    _INSERT
-    + """series = excluded.series, sop_class = excluded.sop_class, path = excluded.path,
-    transfer_syntax = excluded.transfer_syntax, size = excluded.size, received = excluded.received"""
-)
-
-
 def _instances_before(db: sqlite3.Connection, study: str, revision: int) -> int:
     row = db.execute(
         "SELECT instances FROM revisions WHERE study = ? AND revision < ? ORDER BY revision DESC LIMIT 1",
@@ -209,9 +218,10 @@ def _instances_before(db: sqlite3.Connection, study: str, revision: int) -> int:
 
 def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:
     digest, count = hashlib.sha256(), 0
-    query = "SELECT sop_instance, conflicts FROM instances WHERE study = ? ORDER BY sop_instance"
+    query = "SELECT sop_instance, conflicts, accepted FROM instances WHERE study = ? ORDER BY sop_instance"
     for row in db.execute(query, (study,)):
-        digest.update(f"{row['sop_instance']} {row['conflicts']}\n".encode())
+        accepted = f" {row['accepted']}" if row["accepted"] else ""
+        digest.update(f"{row['sop_instance']} {row['conflicts']}{accepted}\n".encode())
         count += 1
     return digest.hexdigest(), count
 

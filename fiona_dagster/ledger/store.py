@@ -60,6 +60,15 @@ class Store:
             raise
         self._connection.execute("COMMIT")
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One picture: everything read inside stands for the same moment; nothing may be written."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """All rows of a query."""
         return self._connection.execute(sql, values).fetchall()

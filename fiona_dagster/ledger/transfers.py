@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -193,6 +193,20 @@ class Transfers:
                 self._work.need("transfer", study, revision, project=transfer.project, again=True)
                 again.append(transfer)
         return again
+
+    def record_held_back(self, transfer: Transfer, kinds: Mapping[str, str]) -> None:
+        """Which instances of the pinned revision were held back.
+
+        Args:
+            transfer: the transfer.
+            kinds: SOPInstanceUID (as received) -> kind of object; replaces what was recorded before.
+        """
+        with self._store.writing() as db:
+            db.execute("DELETE FROM held_back WHERE transfer = ?", (transfer.id,))
+            db.executemany(
+                "INSERT INTO held_back (transfer, revision, sop_instance, kind) VALUES (?, ?, ?, ?)",
+                [(transfer.id, transfer.revision, uid, kind) for uid, kind in sorted(kinds.items())],
+            )
 
     # -- the gate -------------------------------------------------------------------------------
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, Switches, read_switches
-from fiona_dagster.ledger import Ledger, Study, Transfer, Work
+from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Study, Transfer, Work
 
 
 def overview(root: DataRoot) -> dict[str, Any]:
@@ -14,16 +16,26 @@ def overview(root: DataRoot) -> dict[str, Any]:
     switches = read_switches(root)
     with Ledger(root) as ledger:
         ledger.receipts.read_journals()
+        states = ledger.accounts.counts()
+        totals = Counter[str]()
+        for counts in states.values():
+            totals.update(counts)
         transfers: dict[str, list[Transfer]] = {}
         for transfer in ledger.transfers.all():
             transfers.setdefault(transfer.study, []).append(transfer)
         return {
             "studies": [
-                {**_study(study), "transfers": [_transfer(t) for t in transfers.get(study.study, [])]}
+                {
+                    **_study(study),
+                    "states": states.get(study.study, {}),
+                    "transfers": [_transfer(t) for t in transfers.get(study.study, [])],
+                }
                 for study in ledger.receipts.studies()
             ],
             "work": [_work(work, switches) for work in ledger.work.open()],
             "switches": asdict(switches),
+            "states": {state: totals[state] for state in STATES if totals[state]},
+            "quarantine": landing.quarantine_count(root),
         }
 
 
@@ -51,15 +63,41 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
                 }
             )
+        instances = [*ledger.accounts.instances(study), *_quarantined(root, study)]
         return {
             **_study(found),
             "completion": asdict(judged) if judged else None,
             "committed": len(ledger.evidence.committed(study)),
+            "states": _counts(instances),
+            "instance_states": [asdict(instance) for instance in instances],
+            "digests": sum(bool(i.digest) for i in instances),
             "series": found.summary.get("series", []),
             "transfers": transfers,
             "work": [_work(work, read_switches(root)) for work in ledger.work.open(study)],
             "history": ledger.store.history(study),
         }
+
+
+def _quarantined(root: DataRoot, study: str) -> list[AccountedInstance]:
+    """Bytes of this study that stood in the archive once and were found unfit for it."""
+    return [
+        AccountedInstance(
+            item.sop_instance,
+            item.path.relative_to(root.path).as_posix(),
+            "quarantined",
+            {},
+            item.size,
+            0,
+            "",
+        )
+        for item in landing.quarantined(root)
+        if item.acknowledged and item.study == study
+    ]
+
+
+def _counts(instances: list[AccountedInstance]) -> dict[str, int]:
+    counts = Counter(instance.state for instance in instances)
+    return {state: counts[state] for state in STATES if counts[state]}
 
 
 def _study(study: Study) -> dict[str, Any]:

@@ -57,7 +57,13 @@ def _deidentifier(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
     return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
 
 
-def _sources(gateway: Gateway, transfer: Transfer) -> list[Path]:
+@dataclass(frozen=True)
+class _Original:
+    SOPInstanceUID: str
+    path: Path
+
+
+def _sources(gateway: Gateway, transfer: Transfer) -> list[_Original]:
     """Archived originals of exactly the pinned revision."""
     study = gateway.ledger.receipts.study(transfer.study)
     if study.flags:
@@ -70,7 +76,10 @@ def _sources(gateway: Gateway, transfer: Transfer) -> list[Path]:
             f"study {transfer.study} has new images; the transfer goes on when they are processed "
             f"(revision {study.revision}, the transfer holds {transfer.revision})"
         )
-    return [gateway.root.path / row["path"] for row in gateway.ledger.receipts.instances(transfer.study)]
+    return [
+        _Original(row["sop_instance"], gateway.root.path / row["path"])
+        for row in gateway.ledger.receipts.instances(transfer.study)
+    ]
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     """
     from fiona_dagster import deid
 
-    sources = _sources(gateway, transfer)
+    originals = _sources(gateway, transfer)
+    sources = [original.path for original in originals]
     folder = working_copy(gateway, transfer)
     _remove_working_copies(gateway, transfer)
     part = folder.with_name(f".{folder.name}.part")
@@ -112,7 +122,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
             f"study {transfer.study}: {len(report.failures)} of {len(sources)} instances can't be "
             f"de-identified (the first: {first.reason}); nothing of it is sent"
         )
-    held = _hold_back(report, part, gateway.project(transfer.project).allow_kinds)
+    kinds = _hold_back(report, part, gateway.project(transfer.project).allow_kinds)
+    held = Counter(kind for kind in kinds if kind)
     document = {**report.to_json(), "held_back": dict(held), "received": len(sources)}
     kept = len(report.files) - held.total()
     if not kept:
@@ -123,17 +134,28 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
         )
     _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
     part.replace(folder)
+    gateway.ledger.transfers.record_held_back(
+        transfer,
+        {
+            original.SOPInstanceUID: kind
+            for original, kind in zip(originals, kinds, strict=True)  # without failures: one report a source
+            if kind
+        },
+    )
     return WorkingCopy(kept, dict(held), document)
 
 
-def _hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> Counter[str]:
-    held: Counter[str] = Counter()
+def _hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> list[str]:
+    """Removes copies of kinds that aren't allowed; for each file of the report the kind, or ``""``."""
+    kinds = []
     for file in report.files:
         kind = file.held.lower().replace(" ", "_").replace("-", "_")
-        if kind and kind not in allowed:
+        if kind in allowed:
+            kind = ""
+        if kind:
             (folder / file.name).unlink()
-            held[kind] += 1
-    return held
+        kinds.append(kind)
+    return kinds
 
 
 def _remove_working_copies(gateway: Gateway, transfer: Transfer) -> None:
@@ -165,7 +187,8 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
         raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
     report: dict[str, Any] = json.loads(_report_file(folder).read_text("utf-8"))
     deidentifier = _deidentifier(gateway, transfer)
-    verification = deid.verify_outputs(_sources(gateway, transfer), folder, deidentifier)
+    originals = [original.path for original in _sources(gateway, transfer)]
+    verification = deid.verify_outputs(originals, folder, deidentifier)
     held = sum(report["held_back"].values())
     complete = len(verification.files) + held == report["received"]
     gateway.ledger.transfers.record_verification(

@@ -13,6 +13,7 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.operations import initialise
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
+from tests.accounting import assert_all_accounted
 from tests.end_to_end.service import Service
 from tests.peers_fixtures import Orthanc, Sshd, running_orthanc, running_sshd
 
@@ -75,3 +76,4 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(service, redcap, orthanc, sshd)
         finally:
             service.stop()
+            assert_all_accounted(root)

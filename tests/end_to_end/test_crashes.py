@@ -15,6 +15,7 @@ from fiona_dagster.demo.phantoms import DemoStudy, make_studies
 from fiona_dagster.demo.send import send_study
 from fiona_dagster.operations.initialise import initialise
 from fiona_dagster.redcap.sandbox import running_sandbox
+from tests.accounting import assert_all_accounted
 from tests.end_to_end.conftest import configure, write_project
 from tests.end_to_end.service import Service, wait_until
 from tests.peers_fixtures import Sshd, running_sshd
@@ -61,6 +62,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         finally:
             if service.process is not None:
                 service.stop()
+            assert_all_accounted(root)
 
 
 def test_kills_in_between_change_nothing(place: Place) -> None:

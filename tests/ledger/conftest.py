@@ -9,7 +9,7 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import Receipt
 from fiona_dagster.ledger import Ledger
-from fiona_dagster.ledger.receipts import _book
+from fiona_dagster.ledger.booking import book as book_receipt
 
 Arrive = Callable[..., None]
 
@@ -24,9 +24,16 @@ def ledger(root: DataRoot) -> Iterator[Ledger]:
 def arrive(ledger: Ledger) -> Arrive:
     """Books one receipt, as reading a journal does."""
 
-    def book(study: str = "1.2", sop: str = "1.2.3.1", kind: str = "stored", path: str | None = None) -> None:
+    def book(
+        study: str = "1.2",
+        sop: str = "1.2.3.1",
+        kind: str = "stored",
+        path: str | None = None,
+        time: str = "2026-11-23T10:00:00.000000Z",
+        size: int = 10,
+    ) -> None:
         receipt = Receipt(
-            time="2026-11-23T10:00:00.000000Z",
+            time=time,
             kind=kind,  # type: ignore[arg-type]
             StudyInstanceUID=study,
             SeriesInstanceUID="1.2.3",
@@ -34,12 +41,12 @@ def arrive(ledger: Ledger) -> Arrive:
             SOPClassUID="1.2.840.10008.5.1.4.1.1.2",
             transfer_syntax="1.2.840.10008.1.2.1",
             path=path or f"site/archive/scp_{study}/CT.{sop}",
-            size=10,
+            size=size,
             calling_ae="CT1",
             called_ae="FIONA",
             caller_ip="127.0.0.1",
         )
         with ledger.store.writing() as db:
-            _book(db, receipt)
+            book_receipt(db, receipt)
 
     return book

@@ -18,6 +18,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot, Settings
 from receiver import Receiver
+from tests.accounting import assert_all_accounted
 
 Start = Callable[..., Receiver]
 
@@ -41,6 +42,7 @@ def start(root: DataRoot) -> Iterator[Start]:
         receiver.stop()
         thread.join(20)
         assert not thread.is_alive()
+    assert_all_accounted(root)
 
 
 @dataclass
@@ -111,3 +113,4 @@ def process(root: DataRoot) -> Iterator[Process]:
     yield handle
     if handle.process is not None:
         handle.kill()
+    assert_all_accounted(root)

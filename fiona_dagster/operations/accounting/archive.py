@@ -1,0 +1,196 @@
+"""Archive, journals and the ledger's instances: each must say the same as the others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fiona_dagster import landing
+from fiona_dagster.config import DataRoot
+from fiona_dagster.dicom import is_uid
+from fiona_dagster.landing import JournalDamage
+from fiona_dagster.ledger import Ledger
+from fiona_dagster.operations.accounting.findings import MAINTENANCE, Account
+
+_PREFIX = "scp_"
+_PATH = re.compile(rb'"path":"([^"\\]{1,400})"')
+
+Listing = dict[str, dict[str, int]]
+"""StudyInstanceUID -> file name -> size."""
+
+
+@dataclass
+class Lines:
+    """What all journals say.
+
+    Attributes:
+        filed: paths that have a line ``stored`` or ``adopted``, with the study.
+        aside: paths of what was set aside, with the study.
+        damage: lines whose checksum is wrong.
+        count: number of sound lines.
+    """
+
+    filed: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
+    damage: list[JournalDamage] = field(default_factory=list)
+    count: int = 0
+
+
+def list_archive(root: DataRoot, account: Account) -> Listing:
+    """Every archived file with its size; also names what does not belong into the archive."""
+    found: Listing = {}
+    if not root.archive.is_dir():
+        return found
+    with os.scandir(root.archive) as entries:
+        folders = [entry.name for entry in entries if not entry.name.startswith(".")]
+    for name in sorted(folders):
+        study = name.removeprefix(_PREFIX)
+        if study == name or not is_uid(study):
+            account.add(
+                "foreign", "", f"site/archive/{name}", "does not belong into the archive; move it away"
+            )
+            continue
+        with os.scandir(root.archive / name) as entries:
+            found[study] = {
+                entry.name: entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+                if not entry.name.startswith(".")
+            }
+    return found
+
+
+def read_lines(root: DataRoot, study: str | None = None) -> Lines:
+    """Reads all journals from front to back, or those of one study."""
+    lines = Lines()
+    for _, _, receipt in landing.read_journals(root, {}, study=study, on_damage=lines.damage.append):
+        lines.count += 1
+        if receipt.kind in ("stored", "adopted"):
+            lines.filed[receipt.path] = receipt.StudyInstanceUID
+        elif landing.is_set_aside(receipt.path):
+            lines.aside[receipt.path] = receipt.StudyInstanceUID
+    return lines
+
+
+def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines, account: Account) -> None:
+    """Compares the three; ``listing`` was taken before the journals were read.
+
+    So a file without a line may have got it meanwhile, or may be about to: an association that is still open
+    holds its journal.
+    """
+    listed = {
+        f"site/archive/{_PREFIX}{study}/{name}": size
+        for study, names in listing.items()
+        for name, size in names.items()
+    }
+    account.checked["archived files"] = len(listed)
+    account.checked["journal lines"] = lines.count
+    _files_without_line(root, listing, lines, account)
+    for path, study in lines.filed.items():
+        if path not in listed and not (root.path / path).is_file():
+            account.add(
+                "lost_file",
+                study,
+                path,
+                "acknowledged, but not in the archive any more; restore it or have it sent again",
+            )
+    _compare_ledger(ledger, listed, lines, account)
+    for damage in lines.damage:
+        _judge_damage(root, damage, listed, lines, account)
+
+
+def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account: Account) -> None:
+    for study, names in listing.items():
+        folder = f"site/archive/{_PREFIX}{study}"
+        orphans = [name for name in names if f"{folder}/{name}" not in lines.filed]
+        if not orphans or landing.open_associations(root, study):
+            continue
+        known = read_lines(root, study).filed
+        for name in orphans:
+            path = f"{folder}/{name}"
+            if path not in known and (root.path / path).is_file():
+                account.add(
+                    "no_journal_line",
+                    study,
+                    path,
+                    "in the archive without a journal line (killed before the answer)",
+                    MAINTENANCE if landing.will_be_adopted(root, study) else "",
+                )
+
+
+def _compare_ledger(ledger: Ledger, listed: dict[str, int], lines: Lines, account: Account) -> None:
+    known: set[str] = set()
+    rows = ledger.store.rows("SELECT study, sop_instance, path, size, altered FROM instances")
+    account.checked["instances"] = len(rows)
+    for row in rows:
+        path, study = row["path"], row["study"]
+        known.add(path)
+        if path not in lines.filed:
+            where = path or row["sop_instance"]
+            account.add(
+                "no_receipt",
+                study,
+                where,
+                "in the ledger, but no journal tells of it; restore site/.arrived from the backup, "
+                "or `fiona rebuild`",
+            )
+        elif path in listed and listed[path] != row["size"]:
+            account.add(
+                "size_differs",
+                study,
+                path,
+                f"has {listed[path]} bytes, received were {row['size']}; restore it from the backup",
+            )
+        elif row["altered"]:
+            account.add(
+                "altered",
+                study,
+                path,
+                "is not what was received (digest); restore it from the backup",
+            )
+    for path, study in lines.filed.items():
+        if path not in known:
+            account.add("not_in_ledger", study, path, "the ledger lacks this journal line; `fiona rebuild`")
+
+
+def _judge_damage(
+    root: DataRoot, damage: JournalDamage, listed: dict[str, int], lines: Lines, account: Account
+) -> None:
+    """A damaged line matters if it may have been acknowledged and its file can't be told.
+
+    A torn line (without its end) was never flushed, so that nobody was told Success for it. A whole line with
+    a wrong checksum is a fault of the disk: it is made good by a file that has another line or gets one.
+    """
+    raw = _bytes_of(root, damage)
+    named = _PATH.search(raw)
+    path = named[1].decode("ascii", "replace") if named else ""
+    if not raw.rstrip().endswith(b"}") or path in lines.filed or path in lines.aside or path in listed:
+        return
+    account.add(
+        "damaged_line",
+        landing.study_of(damage.journal) or "",
+        f"site/.arrived/{damage.journal}",
+        f"line at byte {damage.start} is damaged and its file unknown; restore the journal from the backup",
+    )
+
+
+def _bytes_of(root: DataRoot, damage: JournalDamage) -> bytes:
+    try:
+        with (root.arrived / damage.journal).open("rb") as file:
+            file.seek(damage.start)
+            return file.read(min(damage.end - damage.start, 65536))
+    except FileNotFoundError:
+        return b""
+
+
+def altered_files(root: DataRoot, ledger: Ledger) -> Iterator[tuple[str, str, str, str]]:
+    """Hashes every instance that has a digest: (study, instance, path, new digest) where they differ."""
+    rows = ledger.store.rows("SELECT study, sop_instance, path, digest FROM instances WHERE digest != ''")
+    for row in rows:
+        path: Path = root.path / row["path"]
+        if path.is_file():
+            digest = landing.digest_of(path)
+            if digest != row["digest"]:
+                yield row["study"], row["sop_instance"], row["path"], digest
