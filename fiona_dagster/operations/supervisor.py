@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from types import FrameType, TracebackType
 
 from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError, StartFailed
@@ -27,7 +26,8 @@ from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS, Process, rotate
 from fiona_dagster.operations.services import Ports, Programs, Service
-from fiona_dagster.operations.watch import Change, ConfigurationWatch, Reload
+from fiona_dagster.operations.signals import Signals
+from fiona_dagster.operations.watch import Change, CodeLocation, ConfigurationWatch
 
 log = logging.getLogger("fiona.up")
 
@@ -82,7 +82,8 @@ class Supervisor:
         if problem:
             log.warning("%s; the last good version stays in force", problem)
         self._watch = ConfigurationWatch(root)
-        self._reload: Reload | None = None
+        self._location: CodeLocation
+        self._known = ""
         self._reconciler: Process | None = None
         self._announced = False
         self._written = ""
@@ -90,13 +91,14 @@ class Supervisor:
     def run(self) -> None:
         """Starts everything, keeps it running, and returns when SIGTERM or SIGINT came and all has ended."""
         self._root.make()
-        with hold_root(self._root) as lock, _Signals(self._stop):
+        with hold_root(self._root) as lock, Signals(self._stop):
             self._ports = self._choose_ports(self._settings)
             table.write_workspace(self._root, self._ports)
             self._slots = {service.name: _Slot(service) for service in self._services()}
             self._slots["code-server"].reconciled = False
             scratch = Path(tempfile.mkdtemp(prefix="fiona-up-"))
             self._environment = table.environment(self._root, scratch)
+            self._location = CodeLocation(self._ports.url, self._environment)
             self._guard = Guard(lock, scratch)
             try:
                 while not self._stopping:
@@ -145,6 +147,9 @@ class Supervisor:
             elif slot.failures and time.monotonic() - slot.process.started > STEADY:
                 slot.failures = 0
         self._follow_configuration()
+        if not self._announced and self._all_ready():
+            self._announced = True
+            self._say("everything is up; Ctrl-C stops it")
         self._rotate_logs()
         self._publish()
 
@@ -181,12 +186,11 @@ class Supervisor:
             self._say(f"Dagster UI {self._ports.url}")
         else:
             log.info("%s is ready", slot.service.name)
-        if not self._announced and self._all_ready():
-            self._announced = True
-            self._say("everything is up; Ctrl-C stops it")
 
     def _all_ready(self) -> bool:
-        return all(slot.ready for slot in self._slots.values() if self._wanted(slot.service.name))
+        return self._location.loaded and all(
+            slot.ready for slot in self._slots.values() if self._wanted(slot.service.name)
+        )
 
     def _ended(self, slot: _Slot, process: Process) -> None:
         code = self._again(slot, process)
@@ -250,19 +254,28 @@ class Supervisor:
         receiver = self._slots["receiver"]
         if not self._wanted("receiver") and receiver.process and receiver.kill_at is None:
             self._ask_to_stop(receiver)
-        if self._reload is None:
-            if self._watch.reload_wanted and self._slots["webserver"].ready and self._slots["daemon"].ready:
-                self._watch.reload_wanted = False
-                self._reload = Reload(self._ports.url, self._environment)
+        self._follow_definitions()
+
+    def _follow_definitions(self) -> None:
+        """Has the definitions loaded, and says when they can't be: all else may run, and nothing happens."""
+        if not all(self._slots[name].ready for name in ("code-server", "webserver", "daemon")):
+            self._location.forget()
             return
-        problem = self._reload.result()
-        if problem is None:
+        if self._location.step(reload=self._watch.reload_wanted):
+            self._watch.reload_wanted = False
+            self._known = "reload"
+        found = self._location.problem or ("loaded" if self._location.loaded else "")
+        if self._location.busy or found in ("", self._known):
             return
-        if problem:
-            log.error("the new configuration is not loaded: %s", problem)
-        else:
-            log.info("the new configuration is in force")
-        self._reload = None
+        if self._location.problem:
+            log.error(
+                "the definitions are not loaded: %s; images are received, nothing is processed until that "
+                "is corrected",
+                found,
+            )
+        elif self._announced:
+            log.info("the definitions in force are loaded")
+        self._known = found
 
     def _apply(self, change: Change) -> None:
         if change.problems:
@@ -299,8 +312,7 @@ class Supervisor:
             slot.next_start = 0.0
 
     def _end_all(self) -> None:
-        if self._reload:
-            self._reload.end()
+        self._location.end()
         if self._reconciler:
             self._end_reconciler(self._reconciler)
         for slot in reversed(list(self._slots.values())):
@@ -331,6 +343,7 @@ class Supervisor:
             "pid": os.getpid(),
             "guardian": self._guard.pid,
             "ready": self._all_ready(),
+            "problem": self._location.problem,
             "url": self._ports.url,
             "web_port": self._ports.web,
             "code_port": self._ports.code,
@@ -377,25 +390,3 @@ def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = N
 def runtime_file(root: DataRoot) -> Path:
     """Where a running supervisor writes its ports and process ids."""
     return root.dagster_home / "fiona-up.json"
-
-
-class _Signals:
-    """Turns SIGTERM, SIGINT and SIGHUP into a call; a second one changes nothing."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._before: dict[int, signal._HANDLER] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                self._before[number] = signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -16,6 +16,10 @@ from fiona_dagster.operations.services import LOCATION
 log = logging.getLogger("fiona.up")
 
 INTERVAL = 2.0
+LOOK_AGAIN = 60.0
+"""Seconds until the webserver is asked again what it has loaded; sooner when it is not."""
+STILL_LOADING = 3
+"""Exit code of :mod:`location`."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +77,83 @@ class ConfigurationWatch:
         self.switches = switches
 
 
-class Reload:
-    """A running request to the webserver to load the code location again."""
+class CodeLocation:
+    """Whether the webserver has our definitions loaded; it is asked by processes of their own.
+
+    Attributes:
+        loaded: they are.
+        problem: why not, in one line; empty while nobody knows.
+
+    Args:
+        url: the webserver.
+        environment: of the processes that ask.
+    """
 
     def __init__(self, url: str, environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            (sys.executable, "-m", "fiona_dagster.operations.reload", url, LOCATION),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment),
-            cwd="/",
-            text=True,
-        )
+        self._url = url
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[str] | None = None
+        self._next = 0.0
+        self._failures = 0
+        self.loaded = False
+        self.problem = ""
 
-    def result(self) -> str | None:
-        """``None`` while it runs; then what went wrong, or an empty text."""
-        code = self._process.poll()
+    @property
+    def busy(self) -> bool:
+        """A question is under way."""
+        return self._process is not None
+
+    def forget(self) -> None:
+        """Nothing is known any more: the code server or the webserver starts anew."""
+        self.end()
+        self.loaded, self.problem, self._next, self._failures = False, "", 0.0, 0
+
+    def step(self, *, reload: bool) -> bool:
+        """One look; asks when it is time.
+
+        Args:
+            reload: the definitions are to be loaded again; repeat it until it is taken up.
+
+        Returns:
+            Whether ``reload`` was taken up.
+        """
+        if self._process is not None:
+            self._answered(self._process)
+            return False
+        late = time.monotonic() >= self._next
+        if reload or late:
+            # What could not be loaded may be sound by now, also without a change that we see.
+            again = reload or bool(self.problem)
+            self._process = subprocess.Popen(
+                (
+                    *(sys.executable, "-m", "fiona_dagster.operations.location", self._url, LOCATION),
+                    *(["reload"] if again else []),
+                ),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                cwd="/",
+                text=True,
+            )
+        return reload
+
+    def _answered(self, process: subprocess.Popen[str]) -> None:
+        code = process.poll()
         if code is None:
-            return None
-        output, _ = self._process.communicate()
-        return "" if code == 0 else (output.strip() or f"exit code {code}")
+            return
+        output, _ = process.communicate()
+        self._process = None
+        self._failures = self._failures + 1 if code not in (0, STILL_LOADING) else 0
+        pause = min(2.0**self._failures, LOOK_AGAIN) if code else LOOK_AGAIN
+        self._next = time.monotonic() + pause
+        if code != STILL_LOADING:
+            self.loaded = code == 0
+            self.problem = "" if code == 0 else (output.strip() or f"exit code {code}")
 
     def end(self) -> None:
-        """Ends the request."""
-        self._process.kill()
-        self._process.communicate()
+        """Ends a question that is under way."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None

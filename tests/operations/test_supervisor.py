@@ -149,6 +149,34 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         assert not runtime_file(root).exists()
 
 
+@pytest.mark.end_to_end
+def test_definitions_that_fail_to_load_are_named_and_can_be_mended(root: DataRoot) -> None:
+    broken = root.path / "definitions-fail"
+    broken.touch()
+    output = root.path.parent / "output"
+    process = _launch(root, output)
+    try:
+        wait_until(lambda: _runtime(root, process).get("problem"), 90)
+        runtime = _runtime(root, process)
+        assert runtime["ready"] is False
+        assert all(service["ready"] for service in runtime["services"].values()), "the UI is there to look"
+        wait_until(lambda: "not loaded: ValueError: broken on purpose; images are" in output.read_text(), 5)
+        assert "everything is up" not in output.read_text()
+
+        # Any sound change of the configuration has them loaded again.
+        broken.unlink()
+        (root.project_files / "ABC.json").write_text('{"name": "ABC"}')
+        wait_until(lambda: _runtime(root, process)["ready"], 90)
+        wait_until((root.path / "ran-ABC").exists, 90)
+        assert _runtime(root, process)["problem"] == ""
+        assert _runtime(root, process)["services"] == runtime["services"]
+        assert output.read_text().count("not loaded") == 1
+        assert "everything is up" in output.read_text()
+    finally:
+        process.terminate()
+        assert process.wait(40) == 0, output.read_text()
+
+
 def test_a_taken_port_is_named_with_what_to_do(root: DataRoot) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -30,6 +30,9 @@ def idle() -> None:
     nothing()
 
 
+if (Path(os.environ["FIONA_DATA"]) / "definitions-fail").exists():
+    raise ValueError("broken on purpose")
+
 _JOBS = [
     _job(path.stem) for path in sorted((Path(os.environ["FIONA_DATA"]) / "config/projects").glob("*.json"))
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fiona_dagster.operations.reload import reload_location
+from fiona_dagster.operations.location import LOADING, ask_location
 from fiona_dagster.operations.services import free_port
 
 
@@ -37,7 +37,7 @@ def _webserver(answer: bytes, seen: list[Any]) -> Iterator[str]:
 
 
 def _entry(inner: dict[str, Any]) -> bytes:
-    return json.dumps({"data": {"reloadRepositoryLocation": inner}}).encode()
+    return json.dumps({"data": {"answer": inner}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,35 @@ def _entry(inner: dict[str, Any]) -> bytes:
             _entry(
                 {
                     "__typename": "WorkspaceLocationEntry",
+                    "loadStatus": "LOADED",
                     "locationOrLoadError": {"__typename": "RepositoryLocation"},
                 }
             ),
             None,
+        ),
+        (
+            _entry(
+                {
+                    "__typename": "WorkspaceLocationEntry",
+                    "loadStatus": "LOADING",
+                    "locationOrLoadError": None,
+                }
+            ),
+            LOADING,
+        ),
+        (
+            _entry(
+                {
+                    "__typename": "WorkspaceLocationEntry",
+                    "loadStatus": "LOADED",
+                    "locationOrLoadError": {
+                        "__typename": "PythonError",
+                        "message": "Error while loading\nexecutable_path=/x",
+                        "causes": [{"message": "fiona_dagster.errors.ConfigurationError: a.json: line 2\n"}],
+                    },
+                }
+            ),
+            "ConfigurationError: a.json: line 2",
         ),
         (
             _entry(
@@ -70,15 +95,17 @@ def _entry(inner: dict[str, Any]) -> bytes:
         (b"<html>", "the webserver gave no answer (JSONDecodeError)"),
     ],
 )
-def test_the_answer_says_whether_it_is_loaded(answer: bytes, expected: str | None) -> None:
+@pytest.mark.parametrize("reload", [True, False])
+def test_the_answer_says_whether_it_is_loaded(answer: bytes, expected: str | None, reload: bool) -> None:
     seen: list[Any] = []
     with _webserver(answer, seen) as url:
-        assert reload_location(url, "fiona_dagster", timeout=5) == expected
+        assert ask_location(url, "fiona_dagster", reload=reload, timeout=5) == expected
+    assert ("reloadRepositoryLocation" in seen[0]["query"]) == reload
     assert seen[0]["variables"] == {"name": "fiona_dagster"}
 
 
 def test_no_webserver_is_one_line() -> None:
-    problem = reload_location(f"http://127.0.0.1:{free_port()}", "x", timeout=5)
+    problem = ask_location(f"http://127.0.0.1:{free_port()}", "x", timeout=5)
 
     assert problem is not None
     assert "\n" not in problem
