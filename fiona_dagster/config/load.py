@@ -160,7 +160,10 @@ def _in_force(root: DataRoot, path: Path, model: type[Model], **extra: Any) -> t
     if not keep.is_file() or keep.read_bytes() != content:
         keep.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = keep.with_name(f".{keep.name}.{os.getpid()}.part")
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # what is in force after a power loss must not be half of it
         part.replace(keep)
     return value, None
 

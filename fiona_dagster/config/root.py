@@ -157,6 +157,16 @@ class DataRoot:
         )
 
     def make(self) -> None:
-        """Creates the folders that are missing with mode 0700; leaves what is there alone."""
+        """Creates the folders that are missing with mode 0700; leaves what is there alone.
+
+        All of them are there after a power loss: what is acknowledged later lies below them. That also holds
+        for folders that somebody else made a moment ago, so their entries are flushed every time.
+        """
         for folder in self.directories():
             folder.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        for parent in {folder.parent: None for folder in self.directories()}:
+            fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)

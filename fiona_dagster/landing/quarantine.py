@@ -16,7 +16,7 @@ from fiona_dagster.landing.receipt import now
 
 
 def write_json_new(path: Path, document: dict[str, Any]) -> None:
-    """Writes a JSON file that appears complete or not at all; an existing one is replaced."""
+    """Writes a JSON file that appears complete or not at all and is durable; an existing one is replaced."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
@@ -25,6 +25,7 @@ def write_json_new(path: Path, document: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    sync_directory(path.parent)
 
 
 def quarantine_file(root: DataRoot, source: Path, reason: dict[str, Any]) -> Path:
