@@ -211,7 +211,8 @@ class Disk:
         if event.at == "entry":
             node = None
             if event.name in {"fsync", "fdatasync"}:
-                node = self._by_inode.get(event.inode) or self._flushed_folder(event.path)
+                # Folders by name, files by inode: a new folder may have the number of a removed file.
+                node = self._flushed_folder(event.path) or self._by_inode.get(event.inode)
             writes = len(node.writes) if node else 0
             self._flushing[event.thread] = (node, writes, len(self._changes))
             return False
@@ -231,9 +232,10 @@ class Disk:
 
     def _flushed_folder(self, path: str) -> Node | None:
         try:
-            return None if path.startswith("/") else self._folder(path)
+            node = None if path.startswith("/") else self._folder(path)
         except KeyError:
             return None  # removed meanwhile
+        return node if node is not None and node.folder else None
 
     # -- what a power loss leaves behind --------------------------------------------------------
 
