@@ -2,6 +2,7 @@
 here := $(dir $(lastword $(MAKEFILE_LIST)))
 export PYTHON
 SEED ?= 20261123
+export FIONA_TEST_SEED = $(SEED)
 
 .PHONY: help env demo test test-full bench check lock
 

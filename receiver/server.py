@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -118,6 +119,9 @@ class Receiver:
             for port in self._ports:
                 selector.register(port.listener.socket, selectors.EVENT_READ, port)
             selector.register(self._wake_read, selectors.EVENT_READ)
+            if threading.current_thread() is threading.main_thread():
+                # A signal that comes just before select, or is given to another thread, must wake it as well.
+                signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
             while not self._closing.is_set():
                 for key, _ in selector.select():
                     if key.data is not None:
@@ -129,6 +133,8 @@ class Receiver:
             adoption.join(timeout=5)
         for port in self._ports:
             port.landing.close()
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(-1)
         os.close(self._wake_read)
         os.close(self._wake_write)
 
