@@ -159,6 +159,7 @@ def _documented() -> dict[str, dict[str, str]]:
     ("heading", "model"),
     [
         ("config.json", settings.Settings),
+        ("SITES", settings.SiteSettings),
         ("receiver", settings.ReceiverSettings),
         ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.root import UMASK, DataRoot
 from fiona_dagster.config.switches import (
     Switches,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
         resolve,
     )
     from fiona_dagster.config.settings import (
-        PROJECT_NAME,
         CompletionSettings,
         DicomTarget,
         Durability,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RedcapSettings,
         Settings,
         SftpTarget,
+        SiteSettings,
         Target,
     )
 
@@ -62,6 +63,7 @@ __all__ = [
     "RedcapSettings",
     "Settings",
     "SftpTarget",
+    "SiteSettings",
     "Switches",
     "Target",
     "check",

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.root import DataRoot
-from fiona_dagster.config.settings import PROJECT_NAME, ProjectSettings, RedcapSettings, Settings
+from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings
 from fiona_dagster.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -222,6 +223,12 @@ def check(root: DataRoot) -> list[str]:
             if settings is not None and target not in settings.targets:
                 known = ", ".join(sorted(settings.targets)) or "none"
                 problems.append(f"{path}: targets: no target {target!r} in config.json (there: {known})")
+    for name in settings.SITES if settings is not None else ():
+        if not has_project(root, name):
+            problems.append(
+                f"{root.config_file}: SITES.{name}: no project {name!r} in {root.project_files}; "
+                "what arrives there could be assigned to nobody"
+            )
     return problems
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from fiona_dagster.config.names import PROJECT_NAME
 
 DIRECTORY_MODE = 0o700
 UMASK = 0o077
@@ -12,9 +14,16 @@ UMASK = 0o077
 
 @dataclass(frozen=True)
 class DataRoot:
-    """Paths below ``$FIONA_DATA``. Building one touches nothing on disk; see :func:`DataRoot.make`."""
+    """Paths below ``$FIONA_DATA``. Building one touches nothing on disk; see :func:`DataRoot.make`.
+
+    Attributes:
+        path: ``$FIONA_DATA``.
+        site_name: whose ``site/`` tree is meant: that of an entry in ``SITES``, or empty for the main one.
+            Everything but that tree is common to all sites.
+    """
 
     path: Path
+    site_name: str = ""
 
     @classmethod
     def from_environment(cls) -> DataRoot:
@@ -56,10 +65,39 @@ class DataRoot:
         """The original's switch file of three digits."""
         return self.config / "enabled"
 
+    def of_site(self, name: str) -> DataRoot:
+        """The same data root with the ``site/`` tree of one entry in ``SITES``.
+
+        Args:
+            name: 1 to 20 letters, digits or ``_``; empty: the main tree.
+
+        Raises:
+            ValueError: not such a name.
+        """
+        if name and not PROJECT_NAME.fullmatch(name):
+            raise ValueError("the name of a site is 1 to 20 letters, digits or _")
+        return replace(self, site_name=name)
+
+    def site_trees(self) -> list[DataRoot]:
+        """One data root for every ``site/`` tree on the disk, the main one first.
+
+        Also those that the configuration names no more: what they received is still to be accounted for.
+        """
+        try:
+            names = sorted(name for name in os.listdir(self.sites) if PROJECT_NAME.fullmatch(name))  # noqa: PTH208
+        except FileNotFoundError:
+            names = []
+        return [self.of_site(""), *(self.of_site(name) for name in names)]
+
+    @property
+    def sites(self) -> Path:
+        """Folder of the trees of ``SITES``, one for each entry."""
+        return self.path / "sites"
+
     @property
     def site(self) -> Path:
         """Everything that was received and derived from it without assigning it."""
-        return self.path / "site"
+        return self.sites / self.site_name / "site" if self.site_name else self.path / "site"
 
     @property
     def archive(self) -> Path:
@@ -139,6 +177,7 @@ class DataRoot:
             self.project_files,
             self.secrets,
             self.last_good,
+            *((self.sites, self.sites / self.site_name) if self.site_name else ()),
             self.site,
             self.archive,
             self.arrived,

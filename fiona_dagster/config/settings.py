@@ -7,11 +7,11 @@ is new stands in sections of its own. Every model refuses keys that it does not 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PROJECT_NAME = re.compile(r"[A-Za-z0-9_]{1,20}")
+from fiona_dagster.config.names import PROJECT_NAME
 
 DeidOption = Literal["retain_long_modified_dates"]
 """Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
@@ -157,6 +157,22 @@ class WebSettings(Section):
     """0: chosen freely."""
 
 
+class SiteSettings(Section):
+    """An entry of ``SITES``: a project with a port and a ``site/`` tree of its own.
+
+    What it leaves out is as in the main part of ``config.json``, key by key in the section ``receiver`` too.
+    """
+
+    DICOMPORT: int = Field(ge=0, le=65535)
+    """Its own port; 0: chosen freely."""
+    DICOMIP: str = "0.0.0.0"  # noqa: S104 - as in Settings
+    """Address that is listened on for it; left out: the main one's."""
+    DICOMAETITLE: str = "FIONA"
+    """AE title under which it is called; left out: the main one's."""
+    receiver: ReceiverSettings = ReceiverSettings()
+    """Who may send to it, and when its studies are complete; what is left out is as in the main one."""
+
+
 class Settings(Section):
     """``config/config.json``."""
 
@@ -166,6 +182,8 @@ class Settings(Section):
     DICOMAETITLE: str = "FIONA"
     LOCALTIMEZONE: str = "UTC"
     """IANA name of the site's time zone, used towards REDCap and people."""
+    SITES: dict[str, SiteSettings] = {}
+    """Projects that receive on a port and into a tree of their own, by the project's name."""
     receiver: ReceiverSettings = ReceiverSettings()
     imports: ImportSettings = ImportSettings()
     redcap: RedcapSettings = RedcapSettings()
@@ -174,6 +192,46 @@ class Settings(Section):
     completion: CompletionSettings = CompletionSettings()
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_sites(cls, document: Any) -> Any:
+        """Gives every site the main values that it does not set itself."""
+        if not isinstance(document, dict) or not isinstance(document.get("SITES"), dict):
+            return document
+        sites = {}
+        for name, site in document["SITES"].items():
+            if isinstance(site, dict):
+                main, own = document.get("receiver", {}), site.get("receiver", {})
+                mergeable = isinstance(main, dict) and isinstance(own, dict)
+                site = {  # noqa: PLW2901
+                    "DICOMIP": document.get("DICOMIP", cls.model_fields["DICOMIP"].default),
+                    "DICOMAETITLE": document.get("DICOMAETITLE", cls.model_fields["DICOMAETITLE"].default),
+                    **site,
+                    "receiver": {**main, **own} if mergeable else own,
+                }
+            sites[name] = site
+        return {**document, "SITES": sites}
+
+    @field_validator("SITES")
+    @classmethod
+    def _site_names(cls, value: dict[str, SiteSettings]) -> dict[str, SiteSettings]:
+        for name in value:
+            if not PROJECT_NAME.fullmatch(name):
+                raise ValueError(f"site {name!r} must bear a project's name: 1 to 20 letters, digits or _")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        ports = [self.DICOMPORT, *(site.DICOMPORT for site in self.SITES.values())]
+        taken = {port for port in ports if port and ports.count(port) > 1}
+        if taken:
+            raise ValueError(f"DICOMPORT {min(taken)} is given to more than one site")
+        return self
+
+    def of_site(self, name: str) -> Settings | SiteSettings:
+        """What holds for reception at one site; for the main one, and for one that was taken out: itself."""
+        return self.SITES.get(name, self)
 
     @field_validator("targets")
     @classmethod
