@@ -10,32 +10,57 @@ from pathlib import Path
 import click
 
 from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
-from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.errors import ConfigurationError, UsageError
 from fiona_dagster.landing import ImportReport, import_paths, survey
 
 Progress = Callable[[ImportReport], None]
 
 
 @click.command("import")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--inbox", is_flag=True, help="Empty the drop folder now; for when no service runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
-def import_(paths: tuple[Path, ...], as_json: bool) -> int:
+def import_(paths: tuple[Path, ...], inbox: bool, as_json: bool) -> int:
     """Import files, folders, ZIP archives and DICOMDIR media as if they had been received.
 
     Every byte is kept, sources are only read. Works with or without a running receiver. Exit code 1 if
     anything went to quarantine, could not be read, or is listed in a DICOMDIR and was not there.
     """
+    if bool(paths) == inbox:
+        raise UsageError("give files, folders or archives to import, or --inbox alone")
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
     settings = load_settings_in_force(root)[0] if root.config_file.exists() else None
     root.make()
+    if inbox:
+        return _empty_inbox(root, settings or Settings(), as_json)
     report = with_progress(paths, lambda progress: _import(root, paths, settings, progress))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
         print_report(report)
     return 0 if report.sound else 1
+
+
+def _empty_inbox(root: DataRoot, settings: Settings, as_json: bool) -> int:
+    from fiona_dagster.operations.inbox import empty
+
+    done = empty(root, settings)
+    left = {
+        "waiting": done.waiting,
+        "left_alone": done.left_alone,
+        "unreadable": done.unreadable,
+        "not_removable": done.not_removable,
+    }
+    if as_json:
+        click.echo(json.dumps({**done.report.to_json(), "taken": done.taken, **left}, indent=2))
+    else:
+        print_report(done.report)
+        parts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in left.items() if count)
+        if parts:
+            click.echo(f"still in the inbox: {parts}")
+    return 0 if done.report.sound and not (done.waiting or done.unreadable or done.not_removable) else 1
 
 
 def _import(

@@ -114,6 +114,7 @@ def _print_overview(document: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
+    _print_inbox(console, document["inbox"])
     off = [name for name, on in sorted(document["switches"].items()) if not on]
     if off:
         held = sum(work["held"] for work in document["work"])
@@ -144,6 +145,13 @@ def _states_table(document: dict[str, Any]) -> Table:
             *(str(counts[project] or "") for project in projects),
         )
     return table
+
+
+def _print_inbox(console: Any, inbox: dict[str, int]) -> None:
+    words = {"waiting": "waiting", "left_alone": "hidden or unfinished", "unreadable": "unreadable"}
+    parts = [f"{inbox[key]} {word}" for key, word in words.items() if inbox[key]]
+    if parts:
+        console.print(f"inbox: {', '.join(parts)}", markup=False)
 
 
 def _print_study(document: dict[str, Any]) -> None:

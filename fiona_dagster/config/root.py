@@ -165,6 +165,11 @@ class DataRoot:
         return self.path / "ledger" / "locks"
 
     @property
+    def inbox_lock(self) -> Path:
+        """Lock of whoever empties the drop folder."""
+        return self.locks / "inbox.lock"
+
+    @property
     def ledger_file(self) -> Path:
         """The ledger (SQLite, WAL)."""
         return self.path / "ledger" / "ledger.sqlite"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import IMPORTER
 from fiona_dagster.landing.sources import (
     HEAD,
+    SourceChanged,
     SourceError,
     copy_open,
     kind_of,
@@ -81,6 +82,15 @@ class ImportReport:
     def sound(self) -> bool:
         """Whether everything was filed and nothing is known to be missing."""
         return not (self.quarantined or self.failed or self.missing or self.directories_damaged)
+
+    def add(self, other: ImportReport) -> None:
+        """Adds the counts of another import."""
+        for item in fields(self):
+            value = getattr(other, item.name)
+            if isinstance(value, int):
+                setattr(self, item.name, getattr(self, item.name) + value)
+        self.problems += other.problems
+        self.studies |= other.studies
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able picture."""
@@ -186,19 +196,21 @@ class Importer:
             self._failed(label, str(error))
         self._tick(0)
 
-    def take_open(self, fd: int, label: str) -> bool:
+    def take_open(self, fd: int, label: str, unchanged: Callable[[], bool] = lambda: True) -> bool:
         """Takes an open file.
 
         Args:
             fd: a regular file, open for reading.
             label: its name for people.
+            unchanged: asked when all of it was read and before anything is filed. (What an archive holds
+                is checked by its checksums in any case.)
 
         Returns:
             Whether every byte that it holds is durable elsewhere when this returns; False for an archive with
             entries that could not be unpacked.
 
         Raises:
-            SourceError: it can't be read; nothing was kept.
+            SourceError: it can't be read, or changed meanwhile; nothing was kept.
             StorageFull: no room.
         """
         refusal = None
@@ -213,6 +225,8 @@ class Importer:
         new = self._landing.new_file()
         try:
             copy_open(fd, new, self._copied)
+            if not unchanged():
+                raise SourceChanged("changed while it was read")
             if refusal is None:
                 self._take_new(new, label, 0)
             else:

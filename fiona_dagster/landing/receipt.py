@@ -35,6 +35,9 @@ IMPORTER = Caller("IMPORT", "FIONA", "local")
 OPERATOR = Caller("OPERATOR", "FIONA", "local")
 """The person who decides about conflicts; not a sender."""
 
+INBOX = Caller("INBOX", "FIONA", "local")
+"""The sender of what lay in the drop folder."""
+
 UNKNOWN = Caller("unknown", "unknown", "unknown")
 """The sender of an adopted file; the original used the same word."""
 

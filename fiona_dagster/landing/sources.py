@@ -35,6 +35,10 @@ class SourceError(Exception):
     """The source can't be read; says why, without its name."""
 
 
+class SourceChanged(SourceError):
+    """The source changed while it was read."""
+
+
 def kind_of(head: bytes) -> str:
     """What a file is by its first :data:`HEAD` bytes; its name does not count.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, Switches, read_switches
+from fiona_dagster.landing.inbox import count_waiting
 from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Study, Transfer, Work
 
 
@@ -36,6 +37,7 @@ def overview(root: DataRoot) -> dict[str, Any]:
             "switches": asdict(switches),
             "states": {state: totals[state] for state in STATES if totals[state]},
             "quarantine": landing.quarantine_count(root),
+            "inbox": count_waiting(root),
         }
 
 

@@ -1,4 +1,4 @@
-"""The four programs of ``fiona up``: how each is started and when it is ready.
+"""The five programs of ``fiona up``: how each is started and when it is ready.
 
 Belongs here: command lines, environment, readiness. Stays out: the loop that keeps them running.
 Dagster is never imported here; it runs as programs.
@@ -22,6 +22,8 @@ from fiona_dagster.operations.process import Process
 LOCATION = "fiona_dagster"
 """Name of the code location, the same as in workspace.yaml."""
 
+INBOX_READY = "watching the inbox"
+"""What the drop folder's process says when it runs."""
 LISTENING = re.compile(r"listening on (\S+):(\d+)")
 
 
@@ -32,6 +34,7 @@ class Programs:
     receiver: str = "receiver"
     definitions: str = "fiona_dagster.definitions"
     reconcile: str = "fiona_dagster.defs.reconcile"
+    inbox: str = "fiona_dagster.operations.inbox"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
                 *(settings.DICOMIP, settings.DICOMPORT, settings.DICOMAETITLE),
                 settings.receiver.model_dump_json(exclude={"quiet_seconds", "quiet_seconds_open"}),
             ),
+        ),
+        Service(
+            "inbox",
+            (python, "-m", programs.inbox),
+            ready=lambda process: INBOX_READY in process.output(),
+            settings=(settings.imports, settings.receiver.reserve_mb),
         ),
         Service(
             "code-server",

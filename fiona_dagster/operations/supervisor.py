@@ -1,4 +1,4 @@
-"""``fiona up``: keeps receiver, code server, webserver and daemon running, and ends them together.
+"""``fiona up``: keeps receiver, inbox, code server, webserver and daemon running, and ends them together.
 
 Belongs here: the loop, order of start and stop, back-off, what is written for others to find. Stays
 out: the single program (:mod:`process`), which programs (:mod:`services`), the configuration's watch
