@@ -7,13 +7,13 @@ import os
 import resource
 import signal
 import sys
-import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from fiona_dagster.config import UMASK, DataRoot, load_settings_apart
 from fiona_dagster.errors import ConfigurationError
 from receiver.listener import Listener
+from receiver.log import log_to_stderr
 from receiver.places import Places
 from receiver.server import Receiver
 from receiver.workers import Workers
@@ -34,7 +34,7 @@ def run(root: DataRoot) -> int:
         ConfigurationError: no configuration, or the address can't be listened on.
     """
     os.umask(UMASK)
-    _log_to_stderr()
+    log_to_stderr()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
     settings, problem = load_settings_apart(root)
@@ -91,18 +91,6 @@ def _say(listeners: list[Listener]) -> None:
         host, port = listener.address
         sys.stdout.write(f"listening on {host}:{port}\n")
     sys.stdout.flush()
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("fiona")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        formatter.converter = time.gmtime
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 def _raise_descriptor_limit() -> None:

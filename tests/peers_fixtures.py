@@ -120,8 +120,8 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
 
 
 @contextlib.contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """An Orthanc that keeps everything in ``folder``."""
+def running_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
+    """An Orthanc that keeps everything in ``folder``; ``more`` is added to its configuration."""
     path = program("Orthanc", "orthanc")
     folder.mkdir()
     running = Orthanc(free_port(), free_port(), "RESEARCH", folder)
@@ -137,6 +137,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
         "AuthenticationEnabled": False,
         "DicomAlwaysAllowFind": True,
         "Plugins": [],
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     log = folder / "log"
@@ -146,6 +147,31 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
         _wait_for(running.http_port, process, log)
         _wait_for(running.dicom_port, process, log)
         yield running
+    finally:
+        _stop(process)
+
+
+@contextlib.contextmanager
+def running_dcmqrscp(folder: Path, hosts: dict[str, int] | None = None) -> Iterator[int]:
+    """DCMTK's query/retrieve SCP, AE title QRSCP; ``hosts`` are AE titles on loopback that it may send to.
+
+    Gives its port.
+    """
+    path = program("dcmqrscp", "dcmtk")
+    (folder / "db").mkdir(parents=True)
+    port = free_port()
+    known = "".join(f"h{n} = ({ae}, 127.0.0.1, {p})\n" for n, (ae, p) in enumerate((hosts or {}).items()))
+    (folder / "dcmqrscp.cfg").write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\n{known}HostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nQRSCP {folder}/db RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([path, "-c", str(folder / "dcmqrscp.cfg")], stdout=output, stderr=output)
+    try:
+        _wait_for(port, process, log)
+        yield port
     finally:
         _stop(process)
 

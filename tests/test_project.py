@@ -166,6 +166,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("targets: SFTP", settings.SftpTarget),
         ("targets: DICOM", settings.DicomTarget),
         ("completion", settings.CompletionSettings),
+        ("sources", settings.Source),
         ("retention", settings.RetentionSettings),
         ("web", settings.WebSettings),
         ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),

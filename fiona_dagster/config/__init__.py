@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Settings,
         SftpTarget,
         SiteSettings,
+        Source,
         Target,
     )
 
@@ -64,6 +65,7 @@ __all__ = [
     "Settings",
     "SftpTarget",
     "SiteSettings",
+    "Source",
     "Switches",
     "Target",
     "check",

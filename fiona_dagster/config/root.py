@@ -110,6 +110,11 @@ class DataRoot:
         return self.site / ".arrived"
 
     @property
+    def scanner(self) -> Path:
+        """Modality Performed Procedure Steps."""
+        return self.site / "scanner"
+
+    @property
     def raw(self) -> Path:
         """Links per study and series, and the series records."""
         return self.site / "raw"
@@ -186,6 +191,7 @@ class DataRoot:
             self.site,
             self.archive,
             self.arrived,
+            self.scanner,
             self.raw,
             self.participants,
             self.conflicts,

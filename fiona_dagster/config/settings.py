@@ -133,13 +133,26 @@ class DicomTarget(Section):
 Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]
 
 
+class Source(Section):
+    """A PACS that can be asked what it has of a study, and to send what is missing."""
+
+    host: str
+    port: int = Field(104, ge=1, le=65535)
+    called_ae_title: str
+    calling_ae_title: str = "FIONA"
+    """AE title that we use towards it."""
+    callers: tuple[str, ...] = ()
+    """It is asked about studies of these calling AE titles; empty: about all."""
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
 class CompletionSettings(Section):
     """What happens to a study of which instances are known to be missing."""
 
     wait_limit_seconds: float = Field(3600.0, ge=1)
     """Silence after which it goes on without them, marked incomplete."""
     answer_limit_seconds: float = Field(120.0, ge=1)
-    """How long after the quiet time an answer of a source is waited for."""
+    """How long an answer of a source is waited for once it was asked."""
 
 
 class RetentionSettings(Section):
@@ -147,6 +160,8 @@ class RetentionSettings(Section):
 
     partition_days: float = Field(90.0, ge=0)
     """Days after its last event that a finished study stays visible in Dagster's partition sets."""
+    mpps_days: float = Field(90.0, ge=1)
+    """Days that a Modality Performed Procedure Step stays in site/scanner after its last change."""
 
 
 class WebSettings(Section):
@@ -180,6 +195,8 @@ class Settings(Section):
     DICOMPORT: int = Field(11112, ge=0, le=65535)
     """0: chosen freely."""
     DICOMAETITLE: str = "FIONA"
+    MPPSPORT: int | None = Field(None, ge=0, le=65535)
+    """Port for Modality Performed Procedure Steps, on DICOMIP. None: no MPPS; 0: chosen freely."""
     LOCALTIMEZONE: str = "UTC"
     """IANA name of the site's time zone, used towards REDCap and people."""
     SITES: dict[str, SiteSettings] = {}
@@ -190,6 +207,8 @@ class Settings(Section):
     targets: dict[str, Target] = {}
     """Named end-points; projects refer to them by these names."""
     completion: CompletionSettings = CompletionSettings()
+    sources: dict[str, Source] = {}
+    """PACS that are asked, before a study counts as complete, how much they have of it."""
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
 
@@ -233,12 +252,12 @@ class Settings(Section):
         """What holds for reception at one site; for the main one, and for one that was taken out: itself."""
         return self.SITES.get(name, self)
 
-    @field_validator("targets")
+    @field_validator("targets", "sources")
     @classmethod
-    def _target_names(cls, value: dict[str, Target]) -> dict[str, Target]:
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", name):
-                raise ValueError(f"target name {name!r} must be lower case letters, digits and _")
+                raise ValueError(f"name {name!r} must be lower case letters, digits and _")
         return value
 
 

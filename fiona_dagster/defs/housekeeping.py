@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.partitions import STUDIES, project_set
 from fiona_dagster.defs.resources import GatewayResource
@@ -135,7 +136,9 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
         adoption = adopt_orphans(gateway.root)
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
+            opened.ledger.evidence.read_journals()
             settled = delivery.settle(opened)
+            days = opened.settings.retention.mpps_days
             for problem in settled.problems:
                 context.log.warning(f"packages wait: {problem}")
             counts = {
@@ -148,6 +151,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
                 "partitions retired": retire_studies(context.instance, opened, projects),
                 "partitions restored": restore_partitions(context.instance, opened),
                 "lost work asked for again": release_lost_work(context.instance, opened),
+                "performed steps removed": landing.remove_old_steps(gateway.root, days),
             }
         forget_run_marks(gateway.root)
         context.add_output_metadata(dict(counts))

@@ -138,7 +138,7 @@ def echo(peer: Peer) -> None:
         PeerUnavailable: no answer.
         DeliveryRefused: the peer does not want us.
     """
-    with _association(peer, [(VERIFICATION, IMPLICIT_LITTLE_ENDIAN)], peer.timeout) as association:
+    with association_with(peer, [(VERIFICATION, IMPLICIT_LITTLE_ENDIAN)], peer.timeout) as association:
         status = _status(association.send_c_echo())
     if status != 0:
         raise PeerUnavailable(f"{peer.name}: no success to C-ECHO")
@@ -197,7 +197,7 @@ class _Sending:
         while waiting:
             again = any(self._tries.get(instance.path) for instance in waiting)
             wait = self._peer.timeout if again else min(FIRST_ANSWER_SECONDS, self._peer.timeout)
-            with _association(self._peer, sorted(contexts), wait) as association:
+            with association_with(self._peer, sorted(contexts), wait) as association:
                 waiting = self._until_it_breaks(association, waiting, wait)
 
     def _until_it_breaks(self, association: Any, waiting: list[Instance], wait: float) -> list[Instance]:
@@ -267,7 +267,7 @@ def find_instance_uids(peer: Peer, study: str, series: Iterable[str]) -> set[str
     found: set[str] = set()
     for uid in sorted(set(series)):
         keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
-        found.update(values["SOPInstanceUID"] for values in _find(peer, "IMAGE", keys))
+        found.update(values["SOPInstanceUID"] for values in find(peer, "IMAGE", keys))
     found.discard("")
     return found
 
@@ -280,11 +280,25 @@ def count_instances(peer: Peer, study: str) -> int:
         DeliveryRefused: the peer does not answer such queries.
     """
     keys = {"StudyInstanceUID": study, "NumberOfStudyRelatedInstances": ""}
-    numbers = [values["NumberOfStudyRelatedInstances"] for values in _find(peer, "STUDY", keys)]
+    numbers = [values["NumberOfStudyRelatedInstances"] for values in find(peer, "STUDY", keys)]
     return sum(int(number) for number in numbers if number.isdigit())
 
 
-def _find(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, str]]:
+def find(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, str]]:
+    """C-FIND in the study root (PS3.4 C.6.2).
+
+    Args:
+        peer: whom to ask.
+        level: Query/Retrieve Level: ``STUDY``, ``SERIES`` or ``IMAGE``.
+        keys: keyword -> value to match; empty to have it returned.
+
+    Returns:
+        The values of these keys in each match; empty where the peer has none.
+
+    Raises:
+        PeerUnavailable: no association, or no answer.
+        DeliveryRefused: the peer does not answer such queries.
+    """
     for _ in range(ATTEMPTS):
         answer = _find_once(peer, level, keys)
         if answer is not None:
@@ -301,7 +315,7 @@ def _find_once(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, s
         setattr(query, keyword, value)
     found: list[dict[str, str]] = []
     contexts = [(STUDY_ROOT_FIND, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_FIND, IMPLICIT_LITTLE_ENDIAN)]
-    with _association(peer, contexts, peer.timeout) as association:
+    with association_with(peer, contexts, peer.timeout) as association:
         try:
             for answer, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
                 status = _status(answer)
@@ -325,7 +339,21 @@ def _status(answer: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _association(peer: Peer, contexts: Sequence[Context], wait: float) -> Iterator[Any]:
+def association_with(
+    peer: Peer, contexts: Sequence[Context], wait: float, roles: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """An association of pynetdicom that is established; it is released, or aborted, at the end.
+
+    Args:
+        peer: with whom.
+        contexts: SOP classes and transfer syntaxes to propose.
+        wait: seconds to wait for each answer.
+        roles: SCP/SCU role selection items (PS3.7 D.3.3.4).
+
+    Raises:
+        PeerUnavailable: it can't be had now.
+        DeliveryRefused: the peer refuses us for good.
+    """
     from pydicom import config as pydicom_config
     from pynetdicom import AE, evt
 
@@ -340,7 +368,11 @@ def _association(peer: Peer, contexts: Sequence[Context], wait: float) -> Iterat
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
         association = entity.associate(
-            peer.host, peer.port, ae_title=peer.called, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
+            peer.host,
+            peer.port,
+            ae_title=peer.called,
+            ext_neg=list(roles),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
         )
         try:
             if not association.is_established:

@@ -27,6 +27,7 @@ from fiona_dagster.landing.journal import (
     study_of,
 )
 from fiona_dagster.landing.locks import study_lock
+from fiona_dagster.landing.mpps import remove_old_steps, step_file, write_step
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import Caller, Receipt
 from fiona_dagster.landing.shelf import Quarantined, quarantine_count, quarantined, shelf_names
@@ -67,10 +68,13 @@ __all__ = [
     "quarantined",
     "read_evidence",
     "read_journals",
+    "remove_old_steps",
     "shelf_names",
+    "step_file",
     "study_lock",
     "study_of",
     "survey",
     "waiting_folder",
     "will_be_adopted",
+    "write_step",
 ]

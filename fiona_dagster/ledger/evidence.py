@@ -178,10 +178,12 @@ class EvidenceBook:
                 (study, source, since, utc_now()),
             )
 
-    def questions(self, limit: int) -> list[Count]:
-        """What is to be asked, oldest first."""
+    def questions(self, source: str, limit: int = 50) -> list[Count]:
+        """What a source is to be asked, oldest first."""
         found = self._store.rows(
-            "SELECT * FROM source_counts WHERE state = 'open' ORDER BY asked, study LIMIT ?", limit
+            "SELECT * FROM source_counts WHERE state = 'open' AND source = ? ORDER BY asked, study LIMIT ?",
+            source,
+            limit,
         )
         return [_count(row) for row in found]
 
@@ -206,6 +208,8 @@ class EvidenceBook:
                     *(question.study, question.source, question.since),
                 ),
             )
+            if state == "counted":  # it may come late: the study is looked at again
+                db.execute("UPDATE studies SET open = 1 WHERE study = ?", (question.study,))
 
     def counts(self, study: str) -> list[Count]:
         """What the sources were asked about a study, and said."""

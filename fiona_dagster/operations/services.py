@@ -1,4 +1,4 @@
-"""The five programs of ``fiona up``: how each is started and when it is ready.
+"""The programs of ``fiona up``: how each is started and when it is ready.
 
 Belongs here: command lines, environment, readiness. Stays out: the loop that keeps them running.
 Dagster is never imported here; it runs as programs.
@@ -35,6 +35,8 @@ class Programs:
     definitions: str = "fiona_dagster.definitions"
     reconcile: str = "fiona_dagster.defs.reconcile"
     inbox: str = "fiona_dagster.operations.inbox"
+    mpps: str = "receiver.mpps"
+    outreach: str = "fiona_dagster.transfers.outreach"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ def environment(root: DataRoot, scratch: Path | None = None) -> dict[str, str]:
 
 
 def services(root: DataRoot, settings: Settings, ports: Ports, programs: Programs) -> tuple[Service, ...]:
-    """The services in the order in which they start; they stop in the opposite one."""
+    """The services in the order in which they start; they stop in the opposite one.
+
+    Not all of them are wanted in every configuration: see ``Supervisor``.
+    """
     python = sys.executable
     workspace = str(workspace_file(root))
     return (
@@ -106,7 +111,9 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             grace=settings.receiver.drain_seconds + 5,
             settings=(
                 *(settings.DICOMIP, settings.DICOMPORT, settings.DICOMAETITLE),
-                settings.receiver.model_dump_json(exclude={"quiet_seconds", "quiet_seconds_open"}),
+                settings.receiver.model_dump_json(
+                    exclude={"quiet_seconds", "quiet_seconds_open", "quiet_by_sender"}
+                ),
             ),
         ),
         Service(
@@ -114,6 +121,23 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             (python, "-m", programs.inbox),
             ready=lambda process: INBOX_READY in process.output(),
             settings=(settings.imports, settings.receiver.reserve_mb),
+        ),
+        Service(
+            "mpps",
+            (python, "-m", programs.mpps),
+            ready=lambda process: listening(process) is not None,
+            settings=(
+                *(settings.DICOMIP, settings.MPPSPORT, settings.DICOMAETITLE),
+                *(settings.receiver.accept_unknown, settings.receiver.allowed_callers),
+                *(settings.receiver.artim_seconds, settings.receiver.idle_seconds),
+            ),
+        ),
+        Service(
+            "outreach",
+            (python, "-m", programs.outreach),
+            ready=lambda process: "at work" in process.output(),
+            grace=1.0,
+            settings=tuple(sorted((name, source) for name, source in settings.sources.items())),
         ),
         Service(
             "code-server",

@@ -36,6 +36,8 @@ STEP = 0.2
 READY_WITHIN = 120.0
 """Seconds that a program may take until it answers."""
 LONGEST_PAUSE = 30.0
+LISTENERS = ("receiver", "mpps")
+"""Services that say themselves where they listen."""
 STEADY = 60.0
 """Seconds after which a program counts as running well: the next pause is short again."""
 
@@ -129,6 +131,11 @@ class Supervisor:
         return Ports(web.host, web.port or table.free_port(web.host), table.free_port())
 
     def _wanted(self, name: str) -> bool:
+        """Whether the switch file and the configuration ask for a service."""
+        if name == "mpps":
+            return self._watch.switches.receiver and self._settings.MPPSPORT is not None
+        if name == "outreach":
+            return bool(self._settings.sources)
         return name != "receiver" or self._watch.switches.receiver
 
     # One look at everything.
@@ -173,7 +180,7 @@ class Supervisor:
         name = slot.service.name
         if slot.service.ready(process):
             slot.ready = slot.was_ready = True
-            slot.address = table.listening(process) if name == "receiver" else None
+            slot.address = table.listening(process) if name in LISTENERS else None
             self._announce(slot)
         elif time.monotonic() - process.started > READY_WITHIN:
             log.error("%s does not answer after %.0f s; see %s", name, READY_WITHIN, process.log)
@@ -181,7 +188,7 @@ class Supervisor:
 
     def _announce(self, slot: _Slot) -> None:
         if slot.address:
-            self._say("receiver listening on {}:{}".format(*slot.address))
+            self._say("{} listening on {}:{}".format(slot.service.name, *slot.address))
         elif slot.service.name == "webserver":
             self._say(f"Dagster UI {self._ports.url}")
         else:
@@ -251,9 +258,9 @@ class Supervisor:
         change = self._watch.look()
         if change is not None:
             self._apply(change)
-        receiver = self._slots["receiver"]
-        if not self._wanted("receiver") and receiver.process and receiver.kill_at is None:
-            self._ask_to_stop(receiver)
+        for name, slot in self._slots.items():
+            if not self._wanted(name) and slot.process and slot.kill_at is None:
+                self._ask_to_stop(slot)
         self._follow_definitions()
 
     def _follow_definitions(self) -> None:
@@ -347,7 +354,7 @@ class Supervisor:
             "url": self._ports.url,
             "web_port": self._ports.web,
             "code_port": self._ports.code,
-            "receiver": list(self._slots["receiver"].address or []),
+            **{name: list(self._slots[name].address or []) for name in LISTENERS},
             "services": {
                 name: {"pid": slot.process.pid if slot.process else None, "ready": slot.ready}
                 for name, slot in self._slots.items()

@@ -17,13 +17,13 @@ Outcome = Literal["wait", "complete", "incomplete"]
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait; all in seconds since the last arrival.
+    """How long to wait, in seconds; since the last arrival where nothing else is said.
 
     Attributes:
         quiet: silence that is enough when no association that sent to the study is open.
         quiet_open: silence that is enough with such an association still open.
         wait: silence after which evidence of missing instances is not waited for any longer.
-        answer: how much longer than the silence that is enough a source may take to answer.
+        answer: how long a source may take to answer, once it was asked.
     """
 
     quiet: float = 16.0
@@ -62,6 +62,7 @@ class SourceCount:
         instances: number of instances of the study there; 0 when it did not say.
         series: number of instances of each series there, as far as it said.
         exhausted: it was asked to send what it counts as often as is allowed, and did not.
+        age: seconds since it was asked; counts while ``state`` is ``open``.
     """
 
     source: str
@@ -69,6 +70,7 @@ class SourceCount:
     instances: int = 0
     series: Mapping[str, int] = field(default_factory=dict)
     exhausted: bool = False
+    age: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,12 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
     limit = max(limits.wait, settled)
     if silence < limit and not all(gap.hopeless for gap in gaps):
         return decision("wait", limit, reasons)
-    unanswered = [count.source for count in evidence.counts if count.state == "open"]
-    if not gaps and unanswered and silence < settled + limits.answer:
-        names = ", ".join(unanswered)
-        return decision("wait", settled + limits.answer, [f"source {names} has not answered yet"])
-    reasons += [f"source {name} gave no answer in time" for name in unanswered]
+    unanswered = [count for count in evidence.counts if count.state == "open"]
+    patience = limits.answer - min((count.age for count in unanswered), default=limits.answer)
+    if not gaps and patience > 0:
+        names = ", ".join(count.source for count in unanswered)
+        return decision("wait", silence + patience, [f"source {names} has not answered yet"])
+    reasons += [f"source {count.source} gave no answer in time" for count in unanswered]
     if gaps:
         return decision("incomplete", silence, reasons)
     return decision("complete", silence, [_quiet_reason(evidence, settled), *_affirming(evidence), *reasons])

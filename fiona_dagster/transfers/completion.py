@@ -7,11 +7,13 @@ peer never holds up the sensor that calls this.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 from fiona_dagster import landing, studies
 from fiona_dagster.ledger import Completion, Study
-from fiona_dagster.studies import Decision, Evidence, Limits, PerformedSteps
+from fiona_dagster.studies import Decision, Evidence, Limits, PerformedSteps, SourceCount
+from fiona_dagster.transfers import sources
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -45,7 +47,31 @@ def _decide(gateway: Gateway, study: Study, now: datetime) -> Decision:
     silence = (now - datetime.fromisoformat(study.last_arrival)).total_seconds()
     if 0 <= silence < limits.quiet:  # the common case costs nothing
         return studies.decide(Evidence(silence, False, {"": study.instances}), limits)
-    return studies.decide(_evidence(gateway, study, silence), limits)
+    evidence = _evidence(gateway, study, silence)
+    if silence >= studies.settled_after(evidence, limits):
+        evidence = dataclasses.replace(evidence, counts=_counts(gateway, study, now))
+    return studies.decide(evidence, limits)
+
+
+def _counts(gateway: Gateway, study: Study, now: datetime) -> tuple[SourceCount, ...]:
+    """What the sources say about the study as it is; those that were not asked yet are asked by this."""
+    book = gateway.ledger.evidence
+    names = sources.sources_of(gateway, study.study)
+    if not names:
+        return ()
+    there = {count.source: count for count in book.counts(study.study) if count.since == study.last_arrival}
+    for name in names:
+        if name not in there:
+            book.ask(study.study, name, study.last_arrival)
+    found = []
+    for name in names:
+        count = there.get(name)
+        if count is None:
+            found.append(SourceCount(name, "open"))
+            continue
+        age = (now - datetime.fromisoformat(count.asked)).total_seconds()
+        found.append(SourceCount(name, count.state, count.instances, count.series, age=age))
+    return tuple(found)
 
 
 def limits_of(gateway: Gateway, study: str) -> Limits:

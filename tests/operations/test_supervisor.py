@@ -77,8 +77,30 @@ def _group(leader: int) -> list[int]:
     return found
 
 
+def _everyone(runtime: dict[str, Any]) -> list[int]:
+    """All processes of all services that run."""
+    leaders = [service["pid"] for service in runtime["services"].values() if service["pid"]]
+    return [pid for leader in leaders for pid in _group(leader)]
+
+
 def _ports(runtime: dict[str, Any]) -> list[int]:
     return [runtime["web_port"], runtime["code_port"], runtime["receiver"][1]]
+
+
+def _mpps_comes_and_goes(root: DataRoot, process: subprocess.Popen[bytes]) -> None:
+    """It is served by a process of its own as soon as it has a port, and no longer than that."""
+    assert _runtime(root, process)["services"]["mpps"]["pid"] is None
+    assert _runtime(root, process)["services"]["outreach"]["pid"] is None
+    text = root.config_file.read_text()
+    root.config_file.write_text(text.replace('"DICOMPORT"', '"MPPSPORT": 0, "DICOMPORT"', 1))
+    wait_until(lambda: _runtime(root, process)["services"]["mpps"]["ready"], 30)
+    socket.create_connection(tuple(_runtime(root, process)["mpps"])).close()
+    source = '"sources": {"pacs": {"host": "127.0.0.1", "called_ae_title": "PACS"}}, "DICOMPORT"'
+    root.config_file.write_text(text.replace('"DICOMPORT"', source, 1))
+    wait_until(lambda: _runtime(root, process)["services"]["mpps"]["pid"] is None, 30)
+    wait_until(lambda: _runtime(root, process)["services"]["outreach"]["ready"], 30)
+    root.config_file.write_text(text)
+    wait_until(lambda: _runtime(root, process)["services"]["outreach"]["pid"] is None, 30)
 
 
 @pytest.mark.end_to_end
@@ -116,6 +138,8 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         root.enabled_file.write_text("110")
         wait_until(lambda: _runtime(root, process)["services"]["receiver"]["ready"])
 
+        _mpps_comes_and_goes(root, process)
+
         # A killed code server takes its children with it and comes back on the same port.
         leader = runtime["services"]["code-server"]["pid"]
         children = _group(leader)
@@ -131,7 +155,7 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
 
         # kill -9 of the supervisor: nothing is left and every port is free.
         runtime = _runtime(root, process)
-        everyone = [pid for service in runtime["services"].values() for pid in _group(service["pid"])]
+        everyone = _everyone(runtime)
         assert len(everyone) >= 5
         process.kill()
         process.wait()
@@ -141,7 +165,7 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
     # The next start is an ordinary one, and SIGTERM ends it in order.
     with _up(root) as (process, output):
         runtime = _runtime(root, process)
-        everyone = [pid for service in runtime["services"].values() for pid in _group(service["pid"])]
+        everyone = _everyone(runtime)
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(40) == 0, output.read_text()

@@ -88,12 +88,14 @@ def test_an_open_association_is_not_waited_for_when_all_that_steps_reference_is_
         assert settled_after(known(0, open_=True, steps=steps), LIMITS) == 600
 
 
-def test_a_source_is_waited_for_only_so_long() -> None:
-    asked = SourceCount("pacs", "open")
+def test_a_source_is_waited_for_only_so_long_once_it_was_asked() -> None:
+    def asked(age: float) -> SourceCount:
+        return SourceCount("pacs", "open", age=age)
 
-    assert decide(known(16, counts=(asked,)), LIMITS).outcome == "wait"
-    assert decide(known(135, counts=(asked,)), LIMITS).until == 136
-    late = decide(known(136, counts=(asked,)), LIMITS)
+    assert decide(known(16, counts=(asked(0),)), LIMITS).until == 136
+    # FIONA was down for a day: it is asked all the same.
+    assert decide(known(86400, counts=(asked(119),)), LIMITS).until == 86401
+    late = decide(known(136, counts=(asked(120),)), LIMITS)
     assert late.outcome == "complete"
     assert "source pacs gave no answer in time" in late.reasons
 
@@ -156,6 +158,7 @@ counts_ = st.lists(
         instances=st.integers(0, 200),
         series=series,
         exhausted=st.booleans(),
+        age=st.integers(0, 100),
     ),
     max_size=2,
 ).map(tuple)
@@ -193,7 +196,9 @@ def test_no_study_waits_for_ever_and_none_goes_on_before_it_is_quiet(
 ) -> None:
     decision = decide(evidence, limits)
 
-    assert decide(dataclasses.replace(evidence, silence=1000), limits).outcome != "wait"
+    answered = tuple(dataclasses.replace(count, age=1000) for count in evidence.counts)
+    late = dataclasses.replace(evidence, silence=1000, counts=answered)
+    assert decide(late, limits).outcome != "wait"
     if decision.outcome == "wait":
         assert evidence.silence < decision.until
         at_the_end = decide(dataclasses.replace(evidence, silence=decision.until), limits)

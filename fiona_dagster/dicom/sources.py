@@ -1,0 +1,75 @@
+"""What a source has of a study, by C-FIND (PS3.4 annex C), on pynetdicom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fiona_dagster.dicom.clients import Peer, find, find_instance_uids
+from fiona_dagster.dicom.uids import is_uid
+
+MAX_SERIES_COUNTED = 200
+"""Series that are counted instance by instance when a source gives no numbers."""
+
+
+@dataclass(frozen=True)
+class StudyCount:
+    """How many instances a source has.
+
+    Attributes:
+        instances: of the study; 0 when it did not say.
+        series: of each series, as far as it is known: Series Instance UID -> number.
+    """
+
+    instances: int = 0
+    series: Mapping[str, int] = field(default_factory=dict)
+
+
+def count_study(peer: Peer, study: str) -> StudyCount | None:
+    """Asks a source how many instances it has of a study and of each of its series.
+
+    The numbers are Number of Study Related Instances and Number of Series Related Instances, optional keys
+    that many sources leave out: then the instances of a series are counted one by one. Where every series
+    has a number their sum is the number of the study, since it is the finer statement. What is no positive
+    number says nothing.
+
+    Args:
+        peer: whom to ask.
+        study: Study Instance UID.
+
+    Returns:
+        The count, or None if the source does not know the study.
+
+    Raises:
+        PeerUnavailable: no association, or no answer.
+        DeliveryRefused: the peer does not answer such queries.
+    """
+    keys = {"StudyInstanceUID": study, "NumberOfStudyRelatedInstances": ""}
+    # Some sources ignore keys that they should match: only answers about this study count.
+    answers = [each for each in find(peer, "STUDY", keys) if each["StudyInstanceUID"] == study]
+    if not answers:
+        return None
+    stated = max(_number(each["NumberOfStudyRelatedInstances"]) for each in answers)
+    series = _series(peer, study)
+    counted = {uid: number for uid, number in series.items() if number}
+    whole = bool(series) and len(counted) == len(series)
+    return StudyCount(sum(counted.values()) if whole else stated, counted)
+
+
+def _series(peer: Peer, study: str) -> dict[str, int]:
+    keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "", "NumberOfSeriesRelatedInstances": ""}
+    found: dict[str, int] = {}
+    for each in find(peer, "SERIES", keys):
+        uid = each["SeriesInstanceUID"]
+        if each["StudyInstanceUID"] in (study, "") and is_uid(uid):
+            found[uid] = found.get(uid, 0) + _number(each["NumberOfSeriesRelatedInstances"])
+    unknown = [uid for uid, number in found.items() if not number]
+    if len(unknown) <= MAX_SERIES_COUNTED:
+        for uid in unknown:
+            found[uid] = len(find_instance_uids(peer, study, [uid]))
+    return found
+
+
+def _number(text: str) -> int:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
