@@ -170,6 +170,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
         name="maintenance_hourly",
         job=maintenance,
         cron_schedule="7 * * * *",
+        description="Every hour: Dagster's storage is brought in line with the ledger.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     return maintenance, schedule

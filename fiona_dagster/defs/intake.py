@@ -50,11 +50,11 @@ def _completeness(gateway: Gateway, study: str) -> dict[str, Any]:
     """Why the study counts as complete or not, and what changed since its last revision."""
     judged = gateway.ledger.evidence.completion(study)
     added = gateway.ledger.receipts.added(study)
-    said: dict[str, Any] = {"completeness": completion.describe(judged), "instances added": added}
+    said: dict[str, Any] = {"completeness": completion.describe(judged), "instances_added": added}
     if judged is not None:
-        said["completeness reasons"] = dg.MetadataValue.md("\n".join(f"- {why}" for why in judged.reasons))
-        said["instances expected"] = "unknown" if judged.expected is None else judged.expected
-        said["instances missing"] = judged.missing
+        said["completeness_reasons"] = dg.MetadataValue.md("\n".join(f"- {why}" for why in judged.reasons))
+        said["instances_expected"] = "unknown" if judged.expected is None else judged.expected
+        said["instances_missing"] = judged.missing
     return said
 
 
@@ -63,9 +63,12 @@ def _study_classification(gateway: Gateway, study: str) -> StepResult:
         done = intake.process(gateway, study)
     return StepResult(
         {
-            "series": _series_table(done.records),
-            "rules": done.rules_digest[:12],
-            "rule_file": done.rules_problem or "in force",
+            "series": len(done.records),
+            "instances": done.contents.instance_count,
+            "series_without_type": sum(not record["ClassifyType"] for record in done.records.values()),
+            "types": _series_table(done.records),
+            "rules_digest": done.rules_digest[:12],
+            "rules_problem": done.rules_problem or "none",
         },
         f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
     )
@@ -101,22 +104,32 @@ def _incoming_record(gateway: Gateway, study: str) -> StepResult:
 
 
 def _series_table(records: dict[str, dict[str, Any]]) -> dg.TableMetadataValue:
+    """A row a series in the order of their numbers; no texts that people typed."""
+
+    def place(entry: tuple[str, dict[str, Any]]) -> tuple[bool, int, str]:
+        number = str(entry[1].get("SeriesNumber", ""))
+        return (not number.isdecimal(), int(number) if number.isdecimal() else 0, entry[0])
+
     rows = [
         dg.TableRecord(
             {
-                "series": number + 1,
+                "series": str(record.get("SeriesNumber", "")) if not unnumbered else "-",
                 "modality": str(record.get("Modality", "")),
                 "instances": int(record["NumFiles"]),
-                "types": ", ".join(record["ClassifyType"]),
+                "types": ", ".join(record["ClassifyType"]) or "-",
             }
         )
-        for number, (_, record) in enumerate(sorted(records.items()))
+        for (unnumbered, _, _), record in sorted(
+            ((place(entry), entry[1]) for entry in records.items()), key=lambda found: found[0]
+        )
     ]
     columns = [
-        dg.TableColumn("series", "int"),
-        dg.TableColumn("modality", "string"),
-        dg.TableColumn("instances", "int"),
-        dg.TableColumn("types", "string"),
+        dg.TableColumn("series", "string", description="SeriesNumber"),
+        dg.TableColumn("modality", "string", description="Modality"),
+        dg.TableColumn("instances", "int", description="NumFiles of the series record"),
+        dg.TableColumn(
+            "types", "string", description="ClassifyType: the types that classifyRules.json gives"
+        ),
     ]
     return dg.MetadataValue.table(rows, dg.TableSchema(columns))
 
@@ -127,22 +140,37 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
 
     @dg.asset(kinds={"dicom"}, **common)
     def study_files(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
-        """The received files of a study, every header read once and accounted for against the ledger."""
+        """The received files of a study: every header read once, every instance accounted for.
+
+        Fails when an acknowledged instance is not in `site/archive` any more. `completeness` says why the
+        study was taken for complete.
+        """
         yield from run_studies(context, gateway, _study_files, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_files], code_version=rules_digest[:16], kinds={"dicom"}, **common)
     def study_classification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
-        """Types of each series after `classifyRules.json`."""
+        """Types of each series after `config/classifyRules.json`.
+
+        The code version is the digest of the rules in force: after a change of the rules it shows which
+        studies are out of date. `fiona reclassify` processes exactly these.
+        """
         yield from run_studies(context, gateway, _study_classification, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_classification], kinds={"json"}, **common)
     def study_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
-        """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree."""
+        """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree.
+
+        `flags` names what a person has to decide before the study can be assigned to a project.
+        """
         yield from run_studies(context, gateway, _study_record, _failed, intake.reclassify)
 
     @dg.asset(deps=[study_record], kinds={"redcap"}, pool="redcap", **common)
     def incoming_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
-        """The study's record in REDCap's *Incoming*; from here on the study is held until it is requested."""
+        """The study's record in REDCap's project *Incoming*.
+
+        From here on the study is *held* until a transfer request assigns it to a project. When REDCap gives
+        no answer the step is tried again by itself.
+        """
         yield from run_studies(context, gateway, _incoming_record, _failed)
 
     return [study_files, study_classification, study_record, incoming_record]

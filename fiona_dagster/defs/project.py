@@ -6,7 +6,9 @@ the gate, packaging and sending (``transfers``).
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -82,7 +84,9 @@ class ProjectFactory:
             key_prefix=prefix,
             deps=_identity("study_record"),
             kinds={"dicom"},
-            description="De-identified working copy of the study by this project's rules.",
+            description="De-identified working copy of the study by this project's rules "
+            "(PS3.15 Basic Profile and the project's options). `held_back` counts objects of kinds that may "
+            "show identity; the project's `allow_kinds` lets them pass. Partial is failure: nothing is kept.",
             **self._common,
         )
         def deidentified(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -94,7 +98,9 @@ class ProjectFactory:
             deps=_identity(deidentified.key),
             kinds={"dicom"},
             check_specs=[dg.AssetCheckSpec(RESIDUAL_CHECK, asset=dg.AssetKey([self.name, "verification"]))],
-            description="Reads the working copy again and searches it; writes the record that is the gate.",
+            description="Reads the working copy again and searches all of it for what identified the person. "
+            "Its record in the ledger is the gate: packaging and every delivery refuse other bytes. Fails "
+            "with tag and rule of each finding, never with the value.",
             **self._common,
         )
         def verification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -105,7 +111,8 @@ class ProjectFactory:
             key_prefix=prefix,
             deps=_identity(verification.key),
             kinds={"zip"},
-            description="One ZIP with manifest and checksums, made from verified bytes only.",
+            description="One ZIP with manifest, report and checksums, made from verified bytes only. It "
+            "waits in `outbox/` until every target is proven to have it, then it moves to `DAIC/`.",
             **self._common,
         )
         def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -136,7 +143,8 @@ class ProjectFactory:
             deps=_identity(dg.AssetKey([self.name, "package"])),
             kinds={configured.kind} if configured else set(),
             pool=f"target_{target}",
-            description=f"Delivery to {target}, with proof of receipt.",
+            description=f"Delivery to {target}, with proof of receipt. What was proven is never sent twice; "
+            "an unreachable target is tried again by itself, a refusal waits for a person.",
             **self._common,
         )
         def delivered(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -159,7 +167,7 @@ class ProjectFactory:
             deps=_identity(*targets),
             kinds={"redcap"},
             pool="redcap",
-            description="What became of the request, written to REDCap from the ledger.",
+            description="What became of the request, written into its record in REDCap from the ledger.",
             **self._common,
         )
         def transfer_status(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -178,7 +186,10 @@ class ProjectFactory:
             {
                 "instances": copy.instances,
                 "held_back": sum(copy.held.values()),
-                "actions": _count_table("action", copy.report["actions"]),
+                "elements_changed": sum(
+                    count for action, count in copy.report["actions"].items() if action != "K"
+                ),
+                "actions": _actions_table(copy.report["actions"]),
                 "revision": transfer.revision,
                 "generation": transfer.generation,
             },
@@ -194,7 +205,13 @@ class ProjectFactory:
             check_name=RESIDUAL_CHECK,
             metadata={"files": len(verified.files), "findings": len(verified.findings)},
         )
-        return StepResult({"files": len(verified.files), "findings": 0}, None, (check,))
+        shown = {
+            "files": len(verified.files),
+            "findings": len(verified.findings),
+            "weak_hits": len(verified.warnings),
+            "terms_searched": sum(verified.searched.values()),
+        }
+        return StepResult(shown, _digest_of(verified.files), (check,))
 
     def _package(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
@@ -235,6 +252,18 @@ class ProjectFactory:
         ]
 
 
+def _digest_of(files: Mapping[str, str]) -> str:
+    """One digest over the verified files; their names are mapped UIDs and stay out of Dagster."""
+    return hashlib.sha256("\n".join(sorted(files.values())).encode()).hexdigest()
+
+
+_PROOFS = {
+    "sftp-readback": "every byte was read back from the server and compared",
+    "dicom-find": "the research PACS found every instance by its UID (C-FIND)",
+    "dicom-find-count": "the research PACS counts as many instances as were sent (C-FIND)",
+}
+
+
 def _delivery_metadata(proof: Proof | None, package: Package) -> dict[str, Any]:
     """Kind, counts, digests and time of the proof; no remote path, no mapped UID."""
     shown: dict[str, Any] = {
@@ -246,11 +275,35 @@ def _delivery_metadata(proof: Proof | None, package: Package) -> dict[str, Any]:
         return {**shown, "proof": "proven before; nothing was sent"}
     counts = {f"proven_{name}": count for name, count in proof.counts.items()}
     digests = {f"remote_{name}": digest for name, digest in proof.digests.items()}
-    return {**shown, "proof": proof.kind, "proven_at": proof.time, **counts, **digests}
+    return {
+        **shown,
+        "proof": f"{proof.kind}: {_PROOFS[proof.kind]}",
+        "proven_at": dg.MetadataValue.timestamp(datetime.fromisoformat(proof.time)),
+        **counts,
+        **digests,
+    }
 
 
-def _count_table(name: str, counts: dict[str, int]) -> dg.TableMetadataValue:
-    rows = [dg.TableRecord({name: key, "count": value}) for key, value in sorted(counts.items())]
-    return dg.MetadataValue.table(
-        rows, dg.TableSchema([dg.TableColumn(name, "string"), dg.TableColumn("count", "int")])
-    )
+_MEANINGS = {
+    "C": "cleaned, or a date shifted",
+    "D": "replaced by a stand-in",
+    "K": "kept",
+    "U": "UID replaced",
+    "X": "removed",
+    "Z": "emptied",
+    "private": "private element removed",
+}
+"""Actions of PS3.15 table E.1-1a in short; others explain themselves."""
+
+
+def _actions_table(counts: dict[str, int]) -> dg.TableMetadataValue:
+    rows = [
+        dg.TableRecord({"action": action, "meaning": _MEANINGS.get(action, action), "elements": count})
+        for action, count in sorted(counts.items())
+    ]
+    columns = [
+        dg.TableColumn("action", "string", description="as in PS3.15 table E.1-1a"),
+        dg.TableColumn("meaning", "string"),
+        dg.TableColumn("elements", "int", description="in all instances together, at every depth"),
+    ]
+    return dg.MetadataValue.table(rows, dg.TableSchema(columns))

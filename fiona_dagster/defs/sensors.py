@@ -34,7 +34,6 @@ def _tags(work: Work) -> dict[str, str]:
         "fiona/kind": work.kind,
         WORK_TAG: work.key,
         ATTEMPT_TAG: str(work.attempt),
-        "fiona/study": work.study,
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.build import build_defs
+from fiona_dagster.defs.intake import _series_table
 from fiona_dagster.operations import initialise
 
 
@@ -73,6 +74,27 @@ def test_a_target_shows_its_kind(loaded: dg.RepositoryDefinition) -> None:
 
     assert kinds("pacs") == {"dicom"}
     assert kinds("vault") == {"sftp"}
+
+
+def test_everything_that_people_see_is_explained(loaded: dg.RepositoryDefinition) -> None:
+    for key, assets in loaded.assets_defs_by_key.items():
+        spec = assets.specs_by_key[key]
+        assert spec.description, key
+        assert spec.group_name in {"intake", "P"}
+        assert spec.kinds
+    jobs = [job for job in loaded.get_all_jobs() if not job.name.startswith("__")]
+    for shown in (*jobs, *loaded.sensor_defs, *loaded.schedule_defs):
+        assert shown.description, shown.name
+
+
+def test_series_stand_in_the_order_of_their_numbers() -> None:
+    def record(number: str, *types: str) -> dict[str, object]:
+        return {"SeriesNumber": number, "Modality": "MR", "NumFiles": "3", "ClassifyType": list(types)}
+
+    table = _series_table({"1.1": record("10", "T1"), "1.2": record("9"), "1.3": record("free text")})
+
+    assert [row.data["series"] for row in table.records] == ["9", "10", "-"]
+    assert [row.data["types"] for row in table.records] == ["-", "T1", "-"]
 
 
 def test_a_checkout_without_a_data_root_loads(root: DataRoot) -> None:

@@ -71,9 +71,10 @@ def test_every_study_is_materialised_once_with_its_numbers(site: Site, instance:
         assert all(event.tags["dagster/data_version"] for event in found.values())
     files = materialised(result, "study_files")
     assert {event.metadata["instances"].value for event in files.values()} == {2}
-    assert isinstance(
-        materialised(result, "study_classification")[STUDIES[1]].metadata["series"], dg.TableMetadataValue
-    )
+    shown = materialised(result, "study_classification")[STUDIES[1]].metadata
+    assert (shown["series"].value, shown["instances"].value) == (1, 2)
+    assert isinstance(shown["types"], dg.TableMetadataValue)
+    assert shown["types"].records[0].data["types"] == "CT, original"
     with site.open() as gateway:
         assert [gateway.ledger.receipts.study(study).state for study in STUDIES] == ["held"] * 3
 
