@@ -14,7 +14,14 @@ from fiona_dagster.landing.conflicts import (
     place_of,
     waiting_folder,
 )
-from fiona_dagster.landing.decisions import OpenConflict, decide, finish_decisions, open_conflicts
+from fiona_dagster.landing.decisions import (
+    OpenConflict,
+    archived_of,
+    decide,
+    finish_decisions,
+    open_conflicts,
+)
+from fiona_dagster.landing.differing import differing_tags
 from fiona_dagster.landing.door import Landing, Visit, dead_workshops, digest_of
 from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
 from fiona_dagster.landing.files import NewFile
@@ -30,6 +37,7 @@ from fiona_dagster.landing.locks import study_lock
 from fiona_dagster.landing.mpps import remove_old_steps, step_file, write_step
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import Caller, Receipt
+from fiona_dagster.landing.retry import Retried, discard, find_entries, operator, retry
 from fiona_dagster.landing.shelf import Quarantined, quarantine_count, quarantined, shelf_names
 from fiona_dagster.landing.sources import survey
 
@@ -48,13 +56,18 @@ __all__ = [
     "PerformedStep",
     "Quarantined",
     "Receipt",
+    "Retried",
     "Visit",
     "adopt_orphans",
     "append_evidence",
+    "archived_of",
     "dead_workshops",
     "decide",
     "decision_waits",
+    "differing_tags",
     "digest_of",
+    "discard",
+    "find_entries",
     "finish_decisions",
     "import_paths",
     "interrupted_decisions",
@@ -62,6 +75,7 @@ __all__ = [
     "journals_of",
     "open_associations",
     "open_conflicts",
+    "operator",
     "place_of",
     "quarantine_count",
     "quarantine_file",
@@ -69,6 +83,7 @@ __all__ = [
     "read_evidence",
     "read_journals",
     "remove_old_steps",
+    "retry",
     "shelf_names",
     "step_file",
     "study_lock",

@@ -88,7 +88,7 @@ def decide(root: DataRoot, conflict: OpenConflict, decision: Decision, *, by: st
         raise UsageError(f"{conflict.id}: no such conflict; `fiona conflicts list` shows those that are open")
     document = {**conflict.reason, "decision": {"state": decision, "time": now(), "by": by, "reason": reason}}
     if decision == "accepted":
-        archived = _archived(root, conflict.study, conflict.path)
+        archived = archived_of(root, conflict.study, conflict.path)
         if archived.is_file():
             name = f"{archived.name}.{digest_of(archived)[:16]}.dcm"
             document["decision"]["superseded"] = name
@@ -133,7 +133,7 @@ def _finish(root: DataRoot, path: Path, study: str, document: dict[str, Any]) ->
 
 def _accept(root: DataRoot, path: Path, study: str, document: dict[str, Any]) -> list[Receipt]:
     decision = document["decision"]
-    archived = _archived(root, study, path)
+    archived = archived_of(root, study, path)
     old = None
     if decision.get("superseded"):
         old = _folder(superseded_folder(root, study)) / Path(decision["superseded"]).name
@@ -167,7 +167,7 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _archived(root: DataRoot, study: str, path: Path) -> Path:
+def archived_of(root: DataRoot, study: str, path: Path) -> Path:
     """Where the instance of a kept-aside file stands in the archive, or would stand."""
     folder = root.archive / f"scp_{study}"
     instance = path.stem.partition(".")[2].rpartition(".")[0]

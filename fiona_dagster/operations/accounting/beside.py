@@ -46,13 +46,17 @@ def check_set_aside(root: DataRoot, ledger: Ledger, lines: Lines, account: Accou
                 _relative(root, place),
                 f"has {size} bytes, received were {row['size']}",
             )
+    interrupted = landing.interrupted_decisions(root)
+    unfinished = {study for _, study in interrupted}
     for path, study in _aside_files(root):
+        if study in unfinished:
+            continue  # told below
         if path.suffix == ".dcm" and path not in expected and not landing.open_associations(root, study):
             handled = MAINTENANCE if path.parent == landing.waiting_folder(root, study) else ""
             account.add(
                 "no_journal_line", study, _relative(root, path), "set aside without a journal line", handled
             )
-    for path, study in landing.interrupted_decisions(root):
+    for path, study in interrupted:
         account.add(
             "interrupted_decision",
             study,
