@@ -18,6 +18,7 @@ from fiona_dagster.defs.steps import Events, StepResult, run_studies
 from fiona_dagster.ledger import work_key
 from fiona_dagster.transfers import completion, intake
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.digests import take_digests
 
 GROUP = "intake"
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
@@ -32,6 +33,7 @@ def _study_files(gateway: Gateway, study: str) -> StepResult:
     with intake.study_lock(gateway, study):
         found = intake.ensure_revision(gateway, study)
         _, contents = intake.read_contents(gateway, study)
+        digests = take_digests(gateway, study)
     return StepResult(
         {
             "instances": contents.instance_count,
@@ -39,6 +41,7 @@ def _study_files(gateway: Gateway, study: str) -> StepResult:
             "bytes": contents.byte_count,
             "damaged": len(contents.damage),
             "conflicts": found.conflicts,
+            "digests": digests,
             "revision": found.revision,
             **_completeness(gateway, study),
         },

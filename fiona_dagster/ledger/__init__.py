@@ -11,7 +11,7 @@ from types import TracebackType
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
-from fiona_dagster.ledger.receipts import Receipts, Study
+from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import Delivery, Package, Request, Transfer, Transfers, TransferState
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
@@ -64,6 +64,7 @@ class Ledger:
 
 
 __all__ = [
+    "ALTERED",
     "STATES",
     "AccountedInstance",
     "Accounts",

@@ -131,6 +131,10 @@ class Receipts:
             db.execute("UPDATE studies SET flags = ? WHERE study = ?", (json.dumps(flags), study))
             self._store.note(study, "archived bytes differ from what was received; flagged")
 
+    def has_altered(self, study: str) -> bool:
+        """Whether archived bytes of this study are known to be not those that were received."""
+        return bool(self._store.row("SELECT 1 FROM instances WHERE study = ? AND altered != ''", study))
+
     def mark_sound(self, study: str, instances: Iterable[str]) -> None:
         """Instances whose bytes are right again (restored from a backup)."""
         with self._store.writing() as db:

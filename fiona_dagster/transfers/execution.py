@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fiona_dagster.errors import Busy, NotVerified, PermanentError, RequestRefused, ResidualIdentifier
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.digests import check_digests
 from fiona_dagster.transfers.package import arcnames, build_package
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
@@ -109,6 +110,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     from fiona_dagster import deid
 
     originals = _sources(gateway, transfer)
+    check_digests(gateway, transfer.study)
     sources = [original.path for original in originals]
     folder = working_copy(gateway, transfer)
     _remove_working_copies(gateway, transfer)

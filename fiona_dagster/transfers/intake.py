@@ -13,7 +13,7 @@ from typing import Any
 
 from fiona_dagster import landing, studies
 from fiona_dagster.errors import PermanentError
-from fiona_dagster.ledger import Study
+from fiona_dagster.ledger import ALTERED, Study
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
@@ -38,6 +38,7 @@ def ensure_revision(gateway: Gateway, study_uid: str) -> Study:
     Raises:
         UnknownStudy: the ledger has no such study.
     """
+    landing.finish_decisions(gateway.root, study_uid)
     gateway.ledger.receipts.read_journals()
     study = gateway.ledger.receipts.study(study_uid)
     if study.revision == 0:
@@ -98,6 +99,8 @@ def process(gateway: Gateway, study_uid: str) -> Processed:
     }
     records = studies.build_series_records(contents, rules, connection)
     flags = tuple(studies.flags(gateway.root, contents))
+    if gateway.ledger.receipts.has_altered(study_uid):
+        flags += (ALTERED,)
     return Processed(study, contents, records, flags, rules.digest, problem)
 
 

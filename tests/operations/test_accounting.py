@@ -184,7 +184,6 @@ DAMAGE: list[tuple[Callable[[DataRoot], None], list[str]]] = [
     (lose_project, ["no_project"]),
     (lose_package, ["lost_package"]),
     (cut_package, ["size_differs"]),
-    (lose_delivery_work, ["stuck_delivery"]),
     (forget_package, ["unknown_package"]),
     (prove_another, ["other_package"]),
 ]
@@ -196,6 +195,11 @@ def test_what_has_no_known_state_is_named(
 ) -> None:
     damage(filed)
     assert sorted(codes(filed)[0]) == expected
+
+
+def test_a_delivery_without_work_is_taken_up_by_the_sensor(filed: DataRoot) -> None:
+    lose_delivery_work(filed)
+    assert codes(filed) == ([], ["not_sent"])
 
 
 def test_an_open_association_is_no_finding(root: DataRoot) -> None:

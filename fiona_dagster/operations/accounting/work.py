@@ -107,9 +107,7 @@ def _check_packaged(root: DataRoot, books: Books, transfer: sqlite3.Row, account
     for target in missing:
         key = work_key("deliver", study, project, target)
         if key not in books.work:
-            account.add(
-                "stuck_delivery", study, key, f"{target} is not proven to have the package, nothing sends it"
-            )
+            account.add("not_sent", study, key, f"{target} was added since the package was made", SENSOR)
     if not missing:
         key = work_key("transfer", study, project)
         account.add("not_closed", study, key, "proven everywhere, but not closed (killed in between)", SENSOR)
@@ -147,7 +145,8 @@ def _why_never(
     if place not in current:
         return "no transfer of this study to this project counts any more"
     targets = _targets(root, row["project"])
-    if kind == "deliver" and targets is not None and row["target"] not in targets:
+    closed = current[place]["state"] == "delivered"  # else the sensor forgets a target that was taken out
+    if kind == "deliver" and closed and targets is not None and row["target"] not in targets:
         return f"project {row['project']} has no target {row['target']} any more"
     return ""
 
