@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 BUFFER = 256 * 1024
 _SMALL = 32 * 1024
+_WORTH = 64 * 1024
+"""Free bytes at the buffer's end that make one more read worth while before it is emptied."""
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -36,6 +38,7 @@ class Stream:
         self._end = 0
         self._idle = 60.0
         self._deadline = 0.0
+        self._timeout = 0.0
 
     def limit(self, idle: float, deadline: float | None) -> None:
         """Sets the limits for what is read from now on.
@@ -48,24 +51,58 @@ class Stream:
         self._idle = idle
         self._deadline = time.monotonic() + deadline if deadline else 0.0
 
+    def seen(self) -> None:
+        """Nobody holds a view any more: what was taken may be written over at once."""
+        if self._start == self._end:
+            self._start = self._end = 0
+
+    def send(self, data: bytes) -> None:
+        """Sends all of it.
+
+        Raises:
+            PeerGone: the connection broke.
+            PeerSilent: the peer did not take it within the limit for silence.
+        """
+        try:
+            if self._timeout < self._idle:
+                self._sock.settimeout(self._idle)
+                self._timeout = self._idle
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise PeerSilent from None
+        except OSError:
+            raise PeerGone from None
+
     @property
     def buffered(self) -> bool:
         """Whether bytes are here already."""
         return self._start < self._end
 
-    def _refill(self) -> None:
+    def _make_room(self) -> None:
+        """Lets go of what was seen; small objects so go to their file as a whole."""
+        if self._end + _WORTH <= BUFFER:
+            return
         self._before_refill()
         left = self._end - self._start
         if self._start:
             self._view[:left] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, left
+
+    def _wait(self) -> None:
+        """Sets the time limit of the next read: a system call, so only when it has changed."""
         wait = self._idle
         if self._deadline:
             wait = min(wait, self._deadline - time.monotonic())
             if wait <= 0:
                 raise PeerSilent
-        try:
+        if not 0.9 * self._timeout < wait <= self._timeout:
             self._sock.settimeout(wait)
+            self._timeout = wait
+
+    def _refill(self) -> None:
+        self._make_room()
+        try:
+            self._wait()
             count = self._sock.recv_into(self._view[self._end :])
             if _QUICKACK is not None and count < _SMALL:
                 # Many senders leave Nagle's algorithm on: they wait for this acknowledgement before they
@@ -96,7 +133,7 @@ class Stream:
         return b"".join(parts)
 
     def chunk(self, limit: int) -> memoryview:
-        """What is there of the next ``limit`` bytes, at least one; valid until ``before_refill``."""
+        """What is there of the next ``limit`` bytes, at least one; valid until ``before_refill`` was called."""
         if self._start == self._end:
             self._refill()
         stop = min(self._end, self._start + limit)

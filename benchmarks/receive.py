@@ -1,0 +1,260 @@
+"""Reception: ours against dcmtk's storescp and Orthanc, in the same run with the same sender.
+
+``sync`` before each run, order alternating, medians. What was answered with Success is counted on the disk after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import receivers
+from benchmarks.objects import make
+from benchmarks.receivers import Running
+
+RESULTS = Path(__file__).parent / "results" / "receive.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is sent: how many objects of which size over how many associations, and the ratios to reach."""
+
+    kind: str
+    count: int
+    pixel_bytes: int
+    associations: int
+    rename: float
+    full: float
+
+    @property
+    def material(self) -> str:
+        """Name of the folder with the objects."""
+        return f"{self.kind}-{self.count}-{self.pixel_bytes}"
+
+
+CASES = {
+    "ct1": Case("ct", 400, 512 * 512 * 2, 1, rename=0.9, full=0.3),
+    "ct4": Case("ct", 400, 512 * 512 * 2, 4, rename=0.9, full=0.4),
+    "mr1": Case("mr", 2000, 128 * 128 * 2, 1, rename=0.9, full=0.25),
+    "mr4": Case("mr", 2000, 128 * 128 * 2, 4, rename=0.7, full=0.25),
+    "big1": Case("mr", 1, 300_000_000, 1, rename=1.2, full=0.25),
+}
+
+Start = Callable[[Path, bool], AbstractContextManager[Running]]
+SYSTEMS: dict[str, Start] = {
+    "storescp": receivers.storescp,
+    "fiona-rename": partial(receivers.fiona, durability="rename"),
+    "fiona-full": partial(receivers.fiona, durability="full"),
+    "orthanc": receivers.orthanc,
+}
+
+
+@dataclass
+class Run:
+    """One run: seconds from the first connection to the last answer, processor seconds, memory in MiB."""
+
+    seconds: float
+    cpu: float
+    rss: float
+    pss: float
+    start: float
+
+
+def replay(running: Running, files: list[Path], associations: int) -> tuple[float, int]:
+    """Sends with our sender, a process for each association; returns seconds and objects answered with Success."""
+    senders = []
+    for number in range(associations):
+        share = [str(path) for path in files[number::associations]]
+        command = [sys.executable, "-m", "benchmarks.sender", "127.0.0.1", str(running.port), *share]
+        pipe = subprocess.PIPE
+        senders.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+    for sender in senders:
+        assert sender.stdout is not None  # noqa: S101 - for mypy
+        sender.stdout.readline()
+    os.sync()
+    begin = time.monotonic()
+    for sender in senders:
+        assert sender.stdin is not None  # noqa: S101 - for mypy
+        sender.stdin.write("go\n")
+        sender.stdin.flush()
+    stored = 0
+    for sender in senders:
+        assert sender.stdout is not None  # noqa: S101 - for mypy
+        stored += int(sender.stdout.readline() or 0)
+    seconds = time.monotonic() - begin
+    for sender in senders:
+        sender.communicate()
+    return seconds, stored
+
+
+def dcmsend(running: Running, files: list[Path], associations: int) -> tuple[float, int]:
+    """The same with dcmtk's sender; its reading of the files is inside the time."""
+    os.sync()
+    begin = time.monotonic()
+    senders = []
+    for number in range(associations):
+        share = [str(path) for path in files[number::associations]]
+        command = ["dcmsend", "127.0.0.1", str(running.port), "--max-pdu", "131072", *share]
+        environment = {**os.environ, **receivers.DCMTK_ENVIRONMENT}
+        senders.append(subprocess.Popen(command, env=environment))
+    failed = [sender.wait() for sender in senders]
+    seconds = time.monotonic() - begin
+    return seconds, 0 if any(failed) else len(files)
+
+
+SENDERS = {"replay": replay, "dcmsend": dcmsend}
+
+
+def run_once(name: str, case: Case, files: list[Path], scratch: Path, sender: str) -> Run:
+    """One run of one system on an empty folder.
+
+    Raises:
+        RuntimeError: not everything was answered with Success and stored.
+    """
+    folder = scratch / name
+    with SYSTEMS[name](folder, case.associations > 1) as running:
+        before = running.cpu()
+        seconds, answered = SENDERS[sender](running, files, case.associations)
+        cpu = running.cpu() - before
+        rss, pss = running.memory()
+        start = running.seconds
+    there = len(receivers.stored(name, folder))
+    shutil.rmtree(folder)
+    with contextlib.suppress(FileNotFoundError):
+        folder.with_suffix(".log").unlink()
+    if answered != len(files) or there < len(files):
+        raise RuntimeError(f"{name}: {answered} answered with Success, {there} stored, of {len(files)}")
+    return Run(seconds, cpu, rss, pss, start)
+
+
+def measure(
+    key: str, systems: list[str], rounds: int, scratch: Path, sender: str
+) -> dict[str, dict[str, Any]]:
+    """All rounds of one case, the order turned round each time; medians by system."""
+    case = CASES[key]
+    folder = scratch / case.material
+    files = sorted(folder.iterdir()) if folder.exists() else make(folder, case.kind, case.count, case.pixel_bytes)
+    size = sum(path.stat().st_size for path in files)
+    runs: dict[str, list[Run]] = {name: [] for name in systems}
+    for number in range(rounds):
+        for name in systems if number % 2 == 0 else reversed(systems):
+            runs[name].append(run_once(name, case, files, scratch, sender))
+    table: dict[str, dict[str, Any]] = {}
+    for name, all_runs in runs.items():
+        seconds = statistics.median(run.seconds for run in all_runs)
+        rates = [case.count / run.seconds for run in all_runs]
+        table[name] = {
+            "instances_per_second": round(case.count / seconds, 1),
+            "lowest": round(min(rates), 1),
+            "highest": round(max(rates), 1),
+            "megabytes_per_second": round(size / seconds / 1e6, 1),
+            "cpu_ms_per_instance": round(
+                statistics.median(run.cpu for run in all_runs) / case.count * 1000, 3
+            ),
+            "peak_rss_mib": round(max(run.rss for run in all_runs), 1),
+            "pss_mib": round(max(run.pss for run in all_runs), 1),
+        }
+    base = table.get("storescp")
+    for row in table.values():
+        if base:
+            row["ratio"] = round(row["instances_per_second"] / base["instances_per_second"], 2)
+    return table
+
+
+def start_and_memory(scratch: Path) -> dict[str, float]:
+    """Time to listening, and the memory of all processes with 64 associations that each send CTs."""
+    seconds = []
+    for _ in range(5):
+        folder = scratch / "start"
+        with receivers.fiona(folder, True, "full") as running:
+            seconds.append(running.seconds)
+        shutil.rmtree(folder)
+    files = make(scratch / "ct-64", "ct", 256, 512 * 512 * 2)
+    folder = scratch / "many"
+    with receivers.fiona(folder, True, "full") as running:
+        _, answered = replay(running, files, 64)
+        rss, pss = running.memory()
+    shutil.rmtree(folder)
+    if answered != len(files):
+        raise RuntimeError(f"64 associations: {answered} of {len(files)} answered with Success")
+    return {
+        "seconds_to_listening": round(statistics.median(seconds), 3),
+        "peak_rss_mib_64_associations": round(rss, 1),
+        "pss_mib_64_associations": round(pss, 1),
+    }
+
+
+def _verdict(key: str, name: str, row: dict[str, Any]) -> str:
+    wanted = {"fiona-rename": CASES[key].rename, "fiona-full": CASES[key].full}.get(name)
+    if wanted is None or "ratio" not in row:
+        return ""
+    return f"{'reaches' if row['ratio'] >= wanted else 'MISSES'} {wanted}"
+
+
+def _print(key: str, table: dict[str, dict[str, Any]]) -> None:
+    case = CASES[key]
+    print(f"\n{key}: {case.count} {case.kind.upper()}, associations: {case.associations}")  # noqa: T201
+    print(f"  {'':14}{'inst/s':>9}{'min-max':>18}{'MB/s':>8}{'CPU ms':>9}{'RSS':>7}{'ratio':>7}")  # noqa: T201
+    for name, row in table.items():
+        span = f"{row['lowest']:.0f}-{row['highest']:.0f}"
+        print(  # noqa: T201
+            f"  {name:14}{row['instances_per_second']:>9}{span:>18}{row['megabytes_per_second']:>8}"
+            f"{row['cpu_ms_per_instance']:>9}{row['peak_rss_mib']:>7}{row.get('ratio', ''):>7}"
+            f"  {_verdict(key, name, row)}",
+            flush=True,
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the cases, prints tables, and writes ``benchmarks/results/receive.json`` when all were run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.receive", description=main.__doc__)
+    parser.add_argument("--case", action="append", choices=sorted(CASES), help="may be repeated; default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--system", action="append", choices=sorted(SYSTEMS), help="default: all")
+    parser.add_argument("--sender", choices=sorted(SENDERS), default="replay")
+    parser.add_argument("--dir", type=Path, help="folder on the disk to measure; default: the temporary one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a receiver setting")
+    given = parser.parse_args(arguments)
+    cases, systems = given.case or list(CASES), given.system or list(SYSTEMS)
+    extra = {key: json.loads(value) for key, _, value in (text.partition("=") for text in given.set)}
+    for name, durability in (("fiona-rename", "rename"), ("fiona-full", "full")):
+        SYSTEMS[name] = partial(receivers.fiona, durability=durability, **extra)
+    result: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} processors, {platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "rounds": given.rounds,
+        "sender": given.sender,
+        "load_before": os.getloadavg()[0],
+        "cases": {},
+    }
+    with tempfile.TemporaryDirectory(prefix="fiona-bench-", dir=given.dir) as name:
+        for key in cases:
+            table = measure(key, systems, given.rounds, Path(name), given.sender)
+            result["cases"][key] = table
+            _print(key, table)
+        if not given.case:
+            result["process"] = start_and_memory(Path(name))
+            print("\n" + ", ".join(f"{key}: {value}" for key, value in result["process"].items()))  # noqa: T201
+    if not given.case and not given.system and not given.set and given.sender == "replay":
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
