@@ -33,7 +33,14 @@ def _references(sop_class: str, number: int) -> bytes:
 
 
 def data_set(
-    sop_class: str, study: str, series: str, instance: str, number: int, pixels: bytes, chance: random.Random
+    sop_class: str,
+    study: str,
+    series: str,
+    instance: str,
+    *,
+    number: int,
+    pixels: bytes,
+    chance: random.Random,
 ) -> bytes:
     """One explicit VR little endian data set of about 190 elements."""
     modality = b"CT" if sop_class == CT else b"MR"
@@ -86,7 +93,7 @@ def make(folder: Path, kind: str, count: int, pixel_bytes: int) -> list[Path]:
     for number in range(1, count + 1):
         instance = f"{series}.{number}"
         path = folder / f"{number:05}.dcm"
-        data = data_set(sop_class, study, series, instance, number, pixels, chance)
+        data = data_set(sop_class, study, series, instance, number=number, pixels=pixels, chance=chance)
         path.write_bytes(build_file_meta(sop_class, instance, EXPLICIT) + data)
         files.append(path)
     return files

@@ -1,6 +1,7 @@
 """Reception: ours against dcmtk's storescp and Orthanc, in the same run with the same sender.
 
-``sync`` before each run, order alternating, medians. What was answered with Success is counted on the disk after each run.
+``sync`` before each run, order alternating, medians. What was answered with Success is counted on the disk
+after each run.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Run:
 
 
 def replay(running: Running, files: list[Path], associations: int) -> tuple[float, int]:
-    """Sends with our sender, a process for each association; returns seconds and objects answered with Success."""
+    """Sends with our sender, a process for each association; returns seconds and Successes."""
     senders = []
     for number in range(associations):
         share = [str(path) for path in files[number::associations]]
@@ -148,7 +149,9 @@ def measure(
     """All rounds of one case, the order turned round each time; medians by system."""
     case = CASES[key]
     folder = scratch / case.material
-    files = sorted(folder.iterdir()) if folder.exists() else make(folder, case.kind, case.count, case.pixel_bytes)
+    files = (
+        sorted(folder.iterdir()) if folder.exists() else make(folder, case.kind, case.count, case.pixel_bytes)
+    )
     size = sum(path.stat().st_size for path in files)
     runs: dict[str, list[Run]] = {name: [] for name in systems}
     for number in range(rounds):
@@ -223,7 +226,9 @@ def _print(key: str, table: dict[str, dict[str, Any]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the cases, prints tables, and writes ``benchmarks/results/receive.json`` when all were run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.receive", description=main.__doc__)
-    parser.add_argument("--case", action="append", choices=sorted(CASES), help="may be repeated; default: all")
+    parser.add_argument(
+        "--case", action="append", choices=sorted(CASES), help="may be repeated; default: all"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--system", action="append", choices=sorted(SYSTEMS), help="default: all")
     parser.add_argument("--sender", choices=sorted(SENDERS), default="replay")

@@ -17,7 +17,7 @@ from pathlib import Path
 _TICK = os.sysconf("SC_CLK_TCK")
 _MIB = 1024.0
 DCMTK_ENVIRONMENT = {"TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "131072"}
-"""Without it dcmtk leaves Nagle's algorithm on and stalls 40 ms an instance; the comparison would be bogus."""
+"""Without it dcmtk leaves Nagle's algorithm on and stalls 40 ms an instance."""
 
 
 @dataclass
@@ -136,7 +136,16 @@ def storescp(folder: Path, parallel: bool) -> Iterator[Running]:
     """dcmtk, bit-preserving, with its largest PDU; it flushes nothing."""
     folder.mkdir()
     port = free_port()
-    command = ["storescp", "+B", "--max-pdu", "131072", "-od", str(folder), *(["--fork"] * parallel), str(port)]
+    command = [
+        "storescp",
+        "+B",
+        "--max-pdu",
+        "131072",
+        "-od",
+        str(folder),
+        *(["--fork"] * parallel),
+        str(port),
+    ]
     with _running(command, port, folder.with_suffix(".log"), DCMTK_ENVIRONMENT) as running:
         yield running
 

@@ -1,7 +1,7 @@
 """A small fast sender, the same for every receiver: replays stored bytes, one object after the other.
 
-``python -m benchmarks.sender HOST PORT FILE...`` loads everything, says ``ready``, waits for a line, sends, and says how many
-were answered with Success.
+``python -m benchmarks.sender HOST PORT FILE...`` loads all, says ``ready``, waits for a line, sends, and
+says how many were answered with Success.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ class Association:
         self._ip = ip
         self._house = house
         self._stream = Stream(sock, self._flush)
+        self._idle = house.settings.idle_seconds
         self._contexts: dict[int, str] = {}
         self._peer_max_pdu = 0
         self._max_pdu = house.settings.max_pdu
@@ -186,10 +187,9 @@ class Association:
         return raw[0], int.from_bytes(raw[2:], "big")
 
     def _next_pdu(self) -> None:
-        idle = self._house.settings.idle_seconds
-        self._stream.limit(idle, None)
+        self._stream.limit(self._idle, None)
         kind, length = self._header()
-        self._stream.limit(idle, idle)
+        self._stream.limit(self._idle, self._idle)
         if kind == pdu.P_DATA:
             if length > self._max_pdu + _SLACK:
                 raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is longer than agreed")
@@ -271,6 +271,7 @@ class Association:
         if last:
             command, self._command, self._incoming = self._command, None, None
             self._finish(command, incoming)
+            self._stream.seen()
 
     def _finish(self, command: dimse.Command, incoming: IncomingObject | None) -> None:
         if incoming is None:
@@ -291,13 +292,7 @@ class Association:
             self._incoming.flush()
 
     def _send(self, data: bytes) -> None:
-        try:
-            self._sock.settimeout(self._house.settings.idle_seconds)
-            self._sock.sendall(data)
-        except TimeoutError:
-            raise PeerSilent from None
-        except OSError:
-            raise PeerGone from None
+        self._stream.send(data)
 
     def _send_quietly(self, data: bytes) -> None:
         try:

@@ -118,7 +118,7 @@ class IncomingObject:
                 verdict.status,
             )
             return Outcome("refused", verdict.status, verdict.message, verdict.element)
-        receipt = self._visit.file_object(self._file.path, verdict, self._transfer_syntax)
+        receipt = self._visit.file_object(self._file, verdict, self._transfer_syntax)
         if receipt.kind == "conflict":
             log.warning("conflict: instance %s came again with another data set", verdict.sop_instance)
         return Outcome(receipt.kind)

@@ -133,7 +133,7 @@ class Stream:
         return b"".join(parts)
 
     def chunk(self, limit: int) -> memoryview:
-        """What is there of the next ``limit`` bytes, at least one; valid until ``before_refill`` was called."""
+        """What is there of the next ``limit`` bytes, at least one; valid until ``before_refill``."""
         if self._start == self._end:
             self._refill()
         stop = min(self._end, self._start + limit)

@@ -33,6 +33,8 @@ _UNDEFINED = 0xFFFFFFFF
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _KNOWN_VRS = _SHORT_VRS | _LONG_VRS
+_EXPLICIT, _IMPLICIT = struct.Struct("<HH2sH"), struct.Struct("<HHI")
+_LENGTH = struct.Struct("<I")
 _VR = re.compile(rb"[A-Z][A-Z]")
 
 MAX_ELEMENTS = 200_000
@@ -42,6 +44,7 @@ MAX_INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated in search of the UIDs."""
 _MAX_VALUE = 128
 _INFLATE_STEP = 64 * 1024
+_STEP = 8 * 1024
 _SEQUENCE, _IN_ITEM = 0, 1
 
 
@@ -119,7 +122,7 @@ class HeadReader:
             return True
         try:
             if self._inflater is None:
-                self._take(data)
+                self._take_front(data)
             else:
                 self._inflate(data)
         except _Malformed as error:
@@ -152,6 +155,16 @@ class HeadReader:
             if not pending and len(out) < _INFLATE_STEP:
                 break
 
+    def _take_front(self, data: bytes | memoryview) -> None:
+        """Takes it in small steps: the UIDs stand at the front; what is behind them is not to be copied."""
+        if len(data) <= _STEP or self._skip >= len(data):
+            self._take(data)
+            return
+        for at in range(0, len(data), _STEP):
+            if self.done:
+                return
+            self._take(data[at : at + _STEP])
+
     def _take(self, data: bytes | memoryview) -> None:
         if self._skip:
             dropped = min(self._skip, len(data))
@@ -163,14 +176,44 @@ class HeadReader:
         buffer += data
         position = 0
         while not self.done:
-            used = self._element(buffer, position)
+            if not self._frames and self._order == "<":
+                position = self._plain_elements(buffer, position)
+            used = self._element(buffer, position) if position < len(buffer) else 0
             if not used:
                 break
             position += used
-            if position > len(buffer):
-                self._skip = position - len(buffer)
-                position = len(buffer)
+        self._skip = max(0, position - len(buffer))
         del buffer[:position]
+
+    def _plain_elements(self, buffer: bytearray, at: int) -> int:
+        """Steps over what is neither wanted nor nested, at the speed that every arrival needs.
+
+        Returns:
+            Where the first element stands that :meth:`_element` must look at, maybe behind the buffer.
+        """
+        explicit, last, count = self._explicit, len(buffer) - 12, 0
+        while at <= last:
+            if explicit:
+                group, element, vr, length = _EXPLICIT.unpack_from(buffer, at)
+                if vr in _SHORT_VRS:
+                    step = 8 + length
+                elif vr in _LONG_VRS:
+                    (length,) = _LENGTH.unpack_from(buffer, at + 8)
+                    step = 12 + length
+                else:
+                    break
+            elif explicit is None:
+                break
+            else:
+                group, element, length = _IMPLICIT.unpack_from(buffer, at)
+                step = 8 + length
+            if length == _UNDEFINED or group == 0xFFFE or group << 16 | element in _WANTED:
+                break
+            at += step
+            count += 1
+        self._elements += count - 1  # _count adds one, and says when there are too many
+        self._count()
+        return at
 
     def _element(self, buffer: bytearray, at: int) -> int:
         """Bytes that the element at ``at`` takes (value included, there or not); 0: more is needed."""

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +22,19 @@ from fiona_dagster.errors import PermanentError, StorageFull, UnreadableDicom
 from fiona_dagster.landing import files
 from fiona_dagster.landing.conflicts import SUPERSEDED, kept_at
 from fiona_dagster.landing.files import (
+    HERE,
     NewFile,
     Workshop,
+    as_room_error,
     check_room,
     clear_workshops,
     make_directory,
     rename_new,
-    room_errors,
     sync_directory,
 )
-from fiona_dagster.landing.journal import Journal
-from fiona_dagster.landing.names import NamesCache
+from fiona_dagster.landing.flush import flush_data
+from fiona_dagster.landing.journal import FlushGroups, Journal
+from fiona_dagster.landing.names import NamesCache, StudyNames
 from fiona_dagster.landing.quarantine import write_json_new
 from fiona_dagster.landing.receipt import Caller, Kind, Receipt, now
 
@@ -42,6 +45,8 @@ _MODALITY = re.compile(r"[A-Z0-9]{1,16}")
 _CHUNK = 1024 * 1024
 _MAX_JOURNALS = 32
 _TRIES = 5
+_ROOM_HOLDS = 0.1
+"""Seconds for which a look at the free space holds; below the smallest sensible reserve at any speed."""
 
 _PREFIX_BY_CLASS = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -93,13 +98,17 @@ class Landing:
     def __init__(self, root: DataRoot, *, reserve_mb: int = 0, durability: Durability = "full") -> None:
         self.root = root
         self.durability = durability
+        self._flushed = durability == "full"
         self._reserve = reserve_mb * 1024 * 1024
+        self._room_until = 0.0
         make_directory(root.arrived)
         make_directory(root.archive)
         clear_workshops(workshops(root))
         self._workshop = Workshop(workshops(root))
-        self.names = NamesCache(root)
+        self.names = NamesCache(root, flushed=self._flushed)
+        self.journals = FlushGroups()
         self._unwritten: dict[str, Kind] = {}
+        self._doubtful: set[Path] = set()
         self._mutex = threading.Lock()
 
     def new_file(self) -> NewFile:
@@ -108,8 +117,9 @@ class Landing:
         Raises:
             StorageFull: no room, or the reserve is reached.
         """
-        self.check_room()
-        return self._workshop.new_file()
+        if time.monotonic() > self._room_until:
+            self.check_room()
+        return self._workshop.new_file(flushed=self._flushed)
 
     def check_room(self) -> None:
         """Makes sure that the reserve is free.
@@ -118,6 +128,7 @@ class Landing:
             StorageFull: it is not.
         """
         check_room(self.root.archive, self._reserve)
+        self._room_until = time.monotonic() + _ROOM_HOLDS
 
     def visit(self, caller: Caller) -> Visit:
         """Begins a visit: one association, or one import."""
@@ -127,13 +138,21 @@ class Landing:
         self, temp_path: Path, uids: StorageUids, transfer_syntax: str, caller: Caller
     ) -> Receipt:
         """Files one object in a visit of its own; see :meth:`Visit.file_object`."""
-        fd = os.open(temp_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        flush_file(temp_path)
         with self.visit(caller) as visit:
             return visit.file_object(temp_path, uids, transfer_syntax)
+
+    def doubt(self, path: Path) -> None:
+        """Notes a file whose directory entry could not be flushed."""
+        with self._mutex:
+            self._doubtful.add(path)
+
+    def dispel(self, path: Path) -> bool:
+        """Whether a file was in doubt; from now on it is not."""
+        with self._mutex:
+            known = path in self._doubtful
+            self._doubtful.discard(path)
+            return known
 
     def remember_unwritten(self, path: str, kind: Kind) -> None:
         """Notes a file that was placed but whose journal line could not be written."""
@@ -169,12 +188,13 @@ class Visit:
         self._landing = landing
         self._root = landing.root
         self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._prefix = f"{landing.root.archive.relative_to(landing.root.path).as_posix()}/scp_"
 
-    def file_object(self, temp_path: Path, uids: StorageUids, transfer_syntax: str) -> Receipt:
+    def file_object(self, source: Path | NewFile, uids: StorageUids, transfer_syntax: str) -> Receipt:
         """Files one object; it is durable and in the journal when this returns.
 
         Args:
-            temp_path: the whole file, flushed, on the archive's file system; it is moved or removed.
+            source: the whole file, flushed, on the archive's file system; it is moved or removed.
             uids: as judged by ``fiona_dagster.dicom.judge``.
             transfer_syntax: UID.
 
@@ -187,11 +207,12 @@ class Visit:
         """
         if not (is_uid(uids.study) and is_uid(uids.series) and is_uid(uids.sop_instance)):
             raise UnreadableDicom("object has malformed UIDs; put it into quarantine")
-        with room_errors(self._root.archive):
+        try:
             journal = self._journal(uids.study)
-            size = temp_path.stat().st_size
-            kind, path = self._place(temp_path, uids)
-        relative = path.relative_to(self._root.path).as_posix()
+            size = source.size if isinstance(source, NewFile) else source.stat().st_size
+            kind, relative = self._place(source, uids)
+        except OSError as error:
+            raise as_room_error(error, self._root.archive) from None
         kind = self._landing.true_kind(relative, kind)
         receipt = Receipt(
             time=now(),
@@ -219,36 +240,51 @@ class Visit:
                 self._landing.remember_unwritten(receipt.path, receipt.kind)
             raise
 
-    def _place(self, temp_path: Path, uids: StorageUids) -> tuple[Kind, Path]:
+    def _place(self, source: Path | NewFile, uids: StorageUids) -> tuple[Kind, str]:
+        """Returns what became of it, and the path of its file relative to the data root."""
         for _ in range(_TRIES):
             try:
-                return self._try_to_place(temp_path, uids)
+                return self._try_to_place(source, uids)
             except FileNotFoundError:  # retention removed the folder or the file we compared with
-                if not temp_path.exists():
+                if not _path(source).exists():
                     raise
                 self._landing.names.forget(uids.study)
         raise StorageFull(f"study {uids.study}: its archive folder keeps disappearing; send again")
 
-    def _try_to_place(self, temp_path: Path, uids: StorageUids) -> tuple[Kind, Path]:
+    def _try_to_place(self, source: Path | NewFile, uids: StorageUids) -> tuple[Kind, str]:
         names = self._landing.names.of(uids.study)
         name = f"{archive_prefix(uids)}.{uids.sop_instance}"
-        with names.locked():
+        fd, own = (source.folder_fd, source.name) if isinstance(source, NewFile) else (HERE, str(source))
+        with names:
             there = names.find(uids.sop_instance)
-            if there is None:
-                names.announce(name)
-                if not rename_new(temp_path, names.folder / name):
-                    there = name
-        target = names.folder / (there or name)
-        # Also for a repeat: whoever placed the file may not have flushed its name yet.
-        sync_directory(names.folder)
+            if there is None and not names.place(fd, own, name):
+                there = name
         if there is None:
-            return "stored", target
-        if same_object(target, temp_path):
-            temp_path.unlink()
-            return "repeat", target
-        return self._keep_aside(temp_path, target, uids)
+            names.flush(name)
+            return "stored", f"{self._prefix}{uids.study}/{name}"
+        target = names.folder / there
+        if not same_object(target, _path(source)):
+            names.flush(there)
+            return self._keep_aside(_path(source), target, uids)
+        kind = self._repeat(names, fd, own, there, uids.sop_instance)
+        return kind, f"{self._prefix}{uids.study}/{there}"
 
-    def _keep_aside(self, temp_path: Path, archived: Path, uids: StorageUids) -> tuple[Kind, Path]:
+    def _repeat(self, names: StudyNames, fd: int, own: str, there: str, instance: str) -> Kind:
+        """The same object is there. Success rests on its file, so that is flushed as if it were new."""
+        with names:
+            # What a failed flush covered is never believed again. The new copy is sound: it takes over.
+            doubtful = names.is_doubtful(instance)
+            replaces = doubtful or names.is_unflushed(instance)
+            if replaces:
+                names.replace(fd, own, there)
+        if not replaces:
+            if self._landing.durability == "full":
+                flush_file(names.folder / there)  # it may have come at another durability
+            os.unlink(own, dir_fd=fd if fd >= 0 else None)
+        names.flush(there)
+        return "stored" if doubtful else "repeat"
+
+    def _keep_aside(self, temp_path: Path, archived: Path, uids: StorageUids) -> tuple[Kind, str]:
         folder = self._root.conflicts / uids.study
         make_directory(folder)
         sync_directory(folder.parent)
@@ -268,7 +304,10 @@ class Visit:
         kept = kept_at(self._root, uids.study, path.name)
         if kept is not None:  # it waits for a decision, or a person has decided about these very bytes
             kind: Kind = "repeat"
-            temp_path.unlink()
+            if self._landing.dispel(kept):
+                temp_path.replace(kept)
+            else:
+                temp_path.unlink()
             path = kept if kept.parent.parent.name == SUPERSEDED else path
         else:
             kind = "conflict"
@@ -276,13 +315,23 @@ class Visit:
             if not rename_new(temp_path, path):
                 temp_path.unlink()
                 kind = "repeat"
-        sync_directory(folder)
-        return kind, path
+        try:
+            sync_directory(folder)
+        except OSError:
+            self._landing.doubt(path)
+            raise
+        return kind, path.relative_to(self._root.path).as_posix()
 
     def _journal(self, study: str) -> Journal:
         journal = self._journals.get(study)
         if journal is None:
-            journal = self._journals[study] = Journal(self._root, self.caller, study)
+            journal = self._journals[study] = Journal(
+                self._root,
+                self.caller,
+                study,
+                flushed=self._landing.durability == "full",
+                groups=self._landing.journals,
+            )
             if len(self._journals) > _MAX_JOURNALS:
                 self._journals.popitem(last=False)[1].close()
         self._journals.move_to_end(study)
@@ -301,6 +350,19 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _path(source: Path | NewFile) -> Path:
+    return source.path if isinstance(source, NewFile) else source
+
+
+def flush_file(path: Path) -> None:
+    """Flushes the bytes of a file that is complete."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flush_data(fd)
+    finally:
+        os.close(fd)
 
 
 def _begin(path: Path) -> tuple[str, int]:

@@ -6,15 +6,18 @@ import fcntl
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
 from fiona_dagster.errors import StorageFull
-from fiona_dagster.landing.files import room_errors, sync_directory
+from fiona_dagster.landing.files import as_room_error, room_errors, sync_directory
+from fiona_dagster.landing.flush import GroupFlush, flush_data
 from fiona_dagster.landing.receipt import Caller, Receipt, decode_line, encode_line
 
 log = logging.getLogger("fiona.landing")
@@ -44,20 +47,55 @@ def study_of(name: str) -> str | None:
     return match[1] if match and is_uid(match[1]) else None
 
 
+class FlushGroups:
+    """The flushes of one process: all associations that write to the same journal share one."""
+
+    def __init__(self) -> None:
+        self._groups: WeakValueDictionary[Path, GroupFlush] = WeakValueDictionary()
+        self._mutex = threading.Lock()
+
+    def of(self, path: Path) -> GroupFlush:
+        """The flush of one journal."""
+        with self._mutex:
+            group = self._groups.get(path)
+            if group is None:
+                group = self._groups[path] = GroupFlush(flush_data)
+            return group
+
+
 class Journal:
     """A journal as one association writes it.
+
+    Args:
+        root: the data root.
+        caller: who sends.
+        study: StudyInstanceUID.
+        flushed: whether a line is flushed before :meth:`append` returns.
+        groups: shared by all who write in this process.
 
     From opening to closing it holds a shared flock, which says that this association has sent to this
     study and may send more (:func:`open_associations`). The kernel drops it when the process dies.
     """
 
-    def __init__(self, root: DataRoot, caller: Caller, study: str) -> None:
+    def __init__(
+        self,
+        root: DataRoot,
+        caller: Caller,
+        study: str,
+        *,
+        flushed: bool = True,
+        groups: FlushGroups | None = None,
+    ) -> None:
         self.path = root.arrived / journal_name(caller, study)
         self._fd = -1
+        self._end = -1
+        self._flushed = flushed
+        self._flush = (groups or FlushGroups()).of(self.path)
         with room_errors(root.arrived):
             while not self._open():
                 self.close()
-            sync_directory(root.arrived)
+            if flushed:
+                sync_directory(root.arrived)
 
     def _open(self) -> bool:
         """Opens and locks; False if retention removed the file in between (it holds the lock to do so)."""
@@ -80,19 +118,27 @@ class Journal:
     def _ends_torn(self) -> bool:
         """Whether a line without its end stands there: a crash, or a full disk, maybe not ours."""
         size = os.fstat(self._fd).st_size
-        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        return size not in (0, self._end) and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def append(self, receipt: Receipt) -> None:
-        """Appends one line by a single write and flushes it.
+        """Appends one line by a single write and flushes it; one flush serves all who wait for it.
 
         Raises:
             StorageFull: no room; the line is not there, or torn and so without effect.
+            OSError: it could not be written or flushed; a later flush says nothing about this line.
         """
-        line = (b"\n" if self._ends_torn() else b"") + encode_line(receipt)
-        with room_errors(self.path.parent):
+        line = encode_line(receipt)
+        try:
+            if self._ends_torn():
+                line = b"\n" + line
+            self._end = -1
             if os.write(self._fd, line) < len(line):
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
-            os.fdatasync(self._fd)
+            self._end = os.lseek(self._fd, 0, os.SEEK_CUR)  # where our own line ends, whoever else appends
+            if self._flushed:
+                self._flush(self._fd)
+        except OSError as error:
+            raise as_room_error(error, self.path.parent) from None
 
     def close(self) -> None:
         """Ends the association's claim on the study."""

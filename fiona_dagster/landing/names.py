@@ -4,6 +4,7 @@ Two files with one SOP Instance UID are the same instance even if their Modality
 differs. So each process keeps the names of the studies it is filing; processes tell each other of new names
 through a small file that is also their lock: who holds it sees every name there is, and nobody else renames.
 A name is announced before its rename. An announced name without a file (killed in between) means nothing.
+A name behind ``!`` is in doubt: the flush of its directory entry failed.
 """
 
 from __future__ import annotations
@@ -12,83 +13,165 @@ import fcntl
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
-from fiona_dagster.landing.files import make_directory, sync_directory
+from fiona_dagster.landing.files import make_directory, rename_new_at, sync_directory
+from fiona_dagster.landing.flush import GroupFlush, flush_entries
 
 _MAX_STUDIES = 64
+_DOUBT = "!"
 
 
 class StudyNames:
-    """The archive folder of one study. Use it only inside :meth:`locked`."""
+    """The archive folder of one study, open. As a context: alone with it, among threads and processes.
 
-    def __init__(self, root: DataRoot, study: str) -> None:
+    Args:
+        root: the data root.
+        study: StudyInstanceUID.
+        flushed: whether what happens here is flushed.
+
+    Attributes:
+        folder: its path.
+        fd: the same, open.
+    """
+
+    def __init__(self, root: DataRoot, study: str, *, flushed: bool = True) -> None:
         self.folder = root.archive / f"scp_{study}"
-        make_directory(self.folder)
-        sync_directory(root.archive)  # whoever made the folder may not have flushed its name yet
-        make_directory(root.locks)
+        self._flushed = flushed
+        make_directory(self.folder, flushed=flushed)
+        if flushed:
+            sync_directory(root.archive)  # whoever made the folder may not have flushed its name yet
+        make_directory(root.locks, flushed=flushed)
         self._mutex = threading.Lock()
         self._names: dict[str, str] = {}
+        self._doubtful: set[str] = set()
+        self._unflushed: set[str] = set()
         self._read = 0
+        self._listed = False
+        self._flush = GroupFlush(flush_entries)
+        self.fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(root.locks / f"{study}.names", flags, 0o600)
-        self._listed = False
 
     def __del__(self) -> None:
-        fd = getattr(self, "_fd", -1)
-        if fd >= 0:
-            os.close(fd)
+        for fd in (getattr(self, "fd", -1), getattr(self, "_fd", -1)):
+            if fd >= 0:
+                os.close(fd)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone with this folder, among the threads and processes that file objects."""
-        with self._mutex:
+    def __enter__(self) -> StudyNames:
+        self._mutex.acquire()
+        try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            try:
-                self._catch_up()
-                yield
-            finally:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._catch_up()
+        except BaseException:
+            self._mutex.release()  # the flock is of a descriptor that the next one locks again
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
 
     def _catch_up(self) -> None:
         size = os.fstat(self._fd).st_size
-        if not self._listed:
-            self._listed = True
-            for name in os.listdir(self.folder):  # noqa: PTH208
-                self._remember(name)
-        elif size > self._read:
+        if size > self._read or not self._listed:
             for line in os.pread(self._fd, size - self._read, self._read).split(b"\n"):
                 self._remember(line.decode("ascii", "replace"))
-        self._read = size
+            self._read = size
+        if not self._listed:
+            for name in os.listdir(self.fd):  # noqa: PTH208 - the open folder, whatever its path means now
+                self._remember(name, announced=False)
+            self._listed = True
 
-    def _remember(self, name: str) -> None:
-        prefix, _, instance = name.partition(".")
-        if prefix and is_uid(instance):
-            self._names[instance] = name
+    def _remember(self, name: str, *, announced: bool = True) -> None:
+        doubtful = name.startswith(_DOUBT)
+        prefix, _, instance = name.removeprefix(_DOUBT).partition(".")
+        if not prefix or not is_uid(instance):
+            return
+        self._names[instance] = f"{prefix}.{instance}"
+        if doubtful:
+            self._doubtful.add(instance)
+        elif announced:
+            self._doubtful.discard(instance)
 
     def find(self, instance: str) -> str | None:
-        """The file name of an instance that is there, whatever its prefix."""
+        """The file name of an instance that is there, whatever its prefix. Only as a context."""
         name = self._names.get(instance)
-        if name is not None and not (self.folder / name).exists():
-            del self._names[instance]
-            return None
+        if name is not None:
+            try:
+                os.stat(name, dir_fd=self.fd)
+            except FileNotFoundError:
+                del self._names[instance]
+                return None
         return name
 
-    def announce(self, name: str) -> None:
-        """Says that a file of this name is about to appear."""
-        line = name.encode("ascii") + b"\n"
-        self._read += os.write(self._fd, line)
+    def is_doubtful(self, instance: str) -> bool:
+        """Whether the flush of its directory entry failed: a later one that succeeds does not vouch for it."""
+        return instance in self._doubtful
+
+    def is_unflushed(self, instance: str) -> bool:
+        """Whether the flush of its directory entry is still to come, and may fail."""
+        return instance in self._unflushed
+
+    def place(self, source_fd: int, source: str, name: str) -> bool:
+        """Moves a file here. Only as a context.
+
+        Args:
+            source_fd: open folder of the file.
+            source: its name there.
+            name: its name here.
+
+        Returns:
+            False if a file of that name stands here, which nobody has announced.
+        """
+        self._announce(name)
+        placed = rename_new_at(source_fd, source, self.fd, name)
+        if placed and self._flushed:
+            self._unflushed.add(name.partition(".")[2])
+        return placed
+
+    def replace(self, source_fd: int, source: str, name: str) -> None:
+        """Puts the same object once more in place of a file that is in doubt. Only as a context."""
+        os.replace(source, name, src_dir_fd=source_fd if source_fd >= 0 else None, dst_dir_fd=self.fd)
+        self._announce(name)
+
+    def _announce(self, name: str) -> None:
+        self._read += os.write(self._fd, name.encode("ascii") + b"\n")
         self._remember(name)
+
+    def flush(self, name: str) -> None:
+        """Flushes all entries; one flush serves everybody who waits.
+
+        Args:
+            name: the file that this is about; it is in doubt if the flush fails.
+
+        Raises:
+            OSError: the flush failed.
+        """
+        if not self._flushed:
+            return
+        try:
+            self._flush(self.fd)
+        except OSError:
+            with self:
+                self._announce(_DOUBT + name)
+            raise
+        finally:
+            self._unflushed.discard(name.partition(".")[2])
 
 
 class NamesCache:
     """The studies that this process is filing; the least recently used ones are forgotten."""
 
-    def __init__(self, root: DataRoot) -> None:
+    def __init__(self, root: DataRoot, *, flushed: bool = True) -> None:
         self._root = root
+        self._flushed = flushed
         self._mutex = threading.Lock()
         self._studies: OrderedDict[str, StudyNames] = OrderedDict()
 
@@ -97,7 +180,7 @@ class NamesCache:
         with self._mutex:
             names = self._studies.get(study)
             if names is None:
-                names = self._studies[study] = StudyNames(self._root, study)
+                names = self._studies[study] = StudyNames(self._root, study, flushed=self._flushed)
             self._studies.move_to_end(study)
             while len(self._studies) > _MAX_STUDIES:
                 self._studies.popitem(last=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -79,6 +79,7 @@ class Receipt:
     caller_ip: str
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _FIELDS = {field.name: int if field.name == "size" else str for field in fields(Receipt)}
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -90,7 +91,7 @@ def now() -> str:
 
 def encode_line(receipt: Receipt) -> bytes:
     """One line with its newline: CRC-32 in hex, a blank, JSON in ASCII."""
-    text = json.dumps(asdict(receipt), separators=(",", ":")).encode("ascii")
+    text = _ENCODER.encode(vars(receipt)).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

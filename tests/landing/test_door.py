@@ -196,23 +196,23 @@ def test_the_order_of_flushes_is_what_durability_needs(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    fsync, rename, append = os.fsync, landing_files._renameat2, Journal.append
+    rename, append = landing_files._renameat2, Journal.append
 
-    def watched_fsync(fd: int) -> None:
+    def watched_sync(fd: int) -> None:
         target = Path(f"/proc/self/fd/{fd}").readlink()
-        steps.append("sync " + ("file" if target.suffix == ".part" else target.name))
-        fsync(fd)
+        kind = "line" if " scp_" in target.name else target.name
+        steps.append("sync " + ("file" if target.suffix == ".part" else kind))
 
-    def watched_rename(source: Path, target: Path) -> int:
+    def watched_rename(source_fd: int, source: str, target_fd: int, target: str) -> int:
         steps.append("rename")
-        return rename(source, target)
+        return rename(source_fd, source, target_fd, target)
 
     def watched_append(journal: Journal, receipt: Receipt) -> None:
         steps.append("line")
         append(journal, receipt)
 
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "fdatasync", lambda fd: steps.append("sync line"))
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "fdatasync", watched_sync)
     monkeypatch.setattr(landing_files, "_renameat2", watched_rename)
     monkeypatch.setattr(Journal, "append", watched_append)
     with Landing(root) as landing, landing.visit(CALLER) as visit:
@@ -227,7 +227,7 @@ def test_the_order_of_flushes_is_what_durability_needs(
 
 
 def test_without_renameat2_links_do_the_same(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing_files, "_renameat2", lambda source, target: 38)  # ENOSYS
+    monkeypatch.setattr(landing_files, "_renameat2", lambda *ends: 38)  # ENOSYS
     with Landing(root) as landing, landing.visit(CALLER) as visit:
         assert file_one(landing, visit, "1.2.1").kind == "stored"
         (root.archive / f"scp_{STUDY}" / "CT.1.2.2").write_bytes(b"x")

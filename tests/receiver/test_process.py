@@ -175,7 +175,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(root: DataRoot, process: Pro
 
 
 @pytest.mark.parametrize(
-    "point", ["Journal.__init__", "rename_new", "sync_directory", "Journal.append", "NewFile.commit"]
+    "point",
+    ["Journal.__init__", "StudyNames.place", "StudyNames.flush", "Journal.append", "NewFile.commit"],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_death_at_a_named_point(
@@ -183,7 +184,7 @@ def test_death_at_a_named_point(
 ) -> None:
     """The process kills itself at a point between the last byte and the answer."""
     owner, _, name = point.rpartition(".")
-    module = {"Journal": "journal", "NewFile": "files", "": "door"}[owner]
+    module = {"Journal": "journal", "NewFile": "files", "StudyNames": "names"}[owner]
     victim = tmp_path / "victim.py"
     victim.write_text(
         f"""

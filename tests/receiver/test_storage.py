@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import struct
 import threading
@@ -204,7 +206,7 @@ def test_an_object_that_is_cut_off_leaves_nothing(root: DataRoot, start: Start) 
 def test_a_full_disk_is_a700_and_the_next_object_may_fit(
     root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def full(*values: object) -> None:
+    def full(*values: object, **keywords: object) -> None:
         raise StorageFull("no room")
 
     receiver = start()
@@ -213,7 +215,7 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
         assert raw.store("1.2.1").status == 0
         with monkeypatch.context() as patch:
             if where == "place":
-                patch.setattr("fiona_dagster.landing.door.rename_new", full)
+                patch.setattr("fiona_dagster.landing.names.rename_new_at", full)
             elif where == "new_file":
                 patch.setattr(Landing, "new_file", full)
             else:
@@ -223,6 +225,32 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
         assert raw.store("1.2.3").status == 0
     assert kinds(root) == ["stored", "stored"]
     assert not list(root.quarantine.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "ending"), [("fdatasync", ".part"), ("fsync", f"scp_{STUDY}"), ("fdatasync", f" scp_{STUDY}")]
+)
+def test_a_flush_that_fails_is_never_success(
+    root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, call: str, ending: str
+) -> None:
+    """Bytes, directory entry, journal line: each on its own."""
+    real = getattr(os, call)
+
+    def failing(fd: int) -> None:
+        if str(Path(f"/proc/self/fd/{fd}").readlink()).endswith(ending):
+            raise OSError(errno.EIO, "input/output error")
+        real(fd)
+
+    with Raw(start().address) as raw:
+        raw.associate()
+        assert raw.store("1.2.1").status == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing)
+            assert raw.store("1.2.3").status == 0xA700
+            assert raw.store("1.2.3").status == 0xA700
+        assert raw.store("1.2.3").status == 0
+    assert [p.name for p in archived(root)] == ["CT.1.2.1", "CT.1.2.3"]
+    assert "stored" in {r.kind for _, _, r in read_journals(root, {}) if r.SOPInstanceUID == "1.2.3"}
 
 
 def test_the_reserve_answers_a700(root: DataRoot, start: Start) -> None:
