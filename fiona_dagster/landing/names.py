@@ -112,7 +112,7 @@ class StudyNames:
         return name
 
     def is_doubtful(self, instance: str) -> bool:
-        """Whether the flush of its directory entry failed: a later one that succeeds does not vouch for it."""
+        """Whether the flush of its directory entry failed: a later one does not vouch for it."""
         return instance in self._doubtful
 
     def is_unflushed(self, instance: str) -> bool:
