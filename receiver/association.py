@@ -9,15 +9,17 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-from fiona_dagster.dicom import APPLICATION_CONTEXT, VERIFICATION, dimse, is_storage_class, is_uid, pdu
+from fiona_dagster.dicom import VERIFICATION, dimse, is_storage_class, is_uid, pdu
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.landing import Caller, Landing, Visit
+from receiver.admission import Rejection, printable
 from receiver.storage import IncomingObject, describe
 from receiver.stream import PeerGone, PeerSilent, Stream
 
 if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings
+    from receiver.throttle import ThrottledLog
 
 log = logging.getLogger("fiona.receiver")
 
@@ -31,9 +33,10 @@ class House(Protocol):
 
     settings: ReceiverSettings
     landing: Landing
+    chatter: ThrottledLog
 
-    def admit(self, ip: str) -> int | None:
-        """Takes one of the places; None if none is left or the receiver is closing."""
+    def admit(self, request: pdu.AssociateRequest, ip: str) -> int | Rejection:
+        """Takes one of the places, or says why not."""
 
     def leave(self, place: int) -> None:
         """Gives it back."""
@@ -123,7 +126,7 @@ class Association:
                 "association with %s: %s (%s)", describe(self._visit.caller), reason, counts or "nothing"
             )
         elif reason != "released":
-            log.info("connection from %s: %s", self._ip, reason)
+            self._house.chatter.say(logging.INFO, "connection from %s: %s", self._ip, reason)
         try:
             self._sock.shutdown(socket.SHUT_WR)
             self._stream.drain(_LINGER)
@@ -147,36 +150,24 @@ class Association:
             request = pdu.decode_associate_request(self._stream.take_long(length))
         except UnreadableDicom as error:
             raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
-        refusal = self._refusal(request)
-        if refusal is not None:
-            cause, why = refusal
-            name = _printable(request.calling_ae)
-            log.warning("rejected an association of %s@%s: %s", name, self._ip, why)
-            self._send(pdu.encode_reject(cause))
+        admitted = self._house.admit(request, self._ip)
+        if isinstance(admitted, Rejection):
+            self._house.chatter.say(
+                logging.WARNING,
+                "rejected an association of %s@%s with %s: %s",
+                *(printable(request.calling_ae), self._ip, printable(request.called_ae), admitted.why),
+            )
+            self._send(pdu.encode_reject(admitted.cause))
             return False
+        self._place = admitted
         self._accept(request)
         return True
-
-    def _refusal(self, request: pdu.AssociateRequest) -> tuple[tuple[int, int, int], str] | None:
-        settings = self._house.settings
-        if not request.protocol_version & 1:
-            return pdu.REJECT_PROTOCOL, "protocol version"
-        if request.application_context != APPLICATION_CONTEXT:
-            return pdu.REJECT_CONTEXT_NAME, "application context name"
-        if not pdu.is_ae_title(request.calling_ae):
-            return pdu.REJECT_CALLING_AE, "calling AE title is malformed"
-        if not settings.accept_unknown and request.calling_ae not in settings.allowed_callers:
-            return pdu.REJECT_CALLING_AE, "calling AE title is not in receiver.allowed_callers"
-        self._place = self._house.admit(self._ip)
-        if self._place is None:
-            return pdu.REJECT_LIMIT, "too many associations (receiver.max_associations)"
-        return None
 
     def _accept(self, request: pdu.AssociateRequest) -> None:
         answers = [_answer(context) for context in request.contexts]
         self._contexts = {a.identifier: a.transfer_syntax for a in answers if a.result == pdu.ACCEPTED}
         self._peer_max_pdu = request.max_pdu
-        caller = Caller(request.calling_ae, _printable(request.called_ae) or "-", self._ip)
+        caller = Caller(request.calling_ae, printable(request.called_ae) or "-", self._ip)
         self._visit = self._house.landing.visit(caller)
         self._send(pdu.encode_associate_accept(request, answers, self._max_pdu))
 
@@ -317,7 +308,3 @@ def _answer(context: pdu.ProposedContext) -> pdu.AnsweredContext:
         choice = EXPLICIT_LITTLE if explicit else usable[0]
         return pdu.AnsweredContext(context.identifier, pdu.ACCEPTED, choice)
     return pdu.AnsweredContext(context.identifier, result, (usable or [IMPLICIT_LITTLE])[0])
-
-
-def _printable(text: str) -> str:
-    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError
+from receiver.admission import Admission
 
 if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings, Settings
@@ -31,6 +32,7 @@ class Listener:
     def __init__(self, root: DataRoot, settings: Settings) -> None:
         self.root = root
         self.settings: ReceiverSettings = settings.receiver
+        self.admission = Admission(settings.receiver, settings.DICOMAETITLE)
         self.socket = _listen(settings.DICOMIP, settings.DICOMPORT)
         self.socket.setblocking(False)
         host, port = self.socket.getsockname()[:2]

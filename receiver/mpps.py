@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import secrets
 import signal
 import sys
 import tempfile
@@ -32,8 +31,10 @@ from fiona_dagster.dicom import VERIFICATION, is_uid
 from fiona_dagster.errors import ConfigurationError, FionaError, StorageFull
 from fiona_dagster.landing import Caller, append_evidence, quarantine_file, step_file, write_step
 from receiver import steps
+from receiver.admission import Admission, printable
 from receiver.log import log_to_stderr
 from receiver.steps import StepRefused
+from receiver.throttle import ThrottledLog
 
 log = logging.getLogger("fiona.mpps")
 
@@ -64,15 +65,15 @@ class MppsServer:
         entity.maximum_associations = _ASSOCIATIONS
         entity.acse_timeout = settings.receiver.artim_seconds
         entity.network_timeout = entity.dimse_timeout = settings.receiver.idle_seconds
-        if not settings.receiver.accept_unknown:
-            # An empty list would mean anyone: a title that nobody knows stands for no one.
-            entity.require_calling_aet = list(settings.receiver.allowed_callers) or [secrets.token_hex(8)]
+        self._admission = Admission(settings.receiver, settings.DICOMAETITLE)
+        self._chatter = ThrottledLog(log)
         entity.add_supported_context(steps.MPPS)
         entity.add_supported_context(VERIFICATION)
         handlers: list[Any] = [
             (evt.EVT_N_CREATE, self._handler(self._create)),
             (evt.EVT_N_SET, self._handler(self._set)),
-            (evt.EVT_REJECTED, _log_rejection),
+            (evt.EVT_REQUESTED, self._judge),
+            (evt.EVT_REJECTED, self._log_rejection),
         ]
         host, port = settings.DICOMIP, settings.MPPSPORT or 0
         try:
@@ -87,6 +88,25 @@ class MppsServer:
     def stop(self) -> None:
         """Ends all associations."""
         self._server.shutdown()
+
+    def _judge(self, event: Any) -> None:
+        """Who may send objects may send steps; pynetdicom's own check knows titles alone."""
+        association = event.assoc
+        asked = association.requestor.primitive
+        rejection = self._admission.who(
+            str(asked.calling_ae_title).strip(),
+            str(asked.called_ae_title).strip(),
+            association.requestor.address,
+        )
+        if rejection is not None:
+            association.acse.send_reject(*rejection.cause)
+            self._log_rejection(event)
+            association.kill()
+
+    def _log_rejection(self, event: Any) -> None:
+        requestor = event.assoc.requestor
+        title = printable(str(requestor.primitive.calling_ae_title).strip())
+        self._chatter.say(logging.WARNING, "rejected an association of %s@%s", title, requestor.address)
 
     def _handler(self, serve: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
         def handle(event: Any) -> Answer:
@@ -210,11 +230,6 @@ def _caller(event: Any) -> Caller:
     requestor = event.assoc.requestor
     called = event.assoc.requestor.primitive.called_ae_title
     return Caller(str(requestor.ae_title).strip(), str(called).strip(), str(requestor.address))
-
-
-def _log_rejection(event: Any) -> None:
-    requestor = event.assoc.requestor
-    log.warning("rejected an association of %s@%s", str(requestor.ae_title).strip(), requestor.address)
 
 
 def run(root: DataRoot) -> int:

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.dicom.pdu import AssociateRequest
 from fiona_dagster.errors import FionaError
 from fiona_dagster.landing import Landing, adopt_orphans
+from receiver.admission import DRAINING, FULL, Rejection
 from receiver.association import Association
 from receiver.listener import Listener
 from receiver.places import Places
+from receiver.throttle import ThrottledLog
 
 if TYPE_CHECKING:
     from fiona_dagster.config import Settings
@@ -39,6 +42,7 @@ class Port:
     Attributes:
         settings: the section ``receiver``.
         landing: this process's door.
+        chatter: takes log lines that strangers can cause.
     """
 
     def __init__(self, listener: Listener, places: Places, closing: threading.Event) -> None:
@@ -47,12 +51,19 @@ class Port:
         self.landing = Landing(
             listener.root, reserve_mb=self.settings.reserve_mb, durability=self.settings.durability
         )
+        self.chatter = ThrottledLog(log)
         self._places = places
         self._closing = closing
 
-    def admit(self, ip: str) -> int | None:
-        """Takes one of the places for associations; None if there is none, or the receiver is closing."""
-        return None if self._closing.is_set() else self._places.take(ip)
+    def admit(self, request: AssociateRequest, ip: str) -> int | Rejection:
+        """Judges a request and takes a place for it, or says why not."""
+        rejection = self.listener.admission.judge(request, ip)
+        if rejection is not None:
+            return rejection
+        if self._closing.is_set():
+            return DRAINING
+        place = self._places.take(ip, self.settings.max_associations_per_peer)
+        return FULL if place is None else place
 
     def leave(self, place: int) -> None:
         """Gives a place back."""
@@ -133,6 +144,7 @@ class Receiver:
             adoption.join(timeout=5)
         for port in self._ports:
             port.landing.close()
+            port.chatter.close()
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
         os.close(self._wake_read)

@@ -161,6 +161,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("config.json", settings.Settings),
         ("SITES", settings.SiteSettings),
         ("receiver", settings.ReceiverSettings),
+        ("receiver: allowed_callers", settings.AllowedCaller),
         ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),
         ("targets: SFTP", settings.SftpTarget),

@@ -6,10 +6,11 @@ is new stands in sections of its own. Every model refuses keys that it does not 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fiona_dagster.config.names import PROJECT_NAME
 
@@ -39,6 +40,43 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def _ae_title(value: str) -> str:
+    title = value.strip(" ")
+    if not 0 < len(title) <= 16 or not all(" " <= c <= "~" and c != "\\" for c in title):
+        raise ValueError("an AE title is 1 to 16 printable ASCII characters without backslash (PS3.5 6.2)")
+    return title
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip()))
+    except ValueError as error:
+        raise ValueError(f"not an IP network like 10.1.2.0/24, 2001:db8::/32 or 10.1.2.3: {error}") from None
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+"""An AE title (PS3.5 section 6.2): spaces around it mean nothing, capitals do."""
+Network = Annotated[str, AfterValidator(_network)]
+"""An IPv4 or IPv6 network in CIDR notation, or one address."""
+
+
+class AllowedCaller(Section):
+    """One rule of who may send: all that it names must be true at once."""
+
+    ae_title: AeTitle | None = None
+    """Calling AE title; absent: any."""
+    networks: tuple[Network, ...] = ()
+    """Where it must call from; empty: anywhere."""
+    called: tuple[AeTitle, ...] = ()
+    """Called AE titles that it may use; empty: all that the receiver answers to."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> AllowedCaller:
+        if self.ae_title is None and not self.networks:
+            raise ValueError("a rule must name ae_title or networks; accept_unknown lets anybody send")
+        return self
+
+
 class ReceiverSettings(Section):
     """The Storage SCP."""
 
@@ -51,10 +89,16 @@ class ReceiverSettings(Section):
     longest."""
     accept_unknown: bool = False
     """Accept associations from AE titles that are not listed in ``allowed_callers``."""
-    allowed_callers: tuple[str, ...] = ()
-    """Calling AE titles that may send."""
-    max_associations: int = Field(64, ge=1)
+    allowed_callers: tuple[AeTitle | AllowedCaller, ...] = ()
+    """Who may send: calling AE titles, or rules that combine title, networks and called titles."""
+    allowed_networks: tuple[Network, ...] = ()
+    """Networks that every association must come from; empty: any."""
+    allowed_called: tuple[AeTitle, ...] = ()
+    """Called AE titles that we answer to besides DICOMAETITLE; empty: any."""
+    max_associations: int = Field(128, ge=1)
     """Associations at the same time; more are rejected for now (PS3.8 9.3.4)."""
+    max_associations_per_peer: int = Field(64, ge=1)
+    """The same for one IP address."""
     max_pdu: int = Field(131072, ge=4096)
     """Largest PDU we offer to receive, bytes."""
     idle_seconds: float = Field(120.0, ge=1)
@@ -182,7 +226,7 @@ class SiteSettings(Section):
     """Its own port; 0: chosen freely."""
     DICOMIP: str = "0.0.0.0"  # noqa: S104 - as in Settings
     """Address that is listened on for it; left out: the main one's."""
-    DICOMAETITLE: str = "FIONA"
+    DICOMAETITLE: AeTitle = "FIONA"
     """AE title under which it is called; left out: the main one's."""
     receiver: ReceiverSettings = ReceiverSettings()
     """Who may send to it, and when its studies are complete; what is left out is as in the main one."""
@@ -194,7 +238,7 @@ class Settings(Section):
     DICOMIP: str = "0.0.0.0"  # noqa: S104 - a receiver is there to be reached; unknown callers are refused
     DICOMPORT: int = Field(11112, ge=0, le=65535)
     """0: chosen freely."""
-    DICOMAETITLE: str = "FIONA"
+    DICOMAETITLE: AeTitle = "FIONA"
     MPPSPORT: int | None = Field(None, ge=0, le=65535)
     """Port for Modality Performed Procedure Steps, on DICOMIP. None: no MPPS; 0: chosen freely."""
     LOCALTIMEZONE: str = "UTC"

@@ -22,7 +22,9 @@ ACCEPTED, ABSTRACT_SYNTAX_REFUSED, TRANSFER_SYNTAX_REFUSED = 0, 3, 4
 # PS3.8 table 9-21: result, source, reason.
 REJECT_CONTEXT_NAME = (1, 1, 2)
 REJECT_CALLING_AE = (1, 1, 3)
+REJECT_CALLED_AE = (1, 1, 7)
 REJECT_PROTOCOL = (1, 2, 2)
+REJECT_CONGESTION = (2, 3, 1)
 REJECT_LIMIT = (2, 3, 2)
 
 # PS3.8 table 9-26, reasons of an abort by the provider.

@@ -129,6 +129,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             settings=(
                 *(settings.DICOMIP, settings.MPPSPORT, settings.DICOMAETITLE),
                 *(settings.receiver.accept_unknown, settings.receiver.allowed_callers),
+                *(settings.receiver.allowed_networks, settings.receiver.allowed_called),
                 *(settings.receiver.artim_seconds, settings.receiver.idle_seconds),
             ),
         ),

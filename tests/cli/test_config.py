@@ -47,7 +47,7 @@ def test_show_has_defaults_and_projects(data: Path) -> None:
     document = json.loads(fiona("config", "show", "--json", data=data).stdout)
     plain = fiona("config", "show", data=data).stdout
 
-    assert document["config"]["receiver"]["max_associations"] == 64
+    assert document["config"]["receiver"]["max_associations"] == 128
     assert document["projects"]["ABC"]["active"] is True
     assert "config.DICOMPORT = 11112\n" in plain
     assert "projects.ABC.active = true\n" in plain

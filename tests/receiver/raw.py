@@ -72,8 +72,9 @@ class Answer:
 class Raw:
     """One connection."""
 
-    def __init__(self, address: tuple[str, int], timeout: float = 15.0) -> None:
-        self.sock = socket.create_connection(address, timeout=timeout)
+    def __init__(self, address: tuple[str, int], timeout: float = 15.0, source: str = "") -> None:
+        origin = (source, 0) if source else None
+        self.sock = socket.create_connection(address, timeout=timeout, source_address=origin)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.message = 0
 

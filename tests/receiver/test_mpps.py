@@ -275,6 +275,25 @@ def test_a_site_without_allowed_callers_is_closed(root: DataRoot) -> None:
     assert server.stop() == 0
 
 
+def test_rules_of_networks_and_called_titles_hold_for_steps_too(root: DataRoot) -> None:
+    rules = [{"ae_title": "CT1", "networks": ["127.0.0.2"]}, {"ae_title": "MR1", "networks": ["127.0.0.1"]}]
+    server = Server(root, allowed_callers=rules, allowed_called=["RESEARCH"])
+
+    def answer(calling: str, called: str) -> tuple[bool, int]:
+        entity = AE(ae_title=calling)
+        entity.add_requested_context(MPPS)
+        association = entity.associate("127.0.0.1", server.port, ae_title=called)
+        if association.is_established:
+            association.release()
+            return True, 0
+        return False, association.acceptor.primitive.diagnostic  # type: ignore[union-attr]
+
+    assert answer("CT1", "RESEARCH") == (False, 3)
+    assert answer("MR1", "RESEARCH") == (True, 0)
+    assert answer("MR1", "ELSEWHERE") == (False, 7)
+    assert server.stop() == 0
+
+
 def test_without_mppsport_it_does_not_start(root: DataRoot) -> None:
     root.config_file.write_text("{}")
     done = subprocess.run(
