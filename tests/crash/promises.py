@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,9 +122,22 @@ def _torn(root: DataRoot, promised: Promised) -> Iterator[str]:
                 yield f"{path.relative_to(root.path)}: a torn document"
 
 
+def age(root: DataRoot) -> None:
+    """The restart comes later than what a living process may still be busy with (landing/tidy.py)."""
+    for folder in (root.conflicts, root.quarantine):
+        for path in folder.rglob("*"):
+            os.utime(path, (time.time() - 3600,) * 2)
+
+
 def broken_after_restart(root: DataRoot, promised: Promised) -> list[str]:
-    """What is wrong once unfinished files were removed and unknown ones adopted."""
+    """Does what a restarted receiver does, and says what is still wrong."""
+    age(root)
     adopt_orphans(root, everything=True)
+    return broken_when_settled(root, promised)
+
+
+def broken_when_settled(root: DataRoot, promised: Promised) -> list[str]:
+    """What is wrong although unfinished files were removed and unknown ones adopted."""
     faults = broken_promises(root, promised)
     files: dict[str, list[str]] = {}
     for path in _archived(root):
@@ -138,4 +153,9 @@ def broken_after_restart(root: DataRoot, promised: Promised) -> list[str]:
             if not (root.path / line.path).is_file():
                 faults.append(f"{line.SOPInstanceUID}: the journal names a file that is not there")
     left = [path for path in (root.archive / ".incoming").glob("*/*") if path.is_file()]
+    left += [
+        path for path in (*root.conflicts.glob("*/.*"), *root.quarantine.glob(".*.part")) if path.is_file()
+    ]
+    lonely = [*root.conflicts.glob("*/*.json"), *root.quarantine.glob("*.json")]
+    left += [path for path in lonely if not path.with_suffix(".dcm").is_file()]
     return faults + [f"{path.relative_to(root.path)}: a leftover" for path in left]

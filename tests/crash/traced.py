@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,5 +52,11 @@ class Traced(Process):
         return self._reap()
 
     def died(self) -> bool:
-        """Waits for its end; whether it was killed."""
-        return self._reap() == 128 + 9
+        """Whether it was killed; waits a while for it. One that lives on is stopped."""
+        assert self.process is not None
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.terminate()
+            return False
+        return self._reap() == 128 + signal.SIGKILL
