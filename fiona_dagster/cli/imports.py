@@ -35,11 +35,14 @@ def import_(paths: tuple[Path, ...], inbox: bool, as_json: bool) -> int:
     root.make()
     if inbox:
         return _empty_inbox(root, settings or Settings(), as_json)
-    report = with_progress(paths, lambda progress: _import(root, paths, settings, progress))
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
-    else:
-        print_report(report)
+    report = ImportReport()
+    try:
+        with_progress(paths, lambda progress: _import(root, paths, settings or Settings(), progress, report))
+    finally:  # also when the disk is full or somebody pressed Ctrl-C: what was done is done
+        if as_json:
+            click.echo(json.dumps(report.to_json(), indent=2))
+        else:
+            print_report(report)
     return 0 if report.sound else 1
 
 
@@ -64,14 +67,22 @@ def _empty_inbox(root: DataRoot, settings: Settings, as_json: bool) -> int:
 
 
 def _import(
-    root: DataRoot, paths: tuple[Path, ...], settings: Settings | None, progress: Progress | None
-) -> ImportReport:
-    reserve_mb = settings.receiver.reserve_mb if settings else 0
-    max_unpacked = int((settings or Settings()).imports.max_unpacked_gb * 2**30)
-    return import_paths(root, paths, progress=progress, reserve_mb=reserve_mb, max_unpacked=max_unpacked)
+    root: DataRoot,
+    paths: tuple[Path, ...],
+    settings: Settings,
+    progress: Progress | None,
+    report: ImportReport,
+) -> None:
+    import_paths(
+        *(root, paths),
+        progress=progress,
+        reserve_mb=settings.receiver.reserve_mb if root.config_file.exists() else 0,
+        max_unpacked=int(settings.imports.max_unpacked_gb * 2**30),
+        report=report,
+    )
 
 
-def with_progress(paths: tuple[Path, ...], work: Callable[[Progress | None], ImportReport]) -> ImportReport:
+def with_progress(paths: tuple[Path, ...], work: Callable[[Progress | None], None]) -> None:
     """Runs an import with a bar on stderr, if that is a terminal.
 
     Args:
@@ -79,7 +90,9 @@ def with_progress(paths: tuple[Path, ...], work: Callable[[Progress | None], Imp
         work: the import; gets a function to call as it goes on.
     """
     if not sys.stderr.isatty():
-        return work(None)
+        work(None)
+        return
+    from rich import progress as rich
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -89,22 +102,19 @@ def with_progress(paths: tuple[Path, ...], work: Callable[[Progress | None], Imp
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
-    from rich.progress import (
-        Progress as Bar,
-    )
 
     columns = (
         *(SpinnerColumn(), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()),
         *(TimeRemainingColumn(), TextColumn("{task.description}")),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("counting", total=None)
         bar.update(task, total=survey(paths)[1])
 
         def show(report: ImportReport) -> None:
             bar.update(task, completed=report.bytes, description=_so_far(report))
 
-        return work(show)
+        work(show)
 
 
 def _so_far(report: ImportReport) -> str:

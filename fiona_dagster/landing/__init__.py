@@ -25,7 +25,7 @@ from fiona_dagster.landing.differing import differing_tags
 from fiona_dagster.landing.door import Landing, Visit, dead_workshops, digest_of
 from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
 from fiona_dagster.landing.files import NewFile
-from fiona_dagster.landing.imports import Importer, ImportReport, import_paths
+from fiona_dagster.landing.imports import Importer, import_paths
 from fiona_dagster.landing.journal import (
     JournalDamage,
     journals_of,
@@ -37,6 +37,7 @@ from fiona_dagster.landing.locks import study_lock
 from fiona_dagster.landing.mpps import remove_old_steps, step_file, write_step
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import Caller, Receipt
+from fiona_dagster.landing.report import ImportReport
 from fiona_dagster.landing.retry import Retried, discard, find_entries, operator, retry
 from fiona_dagster.landing.shelf import Quarantined, quarantine_count, quarantined, shelf_names
 from fiona_dagster.landing.sources import survey

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,12 +12,14 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import FileMeta, Refusal, is_uid
 from fiona_dagster.errors import StorageFull, UnreadableDicom, UsageError
 from fiona_dagster.landing.archives import Archive, ArchiveRefused, Entry, EntryDamaged
+from fiona_dagster.landing.bare import missing_beginning
 from fiona_dagster.landing.door import Landing, Visit
 from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.inspect import Inspection, inspect_file
 from fiona_dagster.landing.media import Listing, missing_instances, read_media_directory
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import IMPORTER
+from fiona_dagster.landing.report import ImportReport
 from fiona_dagster.landing.sources import (
     HEAD,
     SourceChanged,
@@ -41,75 +42,6 @@ UNPACKED_IN_PART = Refusal("archive_in_part", 0, "archive with entries that coul
 """Why an archive is kept whole although some of its entries were filed."""
 
 
-@dataclass
-class ImportReport:
-    """What became of the files of one import.
-
-    Attributes:
-        stored: instances that are new.
-        repeats: instances that were there already with the same data set.
-        conflicts: other data set under a known SOP Instance UID, kept aside.
-        quarantined: files that can't be filed.
-        skipped: media directories (DICOMDIR), links in archives, and things that are no regular files.
-        failed: files that could not even be read; nothing was kept of them.
-        missing: instances that a media directory lists and that are not in the archive after the import.
-        directories_damaged: media directories that could not be read to their end.
-        bytes: of the sources that were looked at.
-        problems: (path, reason) of everything that was quarantined, failed or missed. In an archive, the path
-            is the archive's, a colon, and the name of the entry.
-        studies: StudyInstanceUIDs that were filed to.
-    """
-
-    stored: int = 0
-    repeats: int = 0
-    conflicts: int = 0
-    quarantined: int = 0
-    skipped: int = 0
-    failed: int = 0
-    missing: int = 0
-    directories_damaged: int = 0
-    bytes: int = 0
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    studies: set[str] = field(default_factory=set)
-
-    @property
-    def files(self) -> int:
-        """Everything that was looked at; an archive counts as the files in it."""
-        counts = (self.stored, self.repeats, self.conflicts, self.quarantined, self.skipped, self.failed)
-        return sum(counts)
-
-    @property
-    def sound(self) -> bool:
-        """Whether everything was filed and nothing is known to be missing."""
-        return not (self.quarantined or self.failed or self.missing or self.directories_damaged)
-
-    def add(self, other: ImportReport) -> None:
-        """Adds the counts of another import."""
-        for item in fields(self):
-            value = getattr(other, item.name)
-            if isinstance(value, int):
-                setattr(self, item.name, getattr(self, item.name) + value)
-        self.problems += other.problems
-        self.studies |= other.studies
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able picture."""
-        return {
-            "files": self.files,
-            "bytes": self.bytes,
-            "stored": self.stored,
-            "repeats": self.repeats,
-            "conflicts": self.conflicts,
-            "quarantined": self.quarantined,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "missing": self.missing,
-            "directories_damaged": self.directories_damaged,
-            "studies": sorted(self.studies),
-            "problems": [{"path": path, "reason": reason} for path, reason in self.problems],
-        }
-
-
 def import_paths(
     root: DataRoot,
     paths: Iterable[Path],
@@ -117,6 +49,7 @@ def import_paths(
     progress: Callable[[ImportReport], None] | None = None,
     reserve_mb: int = 0,
     max_unpacked: int = MAX_UNPACKED,
+    report: ImportReport | None = None,
 ) -> ImportReport:
     """Imports files, folders and ZIP archives as if they had been received; safe beside a running receiver.
 
@@ -128,6 +61,7 @@ def import_paths(
         progress: called after every file, and again and again within a large one.
         reserve_mb: free space in MiB that is left on the disk.
         max_unpacked: bytes that one archive may unpack to.
+        report: counts go here, for callers that want them also when it fails in the middle.
 
     Raises:
         UsageError: a path does not exist; nothing was imported then.
@@ -137,7 +71,7 @@ def import_paths(
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
-    report = ImportReport()
+    report = ImportReport() if report is None else report
     with Landing(root, reserve_mb=reserve_mb) as landing, landing.visit(IMPORTER) as visit:
         importer = Importer(landing, visit, report, progress=progress, max_unpacked=max_unpacked)
         for path in walk(paths):
@@ -271,14 +205,33 @@ class Importer:
                 if outcome is True:
                     return
                 refusal = outcome or UNPACKED_IN_PART
+            elif kind == "bare":
+                beginning = missing_beginning(new.path)
+                if not isinstance(beginning, Refusal):
+                    self._take_bare(file.fileno(), beginning, label)
+                    return
+                refusal = beginning
             elif kind not in ("", "dicom"):
                 refusal = Refusal(
                     "archive_unknown", 0, _UNKNOWN.get(kind, f"{kind} archive; unpack it first")
                 )
-        new.commit()
         if refusal is not None:
+            new.commit()
             self._quarantine(new, label, None, refusal)
             return
+        self._take_file(new, label)
+
+    def _take_bare(self, fd: int, beginning: bytes, label: str) -> None:
+        whole = self._landing.new_file()
+        try:
+            whole.write([beginning])
+            copy_open(fd, whole, lambda _: self._landing.check_room())
+            self._take_file(whole, label)
+        finally:
+            whole.discard()
+
+    def _take_file(self, new: NewFile, label: str) -> None:
+        new.commit()
         inspection = inspect_file(new.path)
         if inspection.is_media_directory:
             self.report.skipped += 1

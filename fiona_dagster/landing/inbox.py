@@ -24,8 +24,9 @@ from fiona_dagster.dicom import Refusal
 from fiona_dagster.errors import Busy, StorageFull
 from fiona_dagster.landing.door import Landing, Visit
 from fiona_dagster.landing.files import make_directory
-from fiona_dagster.landing.imports import MAX_UNPACKED, UNPACKED_IN_PART, Importer, ImportReport
+from fiona_dagster.landing.imports import MAX_UNPACKED, UNPACKED_IN_PART, Importer
 from fiona_dagster.landing.receipt import INBOX
+from fiona_dagster.landing.report import ImportReport
 from fiona_dagster.landing.sources import SourceChanged, SourceError, open_regular
 
 TAKEN = ".taken"

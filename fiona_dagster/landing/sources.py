@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fiona_dagster.errors import UsageError
+from fiona_dagster.landing.bare import looks_bare
 from fiona_dagster.landing.files import NewFile, room_errors
 
 CHUNK = 16 * 1024 * 1024
@@ -44,10 +45,13 @@ def kind_of(head: bytes) -> str:
 
     Returns:
         ``dicom`` (the prefix stands where PS3.10 section 7.1 wants it, whatever the preamble looks like),
-        ``zip``, the name of another kind of archive, or an empty text.
+        ``bare`` (perhaps DICOM without that prefix), ``zip``, the name of another kind of archive, or an
+        empty text.
     """
     if head[128:132] == b"DICM":
         return "dicom"
+    if looks_bare(head):
+        return "bare"
     return next((kind for at, magic, kind in _MAGIC if head.startswith(magic, at)), "")
 
 
@@ -123,7 +127,7 @@ def copy_open(fd: int, new: NewFile, tick: Callable[[int], None]) -> None:
 
     Args:
         fd: the file.
-        new: an empty file.
+        new: the bytes are appended to it.
         tick: told how many bytes came, again and again.
 
     Raises:
@@ -150,17 +154,18 @@ def _read(fd: int) -> bytes:
 
 def _copy_in_kernel(fd: int, new: NewFile, tick: Callable[[int], None]) -> bool:
     """Lets the kernel copy; False if it can't, or has copied nothing of what is there."""
+    begun = new.size
     with room_errors(new.path):
         while True:
             try:
                 count = os.copy_file_range(fd, new.fileno(), CHUNK)
             except OSError as error:
-                if new.size == 0 and error.errno in _NO_KERNEL_COPY:
+                if new.size == begun and error.errno in _NO_KERNEL_COPY:
                     return False
                 if error.errno == errno.EIO:
                     raise SourceError("can't be read (input/output error)") from None
                 raise
             if count == 0:
-                return new.size > 0  # some file systems say 0 for "not supported": let read() decide
+                return new.size > begun  # some file systems say 0 for "not supported": let read() decide
             new.size += count
             tick(count)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import UsageError
 from fiona_dagster.landing import ImportReport, import_paths, read_journals
-from tests.making import STUDY, data_set, part10, write_object
+from tests.making import EXPLICIT, IMPLICIT, STUDY, data_set, part10, write_object
 
 
 def run_import(root: DataRoot, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -160,3 +161,67 @@ def test_everything_at_hand_is_accounted_for(root: DataRoot, shared: Path) -> No
     assert len(list(root.quarantine.glob("*.dcm"))) == report.quarantined
     again = import_paths(root, [folder])
     assert (again.stored, again.conflicts) == (0, 0)
+
+
+def bare(*, implicit: bool = False, compressed: bool = False) -> bytes:
+    """A data set as it stands, by the standard's rules for its VRs (PS3.5 section 7.1)."""
+    explicit = data_set("1.2.1")
+    if compressed:
+        at = explicit.index(b"\xe0\x7f\x10\0OW")
+        fragment = b"\xfe\xff\0\xe0\4\0\0\0abcd\xfe\xff\xdd\xe0\0\0\0\0"
+        return explicit[:at] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + fragment
+    if not implicit:
+        return explicit
+    out, at = b"", 0
+    while at < len(explicit):
+        long = explicit[at + 4 : at + 6] == b"OW"
+        start = at + (12 if long else 8)
+        length = int.from_bytes(explicit[start - (4 if long else 2) : start], "little")
+        out += explicit[at : at + 4] + length.to_bytes(4, "little") + explicit[start : start + length]
+        at = start + length
+    return out
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_bare_data_set_gets_the_beginning_that_it_lacks(
+    root: DataRoot, tmp_path: Path, implicit: bool
+) -> None:
+    content = bare(implicit=implicit)
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    assert import_paths(root, [path]).stored == 1
+    ((_, _, receipt),) = read_journals(root, {})
+    assert receipt.transfer_syntax == (IMPLICIT if implicit else EXPLICIT)
+    kept = (root.path / receipt.path).read_bytes()
+    assert kept[128:132] == b"DICM"
+    assert kept.endswith(content)
+    assert pydicom.dcmread(root.path / receipt.path).PatientName == "Planted^Patient"
+    assert import_paths(root, [root.path / receipt.path, path]).repeats == 2
+
+
+def test_a_file_without_preamble_keeps_its_own_meta(root: DataRoot, tmp_path: Path) -> None:
+    whole = part10(data_set("1.2.1"), "1.2.1")
+    path = tmp_path / "x"
+    path.write_bytes(whole[132:])
+    assert import_paths(root, [path]).stored == 1
+    assert (root.archive / f"scp_{STUDY}" / "CT.1.2.1").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bare(compressed=True),
+        bare()[:60],
+        data_set(""),
+        b"\x08\0\x16\0UI\xff\xff" + bytes(100),
+        b"\x02\0\0\0UL\4\0" + bytes(200),
+        bytes(range(256)) * 4,
+    ],
+)
+def test_what_leaves_a_doubt_is_not_guessed(root: DataRoot, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    report = import_paths(root, [path])
+    assert (report.quarantined, report.stored) == (1, 0)
+    (kept,) = root.quarantine.glob("*.dcm")
+    assert kept.read_bytes().endswith(content)

@@ -20,6 +20,7 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.operations import initialise, runtime_file
 from fiona_dagster.operations.services import is_free
+from tests.making import STUDY, write_object
 from tests.operations.processes import alive, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,8 @@ def root(tmp_path: Path) -> DataRoot:
     data = DataRoot(tmp_path / "data")
     initialise(data, 0)
     text = data.config_file.read_text()
-    data.config_file.write_text(text.replace('"port": 3000', '"port": 0'))
+    quick = '"imports": {"settle_seconds": 1, "poll_seconds": 0.5}, "web": {'
+    data.config_file.write_text(text.replace('"port": 3000', '"port": 0').replace('"web": {', quick))
     return data
 
 
@@ -131,6 +133,11 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         (root.project_files / "BAD.json").write_text('{"nam": "BAD"}')
         wait_until(lambda: "BAD.json: line 1: nam: unknown key" in output.read_text())
         (root.project_files / "BAD.json").unlink()
+
+        # What is dropped into the inbox is taken, by a process that needs none of the others.
+        write_object(root.inbox, "1.2.1")
+        wait_until((root.archive / f"scp_{STUDY}" / "CT.1.2.1").exists, 60)
+        wait_until(lambda: not (root.inbox / "1.2.1.dcm").exists())
 
         # The switch file turns the receiver off and on again.
         root.enabled_file.write_text("010")
