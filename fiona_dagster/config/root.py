@@ -89,6 +89,16 @@ class DataRoot:
             names = []
         return [self.of_site(""), *(self.of_site(name) for name in names)]
 
+    def tree_of(self, path: str) -> DataRoot:
+        """The data root with the ``site/`` tree that a path lies in.
+
+        Args:
+            path: relative to the data root, as in the journals.
+        """
+        folder, _, rest = path.partition("/")
+        name = rest.partition("/")[0]
+        return self.of_site(name if folder == self.sites.name and PROJECT_NAME.fullmatch(name) else "")
+
     @property
     def sites(self) -> Path:
         """Folder of the trees of ``SITES``, one for each entry."""

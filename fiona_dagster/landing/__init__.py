@@ -28,6 +28,7 @@ from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.imports import Importer, import_paths
 from fiona_dagster.landing.journal import (
     JournalDamage,
+    Position,
     journals_of,
     open_associations,
     read_journals,
@@ -56,6 +57,7 @@ __all__ = [
     "OpenConflict",
     "PerformedStep",
     "Quarantined",
+    "Position",
     "Receipt",
     "Retried",
     "Visit",

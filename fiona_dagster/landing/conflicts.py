@@ -9,6 +9,7 @@ Nothing is ever removed; each file has its reason beside it.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
 
 ACCEPTED, REJECTED, SUPERSEDED = "accepted", "rejected", "superseded"
-_CONFLICTS = "site/conflicts/"
+_CONFLICTS = re.compile(r"(sites/\w+/)?site/conflicts/")
 
 
 def is_set_aside(path: str) -> bool:
     """Whether a path of a journal line, relative to the data root, lies beside the archive."""
-    return path.startswith(_CONFLICTS)
+    return _CONFLICTS.match(path) is not None
 
 
 def waiting_folder(root: DataRoot, study: str) -> Path:
@@ -54,7 +55,8 @@ def place_of(root: DataRoot, path: str, study: str, state: str) -> Path | None:
     if state == "accepted":
         return None
     name = path.rpartition("/")[2]
-    return rejected_folder(root, study) / name if state == REJECTED else root.path / path
+    tree = root.tree_of(path)
+    return rejected_folder(tree, study) / name if state == REJECTED else root.path / path
 
 
 def kept_at(root: DataRoot, study: str, name: str) -> Path | None:

@@ -8,10 +8,12 @@ import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
+from typing import BinaryIO
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
@@ -180,6 +182,20 @@ def _is_held(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far a journal was read.
+
+    Attributes:
+        offset: bytes.
+        mark: checksum of the last bytes before ``offset``; "" if none was taken. It tells a journal that grew
+            from one that was put back from a backup and has grown since.
+    """
+
+    offset: int = 0
+    mark: str = ""
+
+
+@dataclass(frozen=True)
 class JournalDamage:
     """A line that can't be believed: which journal, from which byte to which."""
 
@@ -194,36 +210,57 @@ def _warn(damage: JournalDamage) -> None:
 
 def read_journals(
     root: DataRoot,
-    offsets: Mapping[str, int],
+    known: Mapping[str, Position],
     *,
     study: str | None = None,
     on_damage: Callable[[JournalDamage], None] = _warn,
-) -> Iterator[tuple[str, int, Receipt]]:
-    """Tails all journals.
+) -> Iterator[tuple[str, Position, Receipt]]:
+    """Tails all journals of one ``site/`` tree.
 
     Args:
-        root: the data root.
-        offsets: name of a journal -> byte from which to read; absent means from the start.
+        root: the data root, with the tree that is meant.
+        known: name of a journal -> how far it was read; absent means not at all. A journal whose bytes before
+            that place are others now is read from its start.
         study: only the journals of this study.
         on_damage: told about every complete line whose checksum is wrong; the default logs it. A last
             line without its newline is not damage: it is still being written, or was torn by a crash.
 
     Yields:
-        (name of the journal, offset after this line, receipt). Storing the offset together with the
+        (name of the journal, position after this line, receipt). Storing the position together with the
         receipt makes tailing exact.
     """
     names = _names(root) if study is None else [path.name for path in journals_of(root, study)]
     for name in sorted(names):
-        offset = offsets.get(name, 0)
-        for start, end, line in _lines(root.arrived / name, offset):
+        for start, end, line in _lines(root.arrived / name, known.get(name, _START)):
             receipt = decode_line(line)
             if receipt is not None:
-                yield name, end, receipt
+                yield name, Position(end, _mark(line)), receipt
             elif line:
                 on_damage(JournalDamage(name, start, end))
 
 
-def _lines(path: Path, offset: int) -> Iterator[tuple[int, int, bytes]]:
+_START = Position()
+_MARKED = 256
+
+
+def _mark(line: bytes) -> str:
+    end = line + b"\n"
+    return f"{zlib.crc32(end[-_MARKED:]):08x}"
+
+
+def _is_as_before(file: BinaryIO, known: Position) -> bool:
+    if file.seek(0, os.SEEK_END) < known.offset:
+        return False
+    if not known.mark:
+        return True
+    file.seek(max(0, known.offset - _MARKED))
+    before = file.read(known.offset - file.tell())
+    line = before.removesuffix(b"\n").rpartition(b"\n")[2]
+    return before.endswith(b"\n") and _mark(line) == known.mark
+
+
+def _lines(path: Path, known: Position) -> Iterator[tuple[int, int, bytes]]:
+    offset = known.offset
     try:
         if path.stat().st_size == offset:
             return
@@ -231,7 +268,7 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, int, bytes]]:
     except FileNotFoundError:
         return
     with file:
-        if file.seek(0, os.SEEK_END) < offset:  # replaced by a shorter one: all of it is new
+        if not _is_as_before(file, known):  # replaced by another one: all of it is new
             offset = 0
         file.seek(offset)
         rest = b""

@@ -20,11 +20,21 @@ _STUDY = """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae,
         caller_ip = CASE WHEN :time < first_arrival THEN :caller_ip ELSE caller_ip END,
         first_arrival = min(first_arrival, :time)"""
 
-_INSTANCE = """INSERT INTO instances (study, sop_instance, series, sop_class, transfer_syntax, path, size,
+_SITE = """INSERT INTO study_sites (study, site, first_arrival) VALUES (:study, :site, :time)
+    ON CONFLICT (study, site) DO UPDATE SET first_arrival = min(first_arrival, :time)"""
+
+_CHOICE = """INSERT INTO study_sites (study, site, first_arrival, chosen) VALUES (:study, :site, :time, :time)
+    ON CONFLICT (study, site) DO UPDATE SET chosen = max(chosen, :time)"""
+
+_HOME = """UPDATE studies SET site = (SELECT x.site FROM study_sites x WHERE x.study = studies.study
+        ORDER BY x.chosen DESC, x.first_arrival, x.site LIMIT 1)
+    WHERE study = :study"""
+
+_INSTANCE = """INSERT INTO site_instances (study, site, sop_instance, series, sop_class, transfer_syntax, path, size,
         received, filed, accepted, repeats, conflicts)
-    VALUES (:study, :sop_instance, :series, :sop_class, :transfer_syntax, :archived, :size, :time, :filed,
+    VALUES (:study, :site, :sop_instance, :series, :sop_class, :transfer_syntax, :archived, :size, :time, :filed,
         :accepted, :repeat, :conflict)
-    ON CONFLICT (study, sop_instance) DO UPDATE SET """
+    ON CONFLICT (study, site, sop_instance) DO UPDATE SET """
 
 _SEEN_AGAIN = _INSTANCE + "repeats = repeats + :repeat, conflicts = conflicts + :conflict"
 
@@ -68,8 +78,8 @@ _ASIDE_DECIDED = (
 _DECISIONS = ("accepted", "rejected", "superseded")
 
 
-def book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
-    """Books one line.
+def book(db: sqlite3.Connection, receipt: landing.Receipt, site: str = "") -> None:
+    """Books one line of a journal of ``site``.
 
     A repeat or a conflict changes counts only; ``stored`` and ``adopted`` make an instance; a decision about
     a conflict moves what was set aside and, if it was accepted, says which bytes the instance has now.
@@ -77,6 +87,7 @@ def book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
     kind = receipt.kind
     values = {
         "study": receipt.StudyInstanceUID,
+        "site": site,
         "sop_instance": receipt.SOPInstanceUID,
         "series": receipt.SeriesInstanceUID,
         "sop_class": receipt.SOPClassUID,
@@ -97,6 +108,8 @@ def book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
         "kind": "conflict" if kind == "repeat" else kind,
     }
     db.execute(_STUDY, values)
+    db.execute(_SITE, values)
+    db.execute(_HOME, values)
     if kind not in _DECISIONS:
         db.execute("INSERT OR IGNORE INTO senders (study, calling_ae) VALUES (:study, :calling_ae)", values)
     if kind in ("stored", "adopted"):
@@ -109,3 +122,10 @@ def book(db: sqlite3.Connection, receipt: landing.Receipt) -> None:
         db.execute(_ASIDE_DECIDED, values)
     elif kind == "conflict" or landing.is_set_aside(receipt.path):
         db.execute(_ASIDE_ARRIVED if kind == "conflict" else _ASIDE + "path = path", values)
+
+
+def choose_site(db: sqlite3.Connection, study: str, site: str, time: str) -> None:
+    """Books that a person decided at which site a study counts; the newest decision is in force."""
+    values = {"study": study, "site": site, "time": time}
+    db.execute(_CHOICE, values)
+    db.execute(_HOME, values)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiona_dagster import landing
+from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import UnknownStudy
 from fiona_dagster.ledger.booking import book
 from fiona_dagster.ledger.store import Store, utc_now
@@ -41,6 +42,17 @@ class Study:
     flags: tuple[str, ...]
     summary: dict[str, Any]
     retired: str | None
+    site: str = ""
+    """The site that counts: name of an entry in ``SITES``, "" for the main one."""
+    sites: tuple[str, ...] = ("",)
+    """Every site that it arrived at."""
+    site_chosen: bool = False
+    """Whether a person decided which site counts."""
+
+    @property
+    def at_several_sites(self) -> bool:
+        """Whether it arrived at more than one site and nobody decided which one counts."""
+        return len(self.sites) > 1 and not self.site_chosen
 
     @property
     def state(self) -> str:
@@ -65,17 +77,27 @@ class Receipts:
         Returns:
             The number of journal lines that were new.
         """
-        offsets = {row["name"]: row["offset"] for row in self._store.rows("SELECT * FROM journals")}
-        count = 0
         with self._store.writing() as db:
-            # Read again inside the transaction: another process may have been here in between.
-            offsets = {row["name"]: row["offset"] for row in db.execute("SELECT * FROM journals")}
-            for name, offset, receipt in landing.read_journals(self._store.root, offsets):
-                book(db, receipt)
-                if receipt.kind == "rejected":  # its flag goes when the study is processed once more
-                    self._process_again(db, receipt.StudyInstanceUID)
-                db.execute("INSERT OR REPLACE INTO journals (name, offset) VALUES (?, ?)", (name, offset))
-                count += 1
+            return sum(self._read_tree(db, tree) for tree in self._store.root.site_trees())
+
+    def _read_tree(self, db: sqlite3.Connection, tree: DataRoot) -> int:
+        prefix = f"{tree.site_name}/" if tree.site_name else ""
+        rows = db.execute("SELECT name, offset, mark FROM journals WHERE instr(name, '/') = ?", (len(prefix),))
+        known = {
+            row["name"].removeprefix(prefix): landing.Position(row["offset"], row["mark"])
+            for row in rows
+            if row["name"].startswith(prefix)
+        }
+        count = 0
+        for name, position, receipt in landing.read_journals(tree, known):
+            book(db, receipt, tree.site_name)
+            if receipt.kind == "rejected":  # its flag goes when the study is processed once more
+                self._process_again(db, receipt.StudyInstanceUID)
+            db.execute(
+                "INSERT OR REPLACE INTO journals (name, offset, mark) VALUES (?, ?, ?)",
+                (prefix + name, position.offset, position.mark),
+            )
+            count += 1
         return count
 
     def _process_again(self, db: sqlite3.Connection, study: str) -> None:
@@ -113,7 +135,7 @@ class Receipts:
         """Books SHA-256 over transfer syntax and data set by SOPInstanceUID; one that is there stays."""
         with self._store.writing() as db:
             db.executemany(
-                "UPDATE instances SET digest = ? WHERE study = ? AND sop_instance = ? AND digest = ''",
+                f"UPDATE site_instances SET digest = ? WHERE {_THIS} AND digest = ''",
                 [(digest, study, instance) for instance, digest in digests.items()],
             )
 
@@ -122,8 +144,7 @@ class Receipts:
         with self._store.writing() as db:
             for instance in instances:
                 db.execute(
-                    """UPDATE instances SET altered = ? WHERE study = ? AND sop_instance = ?
-                       AND altered = ''""",
+                    f"UPDATE site_instances SET altered = ? WHERE {_THIS} AND altered = ''",
                     (utc_now(), study, instance),
                 )
             row = db.execute("SELECT flags FROM studies WHERE study = ?", (study,)).fetchone()
@@ -139,7 +160,7 @@ class Receipts:
         """Instances whose bytes are right again (restored from a backup)."""
         with self._store.writing() as db:
             db.executemany(
-                "UPDATE instances SET altered = '' WHERE study = ? AND sop_instance = ?",
+                f"UPDATE site_instances SET altered = '' WHERE {_THIS}",
                 [(study, instance) for instance in instances],
             )
 
@@ -166,7 +187,7 @@ class Receipts:
                 (revision, digest, study),
             )
             db.execute(
-                "UPDATE instances SET revision = ? WHERE study = ? AND revision = 0", (revision, study)
+                "UPDATE site_instances SET revision = ? WHERE study = ? AND revision = 0", (revision, study)
             )
             if new:
                 added = count - _instances_before(db, study, revision)
@@ -203,7 +224,11 @@ class Receipts:
             self._store.note(study, "retired from the partition sets")
 
 
-_STUDIES = """SELECT s.*, count(i.sop_instance) AS instances, coalesce(sum(i.conflicts), 0) AS conflicts
+_THIS = """study = ? AND sop_instance = ?
+    AND site = (SELECT s.site FROM studies s WHERE s.study = site_instances.study)"""
+
+_STUDIES = """SELECT s.*, (SELECT json_group_array(x.site) FROM study_sites x WHERE x.study = s.study) AS sites,
+    (SELECT max(x.chosen) FROM study_sites x WHERE x.study = s.study) AS site_chosen, count(i.sop_instance) AS instances, coalesce(sum(i.conflicts), 0) AS conflicts
     FROM studies s LEFT JOIN instances i ON i.study = s.study"""
 _GROUPED = "GROUP BY s.study ORDER BY s.first_arrival, s.study"
 
@@ -227,6 +252,9 @@ def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:
         accepted = f" {row['accepted']}" if row["accepted"] else ""
         digest.update(f"{row['sop_instance']} {row['conflicts']}{accepted}\n".encode())
         count += 1
+    sites = db.execute("SELECT site, chosen FROM study_sites WHERE study = ? ORDER BY site", (study,)).fetchall()
+    if len(sites) > 1:
+        digest.update("".join(f"{row['site']}={row['chosen']}\n" for row in sites).encode())
     return digest.hexdigest(), count
 
 
@@ -246,4 +274,7 @@ def _study(row: sqlite3.Row) -> Study:
         flags=tuple(json.loads(row["flags"])),
         summary=json.loads(row["summary"]),
         retired=row["retired"],
+        site=row["site"],
+        sites=tuple(sorted(json.loads(row["sites"]))),
+        site_chosen=bool(row["site_chosen"]),
     )
