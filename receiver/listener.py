@@ -10,7 +10,7 @@ from fiona_dagster.errors import ConfigurationError
 from receiver.admission import Admission
 
 if TYPE_CHECKING:
-    from fiona_dagster.config import ReceiverSettings, Settings
+    from fiona_dagster.config import ReceiverSettings, Settings, SiteSettings
 
 _BACKLOG = 128
 
@@ -22,14 +22,14 @@ class Listener:
     in it is lost with a process that dies.
 
     Args:
-        root: the data root that its objects go to.
-        settings: ``config.json``.
+        root: the data root that its objects go to, with the ``site/`` tree that is meant.
+        settings: ``config.json``, or what one of its ``SITES`` says.
 
     Raises:
         ConfigurationError: the address can't be listened on.
     """
 
-    def __init__(self, root: DataRoot, settings: Settings) -> None:
+    def __init__(self, root: DataRoot, settings: Settings | SiteSettings) -> None:
         self.root = root
         self.settings: ReceiverSettings = settings.receiver
         self.admission = Admission(settings.receiver, settings.DICOMAETITLE)

@@ -42,8 +42,11 @@ def run(root: DataRoot) -> int:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)
     _raise_descriptor_limit()
     try:
-        root.make()
-        _serve([Listener(root, settings)], settings.receiver)
+        listeners = [Listener(root, settings)]
+        listeners += [Listener(root.of_site(name), site) for name, site in settings.SITES.items()]
+        for listener in listeners:
+            listener.root.make()
+        _serve(listeners, settings.receiver)
     except OSError as error:
         raise ConfigurationError(
             f"{root.path}: can't be written ({error.strerror}); check the disk"
@@ -89,7 +92,8 @@ def _automatic() -> int:
 def _say(listeners: list[Listener]) -> None:
     for listener in listeners:
         host, port = listener.address
-        sys.stdout.write(f"listening on {host}:{port}\n")
+        site = listener.root.site_name
+        sys.stdout.write(f"listening on {host}:{port}{f' for {site}' if site else ''}\n")
     sys.stdout.flush()
 
 

@@ -211,20 +211,21 @@ class Receiver:
             thread.join(timeout=1.0)
 
     def _adopt(self) -> None:
-        for port in self._ports:
-            self._adopt_for(port.landing.root)
-
-    def _adopt_for(self, root: DataRoot) -> None:
+        roots = [port.landing.root for port in self._ports]
         while not self._closing.is_set():
-            try:
-                result = adopt_orphans(root)
-            except (OSError, FionaError) as error:
-                kind = error.strerror if isinstance(error, OSError) else str(error)
-                log.error("looking for files without a journal line failed (%s)", kind)  # noqa: TRY400
-            else:
-                if not result.waiting:
-                    return
+            roots = [root for root in roots if not self._adopted(root)]
+            if not roots:
+                return
             self._closing.wait(_ADOPT_AGAIN)
+
+    def _adopted(self, root: DataRoot) -> bool:
+        """One pass; whether nothing is left to be looked at again."""
+        try:
+            return not adopt_orphans(root).waiting
+        except (OSError, FionaError) as error:
+            kind = error.strerror if isinstance(error, OSError) else str(error)
+            log.error("looking for files without a journal line failed (%s)", kind)  # noqa: TRY400
+            return False
 
 
 def _plain_ip(ip: str) -> str:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",
     "redcap-sandbox": "redcap:redcap_sandbox",
+    "sites": "sites:sites",
     "status": "status:status",
     "up": "service:up",
     "verify": "packages:verify",

@@ -19,8 +19,9 @@ Progress = Callable[[ImportReport], None]
 @click.command("import")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--inbox", is_flag=True, help="Empty the drop folder now; for when no service runs.")
+@click.option("--site", default="", help="File into the tree of this entry in SITES.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
-def import_(paths: tuple[Path, ...], inbox: bool, as_json: bool) -> int:
+def import_(paths: tuple[Path, ...], inbox: bool, site: str, as_json: bool) -> int:
     """Import files, folders, ZIP archives and DICOMDIR media as if they had been received.
 
     Every byte is kept, sources are only read. Works with or without a running receiver. Exit code 1 if
@@ -28,10 +29,14 @@ def import_(paths: tuple[Path, ...], inbox: bool, as_json: bool) -> int:
     """
     if bool(paths) == inbox:
         raise UsageError("give files, folders or archives to import, or --inbox alone")
+    if inbox and site:
+        raise UsageError("the inbox belongs to the main site; import paths to reach another one")
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
     settings = load_settings_in_force(root)[0] if root.config_file.exists() else None
+    if site:
+        root = _of_site(root, settings or Settings(), site)
     root.make()
     if inbox:
         return _empty_inbox(root, settings or Settings(), as_json)
@@ -44,6 +49,13 @@ def import_(paths: tuple[Path, ...], inbox: bool, as_json: bool) -> int:
         else:
             print_report(report)
     return 0 if report.sound else 1
+
+
+def _of_site(root: DataRoot, settings: Settings, site: str) -> DataRoot:
+    if site not in settings.SITES:
+        known = ", ".join(sorted(settings.SITES)) or "none"
+        raise UsageError(f"{root.config_file}: SITES has no {site!r} (there: {known})")
+    return root.of_site(site)
 
 
 def _empty_inbox(root: DataRoot, settings: Settings, as_json: bool) -> int:

@@ -133,7 +133,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
     )
     def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
         hold_run(gateway.root, context.run.run_id)
-        adoption = adopt_orphans(gateway.root)
+        adoptions = [adopt_orphans(tree) for tree in gateway.root.site_trees()]
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
             opened.ledger.evidence.read_journals()
@@ -142,8 +142,8 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
             for problem in settled.problems:
                 context.log.warning(f"packages wait: {problem}")
             counts = {
-                "files adopted": adoption.adopted,
-                "leftovers removed": adoption.removed + remove_leftovers(opened),
+                "files adopted": sum(adoption.adopted for adoption in adoptions),
+                "leftovers removed": sum(a.removed for a in adoptions) + remove_leftovers(opened),
                 "ghost runs closed": close_ghost_runs(context.instance, gateway.root, at_start=False),
                 "finished transfers closed": settled.closed,
                 "deliveries to added targets": settled.added,

@@ -23,7 +23,13 @@ from fiona_dagster.landing.decisions import (
 )
 from fiona_dagster.landing.differing import differing_tags
 from fiona_dagster.landing.door import Landing, Visit, dead_workshops, digest_of
-from fiona_dagster.landing.evidence import Commitment, PerformedStep, append_evidence, read_evidence
+from fiona_dagster.landing.evidence import (
+    Commitment,
+    PerformedStep,
+    SiteChoice,
+    append_evidence,
+    read_evidence,
+)
 from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.imports import Importer, import_paths
 from fiona_dagster.landing.journal import (
@@ -60,6 +66,7 @@ __all__ = [
     "Position",
     "Receipt",
     "Retried",
+    "SiteChoice",
     "Visit",
     "adopt_orphans",
     "append_evidence",

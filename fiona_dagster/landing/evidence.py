@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fiona_dagster.config import DataRoot
+from fiona_dagster.config import PROJECT_NAME, DataRoot
 from fiona_dagster.dicom import is_uid
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing.files import make_directory, room_errors, sync_directory
@@ -70,8 +70,29 @@ class Commitment:
     calling_ae: str
 
 
-Evidence = PerformedStep | Commitment
-_KINDS: dict[str, type[PerformedStep] | type[Commitment]] = {"mpps": PerformedStep, "commitment": Commitment}
+@dataclass(frozen=True)
+class SiteChoice:
+    """A person decided at which of several sites a study counts.
+
+    Attributes:
+        time: UTC, ISO 8601 with microseconds and ``Z``.
+        study: Study Instance UID.
+        site: name of the entry in ``SITES``, "" for the main one.
+        by: login name of who decided.
+    """
+
+    time: str
+    study: str
+    site: str
+    by: str
+
+
+Evidence = PerformedStep | Commitment | SiteChoice
+_KINDS: dict[str, type[PerformedStep | Commitment | SiteChoice]] = {
+    "mpps": PerformedStep,
+    "commitment": Commitment,
+    "site": SiteChoice,
+}
 
 
 def evidence_folder(root: DataRoot) -> Path:
@@ -85,7 +106,7 @@ def append_evidence(root: DataRoot, evidence: Evidence) -> None:
     Raises:
         StorageFull: no room; the line is not there, or torn and so without effect.
     """
-    kind = "mpps" if isinstance(evidence, PerformedStep) else "commitment"
+    kind = next(name for name, each in _KINDS.items() if isinstance(evidence, each))
     text = json.dumps({"kind": kind, **asdict(evidence)}, separators=(",", ":")).encode("ascii")
     # A newline in front ends what a crash may have left torn; an empty line means nothing.
     line = b"\n%08x %s\n" % (zlib.crc32(text), text)
@@ -158,6 +179,10 @@ def _is_sound(found: Evidence) -> bool:
     if isinstance(found, Commitment):
         uids = [found.transaction, *found.instances, *found.instances.values()]
         return all(isinstance(uid, str) and is_uid(uid) for uid in uids)
+    if isinstance(found, SiteChoice):
+        texts = (found.time, found.study, found.site, found.by)
+        named = all(isinstance(text, str) for text in texts) and is_uid(found.study)
+        return named and (not found.site or PROJECT_NAME.fullmatch(found.site) is not None)
     if found.status not in STEP_STATUSES:
         return False
     uids = [found.instance, *found.studies, *found.series]

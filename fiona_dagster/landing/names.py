@@ -53,7 +53,8 @@ class StudyNames:
         self._flush = GroupFlush(flush_entries)
         self.fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(root.locks / f"{study}.names", flags, 0o600)
+        prefix = f"{root.site_name}." if root.site_name else ""
+        self._fd = os.open(root.locks / f"{prefix}{study}.names", flags, 0o600)
 
     def __del__(self) -> None:
         for fd in (getattr(self, "fd", -1), getattr(self, "_fd", -1)):

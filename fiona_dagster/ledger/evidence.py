@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fiona_dagster import landing
+from fiona_dagster.ledger.booking import choose_site
 from fiona_dagster.ledger.store import Store, utc_now
 
 _JOURNAL = "evidence "
@@ -82,6 +83,8 @@ class EvidenceBook:
             for name, offset, found in landing.read_evidence(self._store.root, offsets):
                 if isinstance(found, landing.PerformedStep):
                     self._book_step(db, found)
+                elif isinstance(found, landing.SiteChoice):
+                    self._book_choice(db, found)
                 else:
                     _book_commitment(db, found)
                 db.execute(
@@ -89,6 +92,12 @@ class EvidenceBook:
                 )
                 count += 1
         return count
+
+    def _book_choice(self, db: sqlite3.Connection, choice: landing.SiteChoice) -> None:
+        choose_site(db, choice.study, choice.site, choice.time)
+        if db.execute("UPDATE studies SET open = 1 WHERE study = ?", (choice.study,)).rowcount:
+            site = choice.site or "the main site"
+            self._store.note(choice.study, f"counts at {site}, decided by {choice.by}")
 
     def _book_step(self, db: sqlite3.Connection, step: landing.PerformedStep) -> None:
         db.execute("DELETE FROM performed_steps WHERE step = ?", (step.instance,))

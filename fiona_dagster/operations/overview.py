@@ -114,6 +114,8 @@ def _study(study: Study) -> dict[str, Any]:
         "first_arrival": study.first_arrival,
         "last_arrival": study.last_arrival,
         "retired": study.retired,
+        "site": study.site,
+        "sites": list(study.sites),
     }
 
 

@@ -24,7 +24,7 @@ LOCATION = "fiona_dagster"
 
 INBOX_READY = "watching the inbox"
 """What the drop folder's process says when it runs."""
-LISTENING = re.compile(r"listening on (\S+):(\d+)")
+LISTENING = re.compile(r"listening on (\S+):(\d+)(?: for (\w+))?")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
                 settings.receiver.model_dump_json(
                     exclude={"quiet_seconds", "quiet_seconds_open", "quiet_by_sender"}
                 ),
+                settings.SITES,
             ),
         ),
         Service(
@@ -194,6 +195,12 @@ def listening(process: Process) -> tuple[str, int] | None:
     """Host and port of the receiver, from its own words."""
     found = LISTENING.search(process.output())
     return (found[1], int(found[2])) if found else None
+
+
+def listening_for_sites(process: Process) -> dict[str, list[str | int]]:
+    """Host and port of every entry in ``SITES``, from the receiver's own words."""
+    found = LISTENING.findall(process.output())
+    return {name: [host, int(port)] for host, port, name in found if name}
 
 
 def answers(host: str, port: int) -> bool:

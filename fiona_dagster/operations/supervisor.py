@@ -55,6 +55,7 @@ class _Slot:
     failures: int = 0
     reconciled: bool = True
     address: tuple[str, int] | None = field(default=None)
+    sites: dict[str, list[str | int]] = field(default_factory=dict)
 
     @property
     def pause(self) -> float:
@@ -181,6 +182,7 @@ class Supervisor:
         if slot.service.ready(process):
             slot.ready = slot.was_ready = True
             slot.address = table.listening(process) if name in LISTENERS else None
+            slot.sites = table.listening_for_sites(process) if name == "receiver" else {}
             self._announce(slot)
         elif time.monotonic() - process.started > READY_WITHIN:
             log.error("%s does not answer after %.0f s; see %s", name, READY_WITHIN, process.log)
@@ -189,6 +191,8 @@ class Supervisor:
     def _announce(self, slot: _Slot) -> None:
         if slot.address:
             self._say("{} listening on {}:{}".format(slot.service.name, *slot.address))
+            for site, (host, port) in slot.sites.items():
+                self._say(f"{slot.service.name} listening on {host}:{port} for {site}")
         elif slot.service.name == "webserver":
             self._say(f"Dagster UI {self._ports.url}")
         else:
@@ -355,6 +359,7 @@ class Supervisor:
             "web_port": self._ports.web,
             "code_port": self._ports.code,
             **{name: list(self._slots[name].address or []) for name in LISTENERS},
+            "sites": self._slots["receiver"].sites,
             "services": {
                 name: {"pid": slot.process.pid if slot.process else None, "ready": slot.ready}
                 for name, slot in self._slots.items()

@@ -43,7 +43,7 @@ def find_complete_studies(gateway: Gateway, now: datetime | None = None) -> list
 
 
 def _decide(gateway: Gateway, study: Study, now: datetime) -> Decision:
-    limits = limits_of(gateway, study.study)
+    limits = limits_of(gateway, study)
     silence = (now - datetime.fromisoformat(study.last_arrival)).total_seconds()
     if 0 <= silence < limits.quiet:  # the common case costs nothing
         return studies.decide(Evidence(silence, False, {"": study.instances}), limits)
@@ -74,14 +74,14 @@ def _counts(gateway: Gateway, study: Study, now: datetime) -> tuple[SourceCount,
     return tuple(found)
 
 
-def limits_of(gateway: Gateway, study: str) -> Limits:
+def limits_of(gateway: Gateway, study: Study) -> Limits:
     """How long to wait for this study: a study with several senders takes the longest quiet time."""
-    receiver, completion = gateway.settings.receiver, gateway.settings.completion
+    receiver, completion = gateway.settings.of_site(study.site).receiver, gateway.settings.completion
     quiet = receiver.quiet_seconds
     if receiver.quiet_by_sender:
         quiet = max(
             receiver.quiet_by_sender.get(sender, receiver.quiet_seconds)
-            for sender in gateway.ledger.evidence.senders(study)
+            for sender in gateway.ledger.evidence.senders(study.study)
         )
     return Limits(
         quiet=quiet,
@@ -96,7 +96,9 @@ def _evidence(gateway: Gateway, study: Study, silence: float) -> Evidence:
     steps = book.steps(study.study)
     return Evidence(
         silence=silence,
-        associations_open=landing.open_associations(gateway.root, study.study),
+        associations_open=any(
+            landing.open_associations(gateway.root.of_site(site), study.study) for site in study.sites
+        ),
         received=book.received(study.study),
         steps=None
         if steps is None

@@ -19,6 +19,8 @@ from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
 
 LOCK_SECONDS = 600.0
+SEVERAL_SITES = "several_sites"
+"""Flag of a study that arrived at more than one site until a person decided which one counts."""
 
 
 @contextmanager
@@ -79,10 +81,10 @@ def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContent
             f"first {missing[0]}; restore them from the backup, nothing goes on without them"
         )
     key = (str(gateway.root.path), study_uid)
-    fingerprint = f"{len(rows)}:{study.last_arrival}:{study.conflicts}"
+    fingerprint = f"{len(rows)}:{study.last_arrival}:{study.conflicts}:{study.site}"
     if key in _latest and _latest[key][0] == fingerprint:
         return study, _latest[key][1]
-    contents = studies.scan_study(gateway.root, study_uid)
+    contents = studies.scan_study(gateway.root.of_site(study.site), study_uid)
     _latest.clear()
     _latest[key] = (fingerprint, contents)
     return study, contents
@@ -98,9 +100,11 @@ def process(gateway: Gateway, study_uid: str) -> Processed:
         "CallerIP": study.caller_ip,
     }
     records = studies.build_series_records(contents, rules, connection)
-    flags = tuple(studies.flags(gateway.root, contents))
+    flags = tuple(studies.flags(gateway.root.of_site(study.site), contents))
     if gateway.ledger.receipts.has_altered(study_uid):
         flags += (ALTERED,)
+    if study.at_several_sites:
+        flags += (SEVERAL_SITES,)
     return Processed(study, contents, records, flags, rules.digest, problem)
 
 

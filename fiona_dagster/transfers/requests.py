@@ -43,6 +43,10 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         project = gateway.project(project_name)
     except ConfigurationError as error:
         raise RequestRefused(f"the project's file is wrong: {error}") from None
+    if study.site and project_name != study.site:
+        raise RequestRefused(
+            f"the study arrived at site {study.site}; it can be assigned to project {study.site} only"
+        )
     if not project.active:
         raise RequestRefused(f"project {project_name} is not active")
     if not project.targets:

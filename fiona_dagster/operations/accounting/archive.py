@@ -19,7 +19,7 @@ _PREFIX = "scp_"
 _PATH = re.compile(rb'"path":"([^"\\]{1,400})"')
 
 Listing = dict[str, dict[str, int]]
-"""StudyInstanceUID -> file name -> size."""
+"""Folder of a study, relative to the data root -> file name -> size."""
 
 
 @dataclass
@@ -29,32 +29,37 @@ class Lines:
     Attributes:
         filed: paths that have a line ``stored`` or ``adopted``, with the study.
         aside: paths of what was set aside, with the study.
-        damage: lines whose checksum is wrong.
+        damage: lines whose checksum is wrong, with the tree that they are in.
         count: number of sound lines.
     """
 
     filed: dict[str, str] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
-    damage: list[JournalDamage] = field(default_factory=list)
+    damage: list[tuple[DataRoot, JournalDamage]] = field(default_factory=list)
     count: int = 0
 
 
 def list_archive(root: DataRoot, account: Account) -> Listing:
-    """Every archived file with its size; also names what does not belong into the archive."""
+    """Every archived file of all sites with its size; also names what does not belong into an archive."""
     found: Listing = {}
-    if not root.archive.is_dir():
-        return found
-    with os.scandir(root.archive) as entries:
+    for tree in root.site_trees():
+        if tree.archive.is_dir():
+            found.update(_list_archive(tree, account))
+    return found
+
+
+def _list_archive(tree: DataRoot, account: Account) -> Listing:
+    found: Listing = {}
+    with os.scandir(tree.archive) as entries:
         folders = [entry.name for entry in entries if not entry.name.startswith(".")]
+    archive = tree.archive.relative_to(tree.path).as_posix()
     for name in sorted(folders):
         study = name.removeprefix(_PREFIX)
         if study == name or not is_uid(study):
-            account.add(
-                "foreign", "", f"site/archive/{name}", "does not belong into the archive; move it away"
-            )
+            account.add("foreign", "", f"{archive}/{name}", "does not belong into the archive; move it away")
             continue
-        with os.scandir(root.archive / name) as entries:
-            found[study] = {
+        with os.scandir(tree.archive / name) as entries:
+            found[f"{archive}/{name}"] = {
                 entry.name: entry.stat(follow_symlinks=False).st_size
                 for entry in entries
                 if not entry.name.startswith(".")
@@ -62,16 +67,28 @@ def list_archive(root: DataRoot, account: Account) -> Listing:
     return found
 
 
+def _study_of(folder: str) -> str:
+    return folder.rpartition("/")[2].removeprefix(_PREFIX)
+
+
 def read_lines(root: DataRoot, study: str | None = None) -> Lines:
-    """Reads all journals from front to back, or those of one study."""
+    """Reads all journals of all sites from front to back, or those of one study."""
     lines = Lines()
-    for _, _, receipt in landing.read_journals(root, {}, study=study, on_damage=lines.damage.append):
+    for tree in root.site_trees():
+        _read_tree(tree, study, lines)
+    return lines
+
+
+def _read_tree(tree: DataRoot, study: str | None, lines: Lines) -> None:
+    def on_damage(damage: JournalDamage) -> None:
+        lines.damage.append((tree, damage))
+
+    for _, _, receipt in landing.read_journals(tree, {}, study=study, on_damage=on_damage):
         lines.count += 1
         if receipt.kind in ("stored", "adopted"):
             lines.filed[receipt.path] = receipt.StudyInstanceUID
         elif landing.is_set_aside(receipt.path):
             lines.aside[receipt.path] = receipt.StudyInstanceUID
-    return lines
 
 
 def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines, account: Account) -> None:
@@ -81,8 +98,8 @@ def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines
     holds its journal.
     """
     listed = {
-        f"site/archive/{_PREFIX}{study}/{name}": size
-        for study, names in listing.items()
+        f"{folder}/{name}": size
+        for folder, names in listing.items()
         for name, size in names.items()
     }
     account.checked["archived files"] = len(listed)
@@ -97,15 +114,15 @@ def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines
                 "acknowledged, but not in the archive any more; restore it or have it sent again",
             )
     _compare_ledger(ledger, listed, lines, account)
-    for damage in lines.damage:
-        _judge_damage(root, damage, listed, lines, account)
+    for tree, damage in lines.damage:
+        _judge_damage(tree, damage, listed, lines, account)
 
 
 def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account: Account) -> None:
-    for study, names in listing.items():
-        folder = f"site/archive/{_PREFIX}{study}"
+    for folder, names in listing.items():
+        study, tree = _study_of(folder), root.tree_of(folder)
         orphans = [name for name in names if f"{folder}/{name}" not in lines.filed]
-        if not orphans or landing.open_associations(root, study):
+        if not orphans or landing.open_associations(tree, study):
             continue
         known = read_lines(root, study).filed
         for name in orphans:
@@ -116,13 +133,13 @@ def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account:
                     study,
                     path,
                     "in the archive without a journal line (killed before the answer)",
-                    MAINTENANCE if landing.will_be_adopted(root, study) else "",
+                    MAINTENANCE if landing.will_be_adopted(tree, study) else "",
                 )
 
 
 def _compare_ledger(ledger: Ledger, listed: dict[str, int], lines: Lines, account: Account) -> None:
     known: set[str] = set()
-    rows = ledger.store.rows("SELECT study, sop_instance, path, size, altered FROM instances")
+    rows = ledger.store.rows("SELECT study, sop_instance, path, size, altered FROM site_instances")
     account.checked["instances"] = len(rows)
     for row in rows:
         path, study = row["path"], row["study"]
@@ -156,14 +173,14 @@ def _compare_ledger(ledger: Ledger, listed: dict[str, int], lines: Lines, accoun
 
 
 def _judge_damage(
-    root: DataRoot, damage: JournalDamage, listed: dict[str, int], lines: Lines, account: Account
+    tree: DataRoot, damage: JournalDamage, listed: dict[str, int], lines: Lines, account: Account
 ) -> None:
     """A damaged line matters if it may have been acknowledged and its file can't be told.
 
     A torn line (without its end) was never flushed, so that nobody was told Success for it. A whole line with
     a wrong checksum is a fault of the disk: it is made good by a file that has another line or gets one.
     """
-    raw = _bytes_of(root, damage)
+    raw = _bytes_of(tree, damage)
     named = _PATH.search(raw)
     path = named[1].decode("ascii", "replace") if named else ""
     if not raw.rstrip().endswith(b"}") or path in lines.filed or path in lines.aside or path in listed:
@@ -171,14 +188,14 @@ def _judge_damage(
     account.add(
         "damaged_line",
         landing.study_of(damage.journal) or "",
-        f"site/.arrived/{damage.journal}",
+        f"{tree.arrived.relative_to(tree.path)}/{damage.journal}",
         f"line at byte {damage.start} is damaged and its file unknown; restore the journal from the backup",
     )
 
 
-def _bytes_of(root: DataRoot, damage: JournalDamage) -> bytes:
+def _bytes_of(tree: DataRoot, damage: JournalDamage) -> bytes:
     try:
-        with (root.arrived / damage.journal).open("rb") as file:
+        with (tree.arrived / damage.journal).open("rb") as file:
             file.seek(damage.start)
             return file.read(min(damage.end - damage.start, 65536))
     except FileNotFoundError:
@@ -187,7 +204,7 @@ def _bytes_of(root: DataRoot, damage: JournalDamage) -> bytes:
 
 def altered_files(root: DataRoot, ledger: Ledger) -> Iterator[tuple[str, str, str, str]]:
     """Hashes every instance that has a digest: (study, instance, path, new digest) where they differ."""
-    rows = ledger.store.rows("SELECT study, sop_instance, path, digest FROM instances WHERE digest != ''")
+    rows = ledger.store.rows("SELECT study, sop_instance, path, digest FROM site_instances WHERE digest != ''")
     for row in rows:
         path: Path = root.path / row["path"]
         if path.is_file():

@@ -46,13 +46,14 @@ def check_set_aside(root: DataRoot, ledger: Ledger, lines: Lines, account: Accou
                 _relative(root, place),
                 f"has {size} bytes, received were {row['size']}",
             )
-    interrupted = landing.interrupted_decisions(root)
+    interrupted = [found for tree in root.site_trees() for found in landing.interrupted_decisions(tree)]
     unfinished = {study for _, study in interrupted}
     for path, study in _aside_files(root):
+        tree = root.tree_of(_relative(root, path))
         if study in unfinished:
             continue  # told below
-        if path.suffix == ".dcm" and path not in expected and not landing.open_associations(root, study):
-            handled = MAINTENANCE if path.parent == landing.waiting_folder(root, study) else ""
+        if path.suffix == ".dcm" and path not in expected and not landing.open_associations(tree, study):
+            handled = MAINTENANCE if path.parent == landing.waiting_folder(tree, study) else ""
             account.add(
                 "no_journal_line", study, _relative(root, path), "set aside without a journal line", handled
             )
@@ -67,7 +68,11 @@ def check_set_aside(root: DataRoot, ledger: Ledger, lines: Lines, account: Accou
 
 
 def _aside_files(root: DataRoot) -> Iterator[tuple[Path, str]]:
-    folders = [root.conflicts, root.conflicts / landing.REJECTED, root.conflicts / landing.SUPERSEDED]
+    folders = [
+        tree.conflicts / name
+        for tree in root.site_trees()
+        for name in ("", landing.REJECTED, landing.SUPERSEDED)
+    ]
     for parent in folders:
         for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
             if folder.is_dir() and folder not in folders:
@@ -99,11 +104,13 @@ def check_quarantine(root: DataRoot, account: Account) -> None:
 
 def check_unfinished(root: DataRoot, account: Account) -> None:
     """Part files of dead processes."""
-    for path in landing.dead_workshops(root):
+    trees = root.site_trees()
+    for path in [path for tree in trees for path in landing.dead_workshops(tree)]:
         account.add(
             "unfinished", "", _relative(root, path), "unfinished files of a process that is gone", RECEIVER
         )
-    folders = [root.quarantine, *_below(root.conflicts), *_below(root.outbox), *_below(root.daic)]
+    folders = [root.quarantine, *_below(root.outbox), *_below(root.daic)]
+    folders += [folder for tree in trees for folder in _below(tree.conflicts)]
     for folder in folders:
         for path in _parts(folder):
             if _age(path) > YOUNG_SECONDS:
