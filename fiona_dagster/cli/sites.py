@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fiona_dagster.config import DataRoot, load_settings_in_force
+from fiona_dagster.config import DataRoot, Settings, SiteSettings, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError, UsageError
 
 MAIN = "main"
@@ -74,10 +74,15 @@ def _document(root: DataRoot) -> dict[str, Any]:
         ledger.receipts.read_journals()
         ledger.evidence.read_journals()
         several = [study for study in ledger.receipts.studies() if len(study.sites) > 1]
-    entries = {MAIN: settings, **settings.SITES}
+    entries: dict[str, Settings | SiteSettings] = {MAIN: settings, **settings.SITES}
     return {
         "sites": [
-            {"site": name, "DICOMIP": each.DICOMIP, "DICOMPORT": each.DICOMPORT, "DICOMAETITLE": each.DICOMAETITLE}
+            {
+                "site": name,
+                "DICOMIP": each.DICOMIP,
+                "DICOMPORT": each.DICOMPORT,
+                "DICOMAETITLE": each.DICOMAETITLE,
+            }
             for name, each in entries.items()
         ],
         "studies": [

@@ -30,10 +30,10 @@ _HOME = """UPDATE studies SET site = (SELECT x.site FROM study_sites x WHERE x.s
         ORDER BY x.chosen DESC, x.first_arrival, x.site LIMIT 1)
     WHERE study = :study"""
 
-_INSTANCE = """INSERT INTO site_instances (study, site, sop_instance, series, sop_class, transfer_syntax, path, size,
-        received, filed, accepted, repeats, conflicts)
-    VALUES (:study, :site, :sop_instance, :series, :sop_class, :transfer_syntax, :archived, :size, :time, :filed,
-        :accepted, :repeat, :conflict)
+_INSTANCE = """INSERT INTO site_instances (study, site, sop_instance, series, sop_class, transfer_syntax,
+        path, size, received, filed, accepted, repeats, conflicts)
+    VALUES (:study, :site, :sop_instance, :series, :sop_class, :transfer_syntax,
+        :archived, :size, :time, :filed, :accepted, :repeat, :conflict)
     ON CONFLICT (study, site, sop_instance) DO UPDATE SET """
 
 _SEEN_AGAIN = _INSTANCE + "repeats = repeats + :repeat, conflicts = conflicts + :conflict"

@@ -82,7 +82,9 @@ class Receipts:
 
     def _read_tree(self, db: sqlite3.Connection, tree: DataRoot) -> int:
         prefix = f"{tree.site_name}/" if tree.site_name else ""
-        rows = db.execute("SELECT name, offset, mark FROM journals WHERE instr(name, '/') = ?", (len(prefix),))
+        rows = db.execute(
+            "SELECT name, offset, mark FROM journals WHERE instr(name, '/') = ?", (len(prefix),)
+        )
         known = {
             row["name"].removeprefix(prefix): landing.Position(row["offset"], row["mark"])
             for row in rows
@@ -135,7 +137,7 @@ class Receipts:
         """Books SHA-256 over transfer syntax and data set by SOPInstanceUID; one that is there stays."""
         with self._store.writing() as db:
             db.executemany(
-                f"UPDATE site_instances SET digest = ? WHERE {_THIS} AND digest = ''",
+                _SET_DIGEST,
                 [(digest, study, instance) for instance, digest in digests.items()],
             )
 
@@ -144,7 +146,7 @@ class Receipts:
         with self._store.writing() as db:
             for instance in instances:
                 db.execute(
-                    f"UPDATE site_instances SET altered = ? WHERE {_THIS} AND altered = ''",
+                    _SET_ALTERED,
                     (utc_now(), study, instance),
                 )
             row = db.execute("SELECT flags FROM studies WHERE study = ?", (study,)).fetchone()
@@ -160,7 +162,7 @@ class Receipts:
         """Instances whose bytes are right again (restored from a backup)."""
         with self._store.writing() as db:
             db.executemany(
-                f"UPDATE site_instances SET altered = '' WHERE {_THIS}",
+                _SET_SOUND,
                 [(study, instance) for instance in instances],
             )
 
@@ -224,11 +226,17 @@ class Receipts:
             self._store.note(study, "retired from the partition sets")
 
 
-_THIS = """study = ? AND sop_instance = ?
+_OF_HOME = """study = ? AND sop_instance = ?
     AND site = (SELECT s.site FROM studies s WHERE s.study = site_instances.study)"""
+_SET_DIGEST = f"UPDATE site_instances SET digest = ? WHERE digest = '' AND {_OF_HOME}"  # noqa: S608 - constants
+_SET_ALTERED = f"UPDATE site_instances SET altered = ? WHERE altered = '' AND {_OF_HOME}"  # noqa: S608 - constants
+_SET_SOUND = f"UPDATE site_instances SET altered = '' WHERE {_OF_HOME}"  # noqa: S608 - constants
 
-_STUDIES = """SELECT s.*, (SELECT json_group_array(x.site) FROM study_sites x WHERE x.study = s.study) AS sites,
-    (SELECT max(x.chosen) FROM study_sites x WHERE x.study = s.study) AS site_chosen, count(i.sop_instance) AS instances, coalesce(sum(i.conflicts), 0) AS conflicts
+_STUDIES = """SELECT s.*,
+    (SELECT json_group_array(x.site) FROM study_sites x WHERE x.study = s.study) AS sites,
+    (SELECT max(x.chosen) FROM study_sites x WHERE x.study = s.study) AS site_chosen,
+    count(i.sop_instance) AS instances,
+    coalesce(sum(i.conflicts), 0) AS conflicts
     FROM studies s LEFT JOIN instances i ON i.study = s.study"""
 _GROUPED = "GROUP BY s.study ORDER BY s.first_arrival, s.study"
 
@@ -252,7 +260,9 @@ def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:
         accepted = f" {row['accepted']}" if row["accepted"] else ""
         digest.update(f"{row['sop_instance']} {row['conflicts']}{accepted}\n".encode())
         count += 1
-    sites = db.execute("SELECT site, chosen FROM study_sites WHERE study = ? ORDER BY site", (study,)).fetchall()
+    sites = db.execute(
+        "SELECT site, chosen FROM study_sites WHERE study = ? ORDER BY site", (study,)
+    ).fetchall()
     if len(sites) > 1:
         digest.update("".join(f"{row['site']}={row['chosen']}\n" for row in sites).encode())
     return digest.hexdigest(), count

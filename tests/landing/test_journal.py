@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy, UsageError
-from fiona_dagster.landing import Caller, JournalDamage, Receipt, open_associations, read_journals, study_lock
+from fiona_dagster.landing import (
+    Caller,
+    JournalDamage,
+    Position,
+    Receipt,
+    open_associations,
+    read_journals,
+    study_lock,
+)
 from fiona_dagster.landing.journal import Journal, journal_name, study_of
 from fiona_dagster.landing.receipt import KINDS, decode_line, encode_line
 from tests.making import CT, EXPLICIT, SERIES, STUDY
@@ -102,7 +110,7 @@ def write(root: DataRoot, *receipts: Receipt) -> Path:
 def test_tailing_goes_on_where_it_stopped(root: DataRoot) -> None:
     two, three = replace(RECEIPT, SOPInstanceUID="1.2.4"), replace(RECEIPT, SOPInstanceUID="1.2.5")
     write(root, RECEIPT, two)
-    offsets: dict[str, int] = {}
+    offsets: dict[str, Position] = {}
     seen = []
     for name, offset, receipt in read_journals(root, offsets):
         seen.append(receipt)
@@ -115,6 +123,28 @@ def test_tailing_goes_on_where_it_stopped(root: DataRoot) -> None:
     assert list(read_journals(root, offsets)) == []
     write(root, three)
     assert [r for _, _, r in read_journals(root, offsets)] == [three]
+
+
+def test_a_journal_put_back_from_a_backup_is_read_from_its_start(root: DataRoot) -> None:
+    many = [replace(RECEIPT, SOPInstanceUID=f"1.2.{number}") for number in range(3, 9)]
+    write(root, *many[:2])
+    name, position, _ = list(read_journals(root, {}))[-1]
+    journal = root.arrived / name
+    journal.unlink()
+    write(root, many[0], *many[2:])  # the backup lacks the second line, and has grown past the place since
+
+    assert journal.stat().st_size > position.offset
+    assert [r for _, _, r in read_journals(root, {name: position})] == [many[0], *many[2:]]
+
+
+def test_a_line_longer_than_the_mark_is_known_again(root: DataRoot) -> None:
+    long = replace(RECEIPT, calling_ae="A" * 600)
+    write(root, long)
+    name, position, _ = list(read_journals(root, {}))[-1]
+    with (root.arrived / name).open("ab") as file:
+        file.write(encode_line(RECEIPT))
+
+    assert [r for _, _, r in read_journals(root, {name: position})] == [RECEIPT]
 
 
 def test_a_torn_last_line_waits_and_the_next_one_stands_alone(root: DataRoot) -> None:
@@ -155,7 +185,7 @@ def test_lines_longer_than_a_chunk_are_read(root: DataRoot, monkeypatch: pytest.
     write(root, RECEIPT, RECEIPT, RECEIPT)
     found = list(read_journals(root, {}))
     assert [r for _, _, r in found] == [RECEIPT] * 3
-    assert found[-1][1] == (root.arrived / found[-1][0]).stat().st_size
+    assert found[-1][1].offset == (root.arrived / found[-1][0]).stat().st_size
 
 
 def test_an_open_association_is_seen_until_it_closes(root: DataRoot) -> None:

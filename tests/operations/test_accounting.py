@@ -83,7 +83,7 @@ def rot_line_and_lose_file(root: DataRoot) -> None:
 
 
 def forget_row(root: DataRoot) -> None:
-    execute(root, "DELETE FROM instances WHERE sop_instance = ?", ONE)
+    execute(root, "DELETE FROM site_instances WHERE sop_instance = ?", ONE)
 
 
 def mark_altered(root: DataRoot) -> None:
@@ -213,7 +213,7 @@ def test_an_open_association_is_no_finding(root: DataRoot) -> None:
 def test_a_file_without_a_line_is_adopted_by_the_next_start(filed: DataRoot) -> None:
     lines = journal(filed).read_bytes().splitlines(keepends=True)
     journal(filed).write_bytes(lines[1])
-    execute(filed, "DELETE FROM instances")
+    execute(filed, "DELETE FROM site_instances")
     execute(filed, "DELETE FROM journals")
     assert codes(filed) == ([], ["no_journal_line"])
 

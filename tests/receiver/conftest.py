@@ -53,11 +53,13 @@ class Process:
     command: list[str] = field(default_factory=lambda: [sys.executable, "-m", "receiver"])
     process: subprocess.Popen[str] | None = None
     address: tuple[str, int] = ("", 0)
+    sites: dict[str, Any] = field(default_factory=dict)
+    site_addresses: dict[str, tuple[str, int]] = field(default_factory=dict)
     log: Path = Path()
 
     def start(self, **values: Any) -> tuple[str, int]:
         section = {"accept_unknown": True, "reserve_mb": 0, "drain_seconds": 5, **values}
-        document = {"DICOMIP": "127.0.0.1", "DICOMPORT": 0, "receiver": section}
+        document = {"DICOMIP": "127.0.0.1", "DICOMPORT": 0, "receiver": section, "SITES": self.sites}
         self.root.config_file.write_text(json.dumps(document))
         self.log = self.root.logs / "receiver.log"
         with self.log.open("a") as log:
@@ -72,6 +74,9 @@ class Process:
         line = self.process.stdout.readline()
         assert line.startswith("listening on 127.0.0.1:"), self.log.read_text()
         self.address = ("127.0.0.1", int(line.rpartition(":")[2]))
+        for name in self.sites:
+            line = self.process.stdout.readline().removesuffix(f" for {name}\n")
+            self.site_addresses[name] = ("127.0.0.1", int(line.rpartition(":")[2]))
         return self.address
 
     @property

@@ -97,11 +97,7 @@ def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines
     So a file without a line may have got it meanwhile, or may be about to: an association that is still open
     holds its journal.
     """
-    listed = {
-        f"{folder}/{name}": size
-        for folder, names in listing.items()
-        for name, size in names.items()
-    }
+    listed = {f"{folder}/{name}": size for folder, names in listing.items() for name, size in names.items()}
     account.checked["archived files"] = len(listed)
     account.checked["journal lines"] = lines.count
     _files_without_line(root, listing, lines, account)
@@ -204,7 +200,9 @@ def _bytes_of(tree: DataRoot, damage: JournalDamage) -> bytes:
 
 def altered_files(root: DataRoot, ledger: Ledger) -> Iterator[tuple[str, str, str, str]]:
     """Hashes every instance that has a digest: (study, instance, path, new digest) where they differ."""
-    rows = ledger.store.rows("SELECT study, sop_instance, path, digest FROM site_instances WHERE digest != ''")
+    rows = ledger.store.rows(
+        "SELECT study, sop_instance, path, digest FROM site_instances WHERE digest != ''"
+    )
     for row in rows:
         path: Path = root.path / row["path"]
         if path.is_file():
