@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakValueDictionary
 from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
