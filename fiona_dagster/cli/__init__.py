@@ -9,10 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 
 import click
 
 from fiona_dagster.errors import ConfigurationError, FionaError, UsageError
+
+TRACEBACK = "FIONA_TRACEBACK"
+"""Environment variable that lets unforeseen errors through as they are, for developers."""
 
 COMMANDS: dict[str, str] = {
     "assign": "assign:assign",
@@ -60,25 +64,51 @@ def main() -> None:
     """Entry point: runs the command and turns errors into one line and an exit code."""
     os.umask(0o077)
     try:
-        result = fiona.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except (UsageError, ConfigurationError) as error:
-        code = _complain(error, 2)
-    except FionaError as error:
-        code = _complain(error, 1)
+        code = _run()
     except BrokenPipeError:
         code = 0
-    else:
-        code = result if isinstance(result, int) else 0
+    except OSError as error:
+        code = _complain(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}", 1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        code = _complain(_describe(error), 1)
     sys.exit(code)
 
 
-def _complain(error: FionaError, code: int) -> int:
+def _run() -> int:
+    try:
+        result = fiona.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "fiona"
+        return _complain(f"{error.format_message().rstrip('.')}; see `{where} --help`", 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except (UsageError, ConfigurationError) as error:
+        return _complain(error, 2)
+    except FionaError as error:
+        return _complain(error, 1)
+    return result if isinstance(result, int) else 0
+
+
+def _describe(error: Exception) -> str:
+    """Type and place of an error that nobody foresaw; its text may quote patient data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "fiona_dagster" in frame.filename] or list(frames)
+    place = f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else "an unknown place"
+    return (
+        f"unexpected {type(error).__name__} at {place}: a defect of FIONA, please report it; its text is "
+        f"withheld since it may quote patient data, {TRACEBACK}=1 shows it"
+    )
+
+
+def _complain(error: FionaError | str, code: int) -> int:
     click.echo("fiona: " + " ".join(str(error).split()), err=True)
     return code

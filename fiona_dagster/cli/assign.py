@@ -36,15 +36,24 @@ def assign(study: str, project: str, participant: str, event: str, as_json: bool
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def reclassify(studies: tuple[str, ...], stale: bool, as_json: bool) -> None:
-    """Has studies classified again; the running service starts the runs."""
+    """Has studies classified again and their records in REDCap renewed.
+
+    The order is noted in the ledger, and a running `fiona up` starts a run for each study within seconds;
+    if none runs they start with the next one, and this command says so.
+    """
+    from fiona_dagster.operations import is_up
     from fiona_dagster.transfers.context import Gateway
     from fiona_dagster.transfers.intake import reclassify as ask
 
     if bool(studies) == stale:
         raise UsageError("name studies, or give --stale for all that a rule change affects")
-    with Gateway(DataRoot.from_environment()) as gateway:
+    root = DataRoot.from_environment()
+    with Gateway(root) as gateway:
         asked = ask(gateway, None if stale else list(studies))
+    running = is_up(root)
     if as_json:
-        click.echo(json.dumps({"studies": asked}))
+        click.echo(json.dumps({"studies": asked, "service_running": running}))
     else:
         click.echo(f"{len(asked)} studies will be classified again")
+    if asked and not running:
+        click.echo("fiona: `fiona up` does not run here; the runs start when it does", err=True)

@@ -34,7 +34,7 @@ def classify(paths: tuple[Path, ...], rules_file: Path | None, as_json: bool) ->
     result = classify_paths(paths, rules)
     if as_json:
         click.echo(json.dumps(result.records, indent=2, sort_keys=True, default=str))
-    else:
+    elif result.records:
         _print_table(result)
     return _complain(result)
 

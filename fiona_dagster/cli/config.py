@@ -31,6 +31,8 @@ def check_(context: click.Context, *, as_json: bool) -> None:
     from fiona_dagster.studies import load_rules
 
     root = DataRoot.from_environment()
+    if not root.config.is_dir():
+        raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
     problems = check(root)
     try:
         load_rules(root.rules_file)

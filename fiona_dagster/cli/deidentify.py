@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from fiona_dagster import deid
-from fiona_dagster.config import DataRoot, ProjectSettings, has_project, load_project_in_force
+from fiona_dagster.config import PROJECT_NAME, DataRoot, ProjectSettings, has_project, load_project_in_force
 from fiona_dagster.errors import ConfigurationError, StorageFull, UsageError
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
@@ -51,6 +51,8 @@ def deidentify(
     code 1 if any input failed or anything identifying was left.
     """
     root = DataRoot.from_environment()
+    if not PROJECT_NAME.fullmatch(project):
+        raise UsageError("--project: must be 1 to 20 letters, digits or _")
     inputs, skipped = _inputs(source, target)
     if report is not None and _inside(report, target):
         raise UsageError(f"{report}: OUT holds nothing but de-identified DICOM; write the report elsewhere")
@@ -64,10 +66,16 @@ def deidentify(
         left = len(document["verification"]["findings"])
         click.echo(
             f"{len(inputs)} inputs, {len(document['files'])} copies, {len(document['failures'])} failed, "
-            f"{len(skipped)} skipped; residual search: {'passed' if not left else f'{left} findings'}; "
+            f"{len(skipped)} skipped; residual search: {_searched(document, left)}; "
             f"key {deidentifier.key.fingerprint}"
         )
     return 1 if failed else 0
+
+
+def _searched(document: dict[str, Any], left: int) -> str:
+    if left:
+        return f"{left} findings"
+    return "passed" if document["files"] else "nothing to look at"
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -86,14 +94,20 @@ def _inputs(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
         raise UsageError(f"{source}: no such file or folder")
     inputs: list[Path] = []
     skipped: list[Path] = []
-    for path in sorted(source.rglob("*")):
-        if path.is_dir() or _inside(path, target):
+    for path in sorted(
+        Path(folder, name) for folder, _, names in os.walk(source, onerror=_refuse) for name in names
+    ):
+        if _inside(path, target):
             continue
         # anything but a regular file (a pipe, say) could block for ever
         (inputs if path.is_file() and not _evidently_other(path) else skipped).append(path)
     if not inputs:
         raise UsageError(f"{source}: holds no DICOM files")
     return inputs, skipped
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: folder can't be read ({error.strerror}); nothing was de-identified")
 
 
 def _evidently_other(path: Path) -> bool:

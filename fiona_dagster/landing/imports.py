@@ -74,7 +74,7 @@ def import_paths(
     report = ImportReport() if report is None else report
     with Landing(root, reserve_mb=reserve_mb) as landing, landing.visit(IMPORTER) as visit:
         importer = Importer(landing, visit, report, progress=progress, max_unpacked=max_unpacked)
-        for path in walk(paths):
+        for path in walk(paths, importer.cannot_list):
             importer.take(path)
         importer.compare_with_media()
     return report
@@ -264,6 +264,10 @@ class Importer:
         except UnreadableDicom:
             listing = Listing(problem="DICOMDIR is damaged; what it lists could not be checked")
         self._listings.append((label, listing))
+
+    def cannot_list(self, error: OSError) -> None:
+        """A folder can't be listed: whatever is in it was not imported, and nobody may think it was."""
+        self._failed(str(error.filename), f"folder can't be read ({error.strerror})")
 
     def _failed(self, label: str, reason: str) -> None:
         self.report.failed += 1

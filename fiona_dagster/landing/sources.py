@@ -55,8 +55,12 @@ def kind_of(head: bytes) -> str:
     return next((kind for at, magic, kind in _MAGIC if head.startswith(magic, at)), "")
 
 
-def walk(paths: Iterable[Path]) -> Iterator[Path]:
+def walk(paths: Iterable[Path], unreadable: Callable[[OSError], object] = lambda _: None) -> Iterator[Path]:
     """Every file in ``paths`` and below them, in a stable order; links to folders are not followed.
+
+    Args:
+        paths: files and folders.
+        unreadable: told of every folder that can't be listed; the walk goes on.
 
     Raises:
         UsageError: a path that does not exist.
@@ -67,7 +71,7 @@ def walk(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for folder, folders, files in os.walk(path):
+        for folder, folders, files in os.walk(path, onerror=unreadable):
             folders.sort()
             yield from (Path(folder, name) for name in sorted(files))
 

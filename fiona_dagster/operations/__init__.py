@@ -5,7 +5,8 @@ which runs as programs (``python -m dagster ...``) and is never imported here.
 """
 
 from fiona_dagster.operations.initialise import initialise
+from fiona_dagster.operations.lock import is_up
 from fiona_dagster.operations.services import Programs, environment
 from fiona_dagster.operations.supervisor import Supervisor, runtime_file, up
 
-__all__ = ["Programs", "Supervisor", "environment", "initialise", "runtime_file", "up"]
+__all__ = ["Programs", "Supervisor", "environment", "initialise", "is_up", "runtime_file", "up"]

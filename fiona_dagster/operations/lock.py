@@ -55,6 +55,21 @@ def hold_root(root: DataRoot) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_up(root: DataRoot) -> bool:
+    """Whether a ``fiona up`` runs on this data root."""
+    try:
+        descriptor = os.open(lock_file(root), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _lives(owner: str) -> bool:
     if not owner.isdigit():
         return False

@@ -44,7 +44,7 @@ def classify_paths(paths: Sequence[Path], rules: RuleSet) -> Classified:
     series: dict[tuple[str, str], dict[str, InstanceHeader]] = {}
     seen: set[Path] = set()
     for given in paths:
-        for path in _files(given):
+        for path in _files(given, result):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _sort_in(read_instance(path), series, result, named=path == given)
@@ -61,11 +61,14 @@ def _order(record: dict[str, Any]) -> tuple[str, float, str]:
     return record["StudyInstanceUID"], number, record["SeriesInstanceUID"]
 
 
-def _files(given: Path) -> Iterator[Path]:
+def _files(given: Path, result: Classified) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        result.unreadable.append((Path(error.filename), "folder_unreadable"))
+
     if not given.is_dir():
         yield given
         return
-    for folder, folders, names in os.walk(given):
+    for folder, folders, names in os.walk(given, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
