@@ -34,6 +34,9 @@ def import_(paths: tuple[Path, ...], inbox: bool, site: str, as_json: bool) -> i
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
     settings = load_settings_in_force(root)[0] if root.config_file.exists() else None
     if site:
         root = _of_site(root, settings or Settings(), site)
