@@ -64,6 +64,10 @@ def _of_site(root: DataRoot, settings: Settings, site: str) -> DataRoot:
 def _empty_inbox(root: DataRoot, settings: Settings, as_json: bool) -> int:
     from fiona_dagster.operations.inbox import empty
 
+    seconds = settings.imports.settle_seconds
+    click.echo(
+        f"waiting {seconds:g} s and more: a file is taken when it has not changed for so long", err=True
+    )
     done = empty(root, settings)
     left = {
         "waiting": done.waiting,
@@ -143,7 +147,7 @@ def print_report(report: ImportReport) -> None:
         f"{report.stored} stored, {report.repeats} repeats, {report.conflicts} conflicts, "
         f"{report.quarantined} to quarantine, {report.skipped} skipped, {report.failed} unreadable"
     )
-    click.echo(f"{report.files} files of {len(report.studies)} studies: {counts}")
+    click.echo(f"{report.files} files: {counts}")
     if report.missing:
         click.echo(f"{report.missing} instances are listed in a DICOMDIR and were not there")
     for path, reason in report.problems:
