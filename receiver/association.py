@@ -35,8 +35,11 @@ class House(Protocol):
     landing: Landing
     chatter: ThrottledLog
 
-    def admit(self, request: pdu.AssociateRequest, ip: str) -> int | Rejection:
+    def admit(self, association: Association, request: pdu.AssociateRequest) -> int | Rejection:
         """Takes one of the places, or says why not."""
+
+    def welcome(self, association: Association) -> bool:
+        """It is no guest of the lobby any more; False if it was turned out."""
 
     def leave(self, place: int) -> None:
         """Gives it back."""
@@ -58,6 +61,8 @@ class Association:
     """Serves one connection. Runs in a thread of its own; :meth:`run` never raises for what a peer does.
 
     Attributes:
+        ip: the peer's address.
+        deadline: when its A-ASSOCIATE-RQ must be here, on the monotonic clock.
         busy: a message has begun and is not yet answered.
         quiet_since: when the last one was answered, on the monotonic clock.
     """
@@ -65,9 +70,10 @@ class Association:
     def __init__(self, sock: socket.socket, ip: str, house: House) -> None:
         self.busy = False
         self.quiet_since = time.monotonic()
+        self.deadline = self.quiet_since + house.settings.artim_seconds
+        self.ip = ip
         self._place: int | None = None
         self._sock = sock
-        self._ip = ip
         self._house = house
         self._stream = Stream(sock, self._flush)
         self._idle = house.settings.idle_seconds
@@ -78,6 +84,8 @@ class Association:
         self._incoming: IncomingObject | None = None
         self._command: dimse.Command | None = None
         self._collected = bytearray()
+        self._received = 0
+        self._largest = house.settings.max_object_mb << 20
         self._context = 0
         self._counts: Counter[str] = Counter()
 
@@ -109,6 +117,21 @@ class Association:
         except OSError:
             return  # it was closed already
 
+    def fileno(self) -> int:
+        """The connection's descriptor, so that a selector can wait for its first byte."""
+        return self._sock.fileno()
+
+    def turn_out(self) -> None:
+        """Ends it from another thread, at once and without a word."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it was closed already
+
+    def drop(self) -> None:
+        """Ends it without a word before :meth:`run` was called."""
+        self._sock.close()
+
     def leave(self) -> None:
         """Gives its place back, however it ended."""
         if self._place is not None:
@@ -126,7 +149,7 @@ class Association:
                 "association with %s: %s (%s)", describe(self._visit.caller), reason, counts or "nothing"
             )
         elif reason != "released":
-            self._house.chatter.say(logging.INFO, "connection from %s: %s", self._ip, reason)
+            self._house.chatter.say(logging.INFO, "connection from %s: %s", self.ip, reason)
         try:
             self._sock.shutdown(socket.SHUT_WR)
             self._stream.drain(_LINGER)
@@ -137,8 +160,8 @@ class Association:
     # -- establishing ---------------------------------------------------------------------------
 
     def _begin(self) -> bool:
-        artim = self._house.settings.artim_seconds
-        self._stream.limit(artim, artim)
+        left = max(self.deadline - time.monotonic(), 0.01)
+        self._stream.limit(left, left)
         kind, length = self._header()
         if kind != pdu.ASSOCIATE_RQ:
             known = pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT
@@ -150,16 +173,18 @@ class Association:
             request = pdu.decode_associate_request(self._stream.take_long(length))
         except UnreadableDicom as error:
             raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
-        admitted = self._house.admit(request, self._ip)
+        admitted = self._house.admit(self, request)
         if isinstance(admitted, Rejection):
             self._house.chatter.say(
                 logging.WARNING,
                 "rejected an association of %s@%s with %s: %s",
-                *(printable(request.calling_ae), self._ip, printable(request.called_ae), admitted.why),
+                *(printable(request.calling_ae), self.ip, printable(request.called_ae), admitted.why),
             )
             self._send(pdu.encode_reject(admitted.cause))
             return False
         self._place = admitted
+        if not self._house.welcome(self):
+            raise PeerGone
         self._accept(request)
         return True
 
@@ -167,8 +192,9 @@ class Association:
         answers = [_answer(context) for context in request.contexts]
         self._contexts = {a.identifier: a.transfer_syntax for a in answers if a.result == pdu.ACCEPTED}
         self._peer_max_pdu = request.max_pdu
-        caller = Caller(request.calling_ae, printable(request.called_ae) or "-", self._ip)
+        caller = Caller(request.calling_ae, printable(request.called_ae) or "-", self.ip)
         self._visit = self._house.landing.visit(caller)
+        self._stream.grow()
         self._send(pdu.encode_associate_accept(request, answers, self._max_pdu))
 
     # -- established ----------------------------------------------------------------------------
@@ -233,6 +259,8 @@ class Association:
             self._answer_plain(command)
             return
         self._command = command
+        self._received = 0
+        self._stream.until = time.monotonic() + self._house.settings.object_seconds
         if command.field == dimse.C_STORE_RQ and self._visit is not None:
             syntax = self._contexts[self._context]
             self._incoming = IncomingObject(self._house.landing, self._visit, command, syntax)
@@ -254,6 +282,9 @@ class Association:
         if self._command is None or context != self._context:
             raise _Abort(pdu.ABORT_UNEXPECTED, "a data set came without its command")
         incoming = self._incoming
+        self._received += length
+        if self._received > self._largest:
+            self._refuse_size(incoming)
         while length:
             part = self._stream.chunk(length)
             length -= len(part)
@@ -261,8 +292,15 @@ class Association:
                 incoming.write(part)
         if last:
             command, self._command, self._incoming = self._command, None, None
+            self._stream.until = 0.0
             self._finish(command, incoming)
             self._stream.seen()
+
+    def _refuse_size(self, incoming: IncomingObject | None) -> None:
+        """Keeps nothing of it; who goes on for as long again is sent away."""
+        if incoming is None or self._received > 2 * self._largest:
+            raise _Abort(pdu.ABORT_NO_REASON, "a data set is larger than receiver.max_object_mb")
+        incoming.refuse("the object is larger than receiver.max_object_mb")
 
     def _finish(self, command: dimse.Command, incoming: IncomingObject | None) -> None:
         if incoming is None:

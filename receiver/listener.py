@@ -12,7 +12,8 @@ from receiver.admission import Admission
 if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings, Settings, SiteSettings
 
-_BACKLOG = 128
+_BACKLOG = 1024
+"""Connections that the kernel keeps for us; longer than a flood needs to be accepted away."""
 
 
 class Listener:

@@ -20,6 +20,7 @@ from fiona_dagster.landing import Landing, adopt_orphans
 from receiver.admission import DRAINING, FULL, Rejection
 from receiver.association import Association
 from receiver.listener import Listener
+from receiver.lobby import Lobby
 from receiver.places import Places
 from receiver.throttle import ThrottledLog
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fiona.receiver")
 
-_PENDING = 64
-"""Connections above the limit of associations that may be waiting for their rejection."""
+_LOBBY_LOOK = 0.1
+"""Seconds between two looks for connections whose time is over before they said anything."""
 _QUIET_DRAIN = 1.0
 _ADOPT_AGAIN = 30.0
 _AFTER_YOU, _TIMES = 0.001, 10
@@ -45,7 +46,9 @@ class Port:
         chatter: takes log lines that strangers can cause.
     """
 
-    def __init__(self, listener: Listener, places: Places, closing: threading.Event) -> None:
+    def __init__(
+        self, listener: Listener, places: Places, lobby: Lobby[Association], closing: threading.Event
+    ) -> None:
         self.listener = listener
         self.settings = listener.settings
         self.landing = Landing(
@@ -53,17 +56,22 @@ class Port:
         )
         self.chatter = ThrottledLog(log)
         self._places = places
+        self._lobby = lobby
         self._closing = closing
 
-    def admit(self, request: AssociateRequest, ip: str) -> int | Rejection:
+    def admit(self, association: Association, request: AssociateRequest) -> int | Rejection:
         """Judges a request and takes a place for it, or says why not."""
-        rejection = self.listener.admission.judge(request, ip)
+        rejection = self.listener.admission.judge(request, association.ip)
         if rejection is not None:
             return rejection
         if self._closing.is_set():
             return DRAINING
-        place = self._places.take(ip, self.settings.max_associations_per_peer)
+        place = self._places.take(association.ip, self.settings.max_associations_per_peer)
         return FULL if place is None else place
+
+    def welcome(self, association: Association) -> bool:
+        """Takes an association out of the lobby; False if it was turned out meanwhile."""
+        return self._lobby.leave(association)
 
     def leave(self, place: int) -> None:
         """Gives a place back."""
@@ -87,10 +95,14 @@ class Receiver:
         self._number = number
         self._mutex = threading.Lock()
         self._threads: dict[threading.Thread, Association] = {}
+        self._silent: dict[Association, None] = {}
+        self._look_at = 0.0
         self._closing = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._ports = [Port(listener, places, self._closing) for listener in listeners]
+        self._lobby = Lobby[Association](max(listener.settings.max_pending for listener in listeners))
+        self._ports = [Port(listener, places, self._lobby, self._closing) for listener in listeners]
+        self._selector = selectors.DefaultSelector()
         self._adopts = adopt
 
     @classmethod
@@ -126,7 +138,7 @@ class Receiver:
         if self._adopts:
             adoption.start()
         self.places.begin(self._number)
-        with selectors.DefaultSelector() as selector:
+        with self._selector as selector:
             for port in self._ports:
                 selector.register(port.listener.socket, selectors.EVENT_READ, port)
             selector.register(self._wake_read, selectors.EVENT_READ)
@@ -134,9 +146,9 @@ class Receiver:
                 # A signal that comes just before select, or is given to another thread, must wake it as well.
                 signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
             while not self._closing.is_set():
-                for key, _ in selector.select():
-                    if key.data is not None:
-                        self._accept(key.data)
+                self._look(selector.select(_LOBBY_LOOK if self._silent else None))
+            for association in list(self._silent):
+                self._hear(association)  # it may be about to ask; then it is told why not
         for port in self._ports:
             port.listener.close()
         self._drain()
@@ -150,9 +162,22 @@ class Receiver:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    def _look(self, events: Sequence[tuple[selectors.SelectorKey, int]]) -> None:
+        """Serves whoever came, or said something, or has said nothing for too long."""
+        for key, _ in events:
+            if isinstance(key.data, Port):
+                self._accept(key.data)
+            elif key.data in self._silent:
+                self._hear(key.data)
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOBBY_LOOK
+            for association in self._lobby.late():
+                if association in self._silent:
+                    self._hear(association)  # so that it is told, and has time to read it
+
     def _accept(self, port: Port) -> None:
         for _ in range(_TIMES):
-            if not self.places.lighter_elsewhere:
+            if not self.places.lighter_elsewhere or self._crowded:
                 break
             time.sleep(_AFTER_YOU)
         try:
@@ -163,19 +188,40 @@ class Receiver:
             log.warning("can't accept a connection (%s)", error.strerror)
             time.sleep(0.05)
             return
-        with self._mutex:
-            crowded = len(self._threads) >= self.places.limit + _PENDING
-        if crowded:
-            sock.close()
-            return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         association = Association(sock, _plain_ip(peer[0]), port)
+        victim = self._lobby.enter(association)
+        if victim is not None:
+            port.chatter.say(logging.INFO, "connection from %s: gave way to newer ones", victim.ip)
+            if victim in self._silent:
+                self._forget(victim)
+                victim.drop()
+            else:
+                victim.turn_out()
+        self._silent[association] = None
+        self._selector.register(association, selectors.EVENT_READ, association)
+        self._carry()
+
+    @property
+    def _crowded(self) -> bool:
+        return 2 * len(self._lobby) > self._lobby.limit
+
+    def _forget(self, association: Association) -> None:
+        del self._silent[association]
+        self._selector.unregister(association)
+
+    def _hear(self, association: Association) -> None:
+        """Its first byte is here, or its time is over: from now on it has a thread."""
+        self._forget(association)
         thread = threading.Thread(target=self._serve, args=(association,), daemon=True)
         with self._mutex:
             self._threads[thread] = association
-            self.places.carry(len(self._threads))
         thread.start()
+
+    def _carry(self) -> None:
+        with self._mutex:
+            self.places.carry(len(self._threads) + len(self._silent))
 
     def _serve(self, association: Association) -> None:
         try:
@@ -189,10 +235,11 @@ class Receiver:
                 last.lineno,
             )
         finally:
+            self._lobby.leave(association)
             association.leave()
             with self._mutex:
                 self._threads.pop(threading.current_thread(), None)
-                self.places.carry(len(self._threads))
+            self._carry()
 
     def _running(self) -> dict[threading.Thread, Association]:
         with self._mutex:

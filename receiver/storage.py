@@ -20,7 +20,7 @@ class Outcome:
     """How a C-STORE ends.
 
     Attributes:
-        kind: ``stored``, ``repeat``, ``conflict``, ``refused`` or ``no_room``.
+        kind: ``stored``, ``repeat``, ``conflict``, ``refused``, ``no_room`` or ``too_large``.
         status: DIMSE status (PS3.4 table B.2-1).
         comment: Error Comment, without values.
         element: Offending Element, 0 for none.
@@ -51,6 +51,7 @@ class IncomingObject:
         self._pending: list[bytes | memoryview] = []
         self._unchecked = 0
         self._fault = ""
+        self._refusal = ""
         self._file: NewFile | None = None
         try:
             self._file = landing.new_file()
@@ -85,6 +86,17 @@ class IncomingObject:
         self._fault = _describe(error)
         self._pending.clear()
         self.discard()
+
+    def refuse(self, why: str) -> None:
+        """Keeps nothing of it, whatever still comes; may be called more than once.
+
+        Args:
+            why: for the log and the Error Comment; at most 64 characters.
+        """
+        if not self._refusal:
+            self._refusal = self._fault = why
+            self._pending.clear()
+            self.discard()
 
     def discard(self) -> None:
         """Drops everything: the association ended in the middle, or the disk is full."""
@@ -131,6 +143,9 @@ class IncomingObject:
         return judge(self._head, self._command.sop_class, self._command.sop_instance)
 
     def _no_room(self) -> Outcome:
+        if self._refusal:
+            log.warning("refused an object from %s: %s", describe(self._visit.caller), self._refusal)
+            return Outcome("too_large", OUT_OF_RESOURCES, self._refusal)
         log.error("no room for an object from %s: %s", describe(self._visit.caller), self._fault)
         return Outcome("no_room", OUT_OF_RESOURCES, "out of resources, keep your copy and send again")
 

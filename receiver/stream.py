@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 
 BUFFER = 256 * 1024
+_STRANGER = 8 * 1024
+"""Buffer of a connection that is no association yet: a flood has many of them."""
 _SMALL = 32 * 1024
 _WORTH = 64 * 1024
 """Free bytes at the buffer's end that make one more read worth while before it is emptied."""
@@ -27,18 +29,30 @@ class Stream:
     Args:
         sock: connected socket.
         before_refill: called before the buffer is written over, so that who holds views uses them now.
+
+    Attributes:
+        until: when a whole message must be here, on the monotonic clock; 0 for no such limit.
     """
 
     def __init__(self, sock: socket.socket, before_refill: Callable[[], None]) -> None:
         self._sock = sock
         self._before_refill = before_refill
-        self._buffer = bytearray(BUFFER)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(_STRANGER))
+        self._worth = _STRANGER // 4
         self._start = 0
         self._end = 0
         self._idle = 60.0
         self._deadline = 0.0
+        self.until = 0.0
         self._timeout = 0.0
+
+    def grow(self) -> None:
+        """Takes a buffer that is worth it for objects; strangers get a small one."""
+        rest = self._view[self._start : self._end]
+        self._view = memoryview(bytearray(BUFFER))
+        self._view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+        self._worth = _WORTH
 
     def limit(self, idle: float, deadline: float | None) -> None:
         """Sets the limits for what is read from now on.
@@ -80,7 +94,7 @@ class Stream:
 
     def _make_room(self) -> None:
         """Lets go of what was seen; small objects so go to their file as a whole."""
-        if self._end + _WORTH <= BUFFER:
+        if self._end + self._worth <= len(self._view):
             return
         self._before_refill()
         left = self._end - self._start
@@ -91,10 +105,11 @@ class Stream:
     def _wait(self) -> None:
         """Sets the time limit of the next read: a system call, so only when it has changed."""
         wait = self._idle
-        if self._deadline:
-            wait = min(wait, self._deadline - time.monotonic())
-            if wait <= 0:
-                raise PeerSilent
+        for end in (self._deadline, self.until):
+            if end:
+                wait = min(wait, end - time.monotonic())
+        if wait <= 0:
+            raise PeerSilent
         if not 0.9 * self._timeout < wait <= self._timeout:
             self._sock.settimeout(wait)
             self._timeout = wait

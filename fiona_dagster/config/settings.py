@@ -99,6 +99,13 @@ class ReceiverSettings(Section):
     """Associations at the same time; more are rejected for now (PS3.8 9.3.4)."""
     max_associations_per_peer: int = Field(64, ge=1)
     """The same for one IP address."""
+    max_pending: int = Field(64, ge=1)
+    """Connections that are not associations yet, in each process of the receiver. Above it the address that
+    has most of them loses its oldest one."""
+    max_object_mb: int = Field(4096, ge=1)
+    """Largest object, MiB of its data set; a larger one is answered with A700 and not kept."""
+    object_seconds: float = Field(3600.0, ge=1)
+    """Longest time for one object from its command to its last byte, against senders that trickle."""
     max_pdu: int = Field(131072, ge=4096)
     """Largest PDU we offer to receive, bytes."""
     idle_seconds: float = Field(120.0, ge=1)

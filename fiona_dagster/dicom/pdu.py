@@ -16,6 +16,9 @@ P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 0x04, 0x05, 0x06, 0x07
 MAX_ASSOCIATE = 256 * 1024
 """Largest A-ASSOCIATE-RQ that is read, bytes; 128 contexts with every transfer syntax need a quarter."""
 
+MAX_CONTEXTS = 128
+"""Presentation contexts of one request: their ids are odd and fit a byte (PS3.8 section 9.3.2.2)."""
+
 # PS3.8 table 9-18, result of a presentation context.
 ACCEPTED, ABSTRACT_SYNTAX_REFUSED, TRANSFER_SYNTAX_REFUSED = 0, 3, 4
 
@@ -104,7 +107,7 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
     """Decodes what follows the six bytes of the PDU header.
 
     Raises:
-        UnreadableDicom: lengths that don't fit together.
+        UnreadableDicom: lengths that don't fit together, or too many presentation contexts.
     """
     if len(body) < 68:
         raise UnreadableDicom("A-ASSOCIATE-RQ is cut")
@@ -120,6 +123,8 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
             for sub, data in _items(value, "user information"):
                 if sub == 0x51 and len(data) == 4:
                     max_pdu = struct.unpack(">I", data)[0]
+    if len(contexts) > MAX_CONTEXTS:
+        raise UnreadableDicom(f"A-ASSOCIATE-RQ: more than {MAX_CONTEXTS} presentation contexts")
     return AssociateRequest(
         protocol_version=struct.unpack_from(">H", body)[0],
         called_ae=ae_title(body[4:20]),
