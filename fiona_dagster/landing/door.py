@@ -211,6 +211,8 @@ class Visit:
             journal = self._journal(uids.study)
             size = source.size if isinstance(source, NewFile) else source.stat().st_size
             kind, relative = self._place(source, uids)
+            if kind == "repeat":  # the file that is there may have other file meta, from another sender
+                size = (self._root.path / relative).stat().st_size
         except OSError as error:
             raise as_room_error(error, self._root.archive) from None
         kind = self._landing.true_kind(relative, kind)

@@ -117,6 +117,12 @@ def test_nothing_is_lost_with_four_associations(four: Reception, memory: Path) -
     assert not faults, "\n".join(faults[:5])
 
 
+def test_durability_rename_promises_less(tmp_path: Path, memory: Path) -> None:
+    """The weaker setting survives a kill, not a power loss."""
+    weak = record(tmp_path, 1, durability="rename")
+    assert losses(weak.start, weak.events, weak.sent, memory, only_first=True)
+
+
 CLASSES = {
     "data": WORKSHOP,
     "name in the study's folder": STUDY_FOLDER,

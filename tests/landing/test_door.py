@@ -61,6 +61,15 @@ def test_the_same_data_set_is_a_repeat_whatever_its_meta(root: DataRoot) -> None
     assert not list(root.conflicts.iterdir())
 
 
+def test_a_repeat_has_the_size_of_the_file_that_is_there(root: DataRoot) -> None:
+    contents = [part10(data_set("1.2.3", pixels=b"ab" * n), "1.2.3") for n in (1, 2)]
+    longer = [part10(data_set("1.2.3", pixels=b"ab" * n), "1.2.3", sop_class="") for n in (1, 2)]
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        receipts = [file_one(landing, visit, "1.2.3", content) for content in contents + longer]
+    assert [receipt.kind for receipt in receipts] == ["stored", "conflict", "repeat", "repeat"]
+    assert [receipt.size for receipt in receipts] == [len(contents[0]), len(contents[1])] * 2
+
+
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_another_data_set_is_kept_aside_also_under_another_modality(root: DataRoot, modality: str) -> None:
     other = part10(data_set("1.2.3", pixels=b"other!", modality=modality), "1.2.3")
