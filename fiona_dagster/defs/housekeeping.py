@@ -16,8 +16,9 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.partitions import STUDIES, project_set
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import hold_run, run_is_alive, run_lock_file
+from fiona_dagster.errors import UnknownStudy
 from fiona_dagster.landing import adopt_orphans
-from fiona_dagster.ledger import utc_after, utc_now
+from fiona_dagster.ledger import Study, utc_after, utc_now
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.leftovers import remove_leftovers
@@ -84,26 +85,50 @@ def restore_partitions(instance: dg.DagsterInstance, gateway: Gateway) -> int:
 
 
 def retire_studies(instance: dg.DagsterInstance, gateway: Gateway, projects: Sequence[str]) -> int:
-    """Takes studies out of the partition sets whose work is finished and whose retention has passed."""
+    """Takes studies out of the partition sets whose work is finished and whose retention has passed.
+
+    Keys first, the ledger last: killed in between, the next call does it again. A retired study that came
+    back for some work (classified again) leaves when that is done.
+
+    Returns:
+        How many studies were retired.
+    """
+    ledger = gateway.ledger
     limit = utc_after(-gateway.settings.retention.partition_days * 86400)
-    retired = 0
-    for study in gateway.ledger.receipts.studies(include_retired=False):
-        transfers = [t for t in gateway.ledger.transfers.all(study.study) if t.state != "superseded"]
-        finished = (
-            study.state == "held"
-            and any(t.state == "delivered" for t in transfers)
-            and all(t.state in ("delivered", "refused") and t.changed <= limit for t in transfers)
-            and study.last_arrival <= limit
-            and not gateway.ledger.work.open(study.study)
-        )
-        if not finished:
-            continue
-        gateway.ledger.receipts.retire(study.study, utc_now())
-        for name in (STUDIES, *(project_set(project) for project in projects)):
-            if instance.has_dynamic_partition(name, study.study):
-                instance.delete_dynamic_partition(name, study.study)
-        retired += 1
-    return retired
+    everywhere = {*projects, *(transfer.project for transfer in ledger.transfers.all())}
+    names = (STUDIES, *(project_set(project) for project in sorted(everywhere)))
+    keys = {name: set(instance.get_dynamic_partitions(name)) for name in names}
+
+    def leave(study: str) -> None:
+        for name in names:
+            if study in keys[name]:
+                instance.delete_dynamic_partition(name, study)
+
+    living = {study.study: study for study in ledger.receipts.studies(include_retired=False)}
+    for uid in set().union(*keys.values()) - living.keys():
+        try:
+            retired = ledger.receipts.study(uid).retired
+        except UnknownStudy:
+            continue  # a person added it
+        if retired and not ledger.work.open(uid):
+            leave(uid)
+    finished = [study for study in living.values() if _is_finished(gateway, study, limit)]
+    for study in finished:
+        leave(study.study)
+        ledger.receipts.retire(study.study, utc_now())
+    return len(finished)
+
+
+def _is_finished(gateway: Gateway, study: Study, limit: str) -> bool:
+    """Delivered, nothing to do, and nothing happened since ``limit``."""
+    transfers = [t for t in gateway.ledger.transfers.all(study.study) if t.state != "superseded"]
+    return (
+        study.state == "held"
+        and any(t.state == "delivered" for t in transfers)
+        and all(t.state in ("delivered", "refused") and t.changed <= limit for t in transfers)
+        and study.last_arrival <= limit
+        and not gateway.ledger.work.open(study.study)
+    )
 
 
 def release_lost_work(instance: dg.DagsterInstance, gateway: Gateway) -> int:
