@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "env": "init:env",
     "import": "imports:import_",
     "init": "init:init",
+    "launch": "launch:launch",
     "quarantine": "quarantine:quarantine",
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",

@@ -180,6 +180,29 @@ def test_dagster_job_launch_works_from_the_checkout(site: Site, shared: Path) ->
     assert wait_until("the launched run", finished) == ["SUCCESS"]
 
 
+def test_fiona_launch_goes_through_the_web_server(site: Site, shared: Path) -> None:
+    service = site.service
+    study = service.study(_any_held(site))["study"]
+    done = json.loads(service.fiona("launch", "--study", study, "--json").stdout)
+    assert (done["job"], done["queued"]) == ("process_study", False)
+
+    def finished() -> list[str]:
+        found = [run["status"] for run in service.runs("process_study") if run["runId"] == done["run_id"]]
+        return found if found and found[0] in ("SUCCESS", "FAILURE", "CANCELED") else []
+
+    assert wait_until("the launched run", finished) == ["SUCCESS"]
+    refused = service.fiona("launch", "--study", study, "--project", "NONE", check=False)
+    assert refused.returncode == 2
+    assert "NONE" in refused.stderr
+
+
+def _any_held(site: Site) -> str:
+    """A study that is here already; earlier tests of this module sent some."""
+    from fiona_dagster.operations.overview import overview
+
+    return next(s["study"] for s in overview(site.service.root)["studies"] if s["registered"])
+
+
 def test_a_withheld_request_is_answered_in_redcap(site: Site, shared: Path) -> None:
     """A request through the REDCap API whose participant does not match the project's pattern."""
     site.add_project("STRICT", participant_pattern="S[0-9]{3}")
