@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "init": "init:init",
     "launch": "launch:launch",
     "quarantine": "quarantine:quarantine",
+    "rebuild": "rebuild:rebuild",
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",
     "redcap-sandbox": "redcap:redcap_sandbox",

@@ -6,12 +6,14 @@ what to do next (studies, transfers) and anything that talks to a peer.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
+from fiona_dagster.ledger.records import read_records, restore_record
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import Delivery, Package, Request, Transfer, Transfers, TransferState
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
@@ -28,9 +30,9 @@ class Ledger:
         accounts: the state of every accepted instance.
     """
 
-    def __init__(self, root: DataRoot) -> None:
+    def __init__(self, root: DataRoot, file: Path | None = None) -> None:
         self.root = root
-        self.store = Store(root)
+        self.store = Store(root, file)
         self.work = WorkList(self.store)
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
@@ -85,6 +87,8 @@ __all__ = [
     "Transfers",
     "Work",
     "WorkList",
+    "read_records",
+    "restore_record",
     "utc_after",
     "utc_now",
     "utc_text",

@@ -209,6 +209,13 @@ class Receipts:
         )
         return 0 if row is None else int(row["added"])
 
+    def is_unchanged(self, study: str) -> bool:
+        """Whether the study holds what its last revision held."""
+        with self._store.writing() as db:
+            digest, _ = _digest(db, study)
+            row = db.execute("SELECT revision_digest FROM studies WHERE study = ?", (study,)).fetchone()
+            return row is not None and row["revision_digest"] == digest
+
     def registered(self, study: str, revision: int, flags: Iterable[str], summary: dict[str, Any]) -> None:
         """The study was processed and stands in REDCap up to ``revision``; it is held (or flagged) now."""
         with self._store.writing() as db:

@@ -115,15 +115,19 @@ def project_states(
     for transfer in transfers:
         if transfer.state in ("refused", "superseded") or transfer.revision < revision:
             continue
-        if transfer.project in held_back_by:
-            found[transfer.project] = "filtered"
-        elif transfer.state == "accepted":
-            found[transfer.project] = "verified" if transfer.verified else "requested"
-        elif transfer.state == "packaged":
-            found[transfer.project] = "packaged"
-        else:
-            found[transfer.project] = "delivered" if transfer.state == "delivered" else "failed"
+        state = _transfer_state(transfer, held_back=transfer.project in held_back_by)
+        found[transfer.project] = min(found.get(transfer.project, state), state, key=ORDER.index)
     return found
+
+
+def _transfer_state(transfer: TransferFacts, *, held_back: bool) -> InstanceState:
+    if held_back:
+        return "filtered"
+    if transfer.state == "accepted":
+        return "verified" if transfer.verified else "requested"
+    if transfer.state == "packaged":
+        return "packaged"
+    return "delivered" if transfer.state == "delivered" else "failed"
 
 
 def sorted_counts(counts: dict[str, int], order: Sequence[str]) -> dict[str, int]:

@@ -6,8 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger import records
 from fiona_dagster.ledger.migrations import migrate
 
 BUSY_SECONDS = 30.0
@@ -33,18 +35,26 @@ class Store:
     """Connection to the ledger's file; makes the file and its tables when they are missing.
 
     Every write is one ``BEGIN IMMEDIATE`` transaction that is flushed before it returns
-    (``synchronous=FULL``): what the ledger said once it still says after power loss.
+    (``synchronous=FULL``): what the ledger said once it still says after power loss. Before the commit the
+    records of the studies that it touched are written (``ledger.records``).
+
+    Args:
+        root: the data root.
+        file: another file than the ledger's own, while it is rebuilt.
     """
 
-    def __init__(self, root: DataRoot) -> None:
-        root.ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, root: DataRoot, file: Path | None = None) -> None:
+        file = file or root.ledger_file
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root
-        self._connection = sqlite3.connect(root.ledger_file, timeout=BUSY_SECONDS, isolation_level=None)
+        self._keeps_records = True
+        self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute("PRAGMA foreign_keys=ON")
-        migrate(self._connection, root.ledger_file)
+        migrate(self._connection, file)
+        records.watch(self._connection)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -55,10 +65,23 @@ class Store:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
+            for study in records.touched(self._connection):
+                if self._keeps_records:
+                    records.write_record(self._connection, self.root, study)
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+    @contextmanager
+    def restoring(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes no records, since it reads them."""
+        self._keeps_records = False
+        try:
+            with self.writing() as db:
+                yield db
+        finally:
+            self._keeps_records = True
 
     @contextmanager
     def reading(self) -> Iterator[None]:

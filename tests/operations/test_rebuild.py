@@ -1,0 +1,221 @@
+"""The ledger is deleted and built anew: the same states, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiona_dagster.errors import Busy
+from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.overview import overview, study_detail
+from fiona_dagster.operations.rebuild import Rebuilt, rebuild
+from fiona_dagster.transfers import completion, delivery, execution, intake, outcome
+from fiona_dagster.transfers.digests import take_digests
+from tests.accounting import assert_all_accounted
+from tests.cli.running import fiona
+from tests.site import PROJECT, STUDY, Site, running_site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(tmp_path) as running:
+        yield running
+
+
+def settle(site: Site) -> None:
+    """Everything that is due, as sensors and runs would do it."""
+    for _ in range(5):
+        with site.open() as gateway:
+            completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
+            for work in gateway.ledger.work.open():
+                if work.kind == "process":
+                    intake.ensure_revision(gateway, STUDY)
+                    take_digests(gateway, STUDY)
+                    intake.register(gateway, STUDY)
+                elif work.kind == "transfer":
+                    site.make_package()
+                elif work.kind == "deliver":
+                    delivery.deliver(gateway, execution.transfer_of(gateway, STUDY, PROJECT), work.target)
+                else:
+                    outcome.write_outcomes(gateway, STUDY, PROJECT)
+        site.poll()
+        with site.open() as gateway:
+            if not gateway.ledger.work.open() and not gateway.ledger.receipts.study(STUDY).open:
+                return
+    raise AssertionError("work does not end")
+
+
+def delivered(site: Site, target: str = "archive") -> None:
+    site.receive(1, 2)
+    site.ask()
+    site.poll()
+    settle(site)
+    assert site.transfer().state == "delivered"
+
+
+def uploads(site: Site) -> dict[str, tuple[int, int]]:
+    found = site.sftp["archive"].files.glob("*.zip")
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+def picture(site: Site) -> dict[str, Any]:
+    """All that `fiona status` says, without what is about the looking itself."""
+    detail = study_detail(site.root, STUDY)
+    detail.pop("history")
+    for work in detail["work"]:
+        work.pop("token"), work.pop("run_key", None)
+    return {"study": detail, "all": {**overview(site.root), "work": []}}
+
+
+def delete_ledger(site: Site) -> None:
+    """The whole folder, locks included, as somebody in a hurry would."""
+    shutil.rmtree(site.root.ledger_file.parent)
+
+
+def test_a_delivered_study_is_delivered_afterwards_and_nothing_is_sent(site: Site) -> None:
+    delivered(site)
+    before, sent = picture(site), uploads(site)
+    delete_ledger(site)
+    result = rebuild(site.root)
+
+    assert (result.studies, result.instances, result.records, result.keys) == (1, 2, 1, 1)
+    assert (result.problems, result.packages, result.kept) == ([], 0, "")
+    assert picture(site) == before
+    assert_all_accounted(site.root)
+    assert site.poll().accepted == ()
+    settle(site)
+    assert (picture(site), uploads(site)) == (before, sent)
+
+
+def test_a_package_that_waits_goes_on(site: Site) -> None:
+    site.project(targets=["archive", "pacs"])
+    site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, site.transfer(), "archive")
+    sent = uploads(site)
+    delete_ledger(site)
+    rebuild(site.root)
+
+    assert site.waiting_targets() == ["pacs"]
+    assert_all_accounted(site.root)
+    settle(site)
+    assert site.transfer().state == "delivered"
+    assert uploads(site) == sent
+    assert len(site.pacs.sop_instance_uids()) == 2
+
+
+def test_late_images_that_came_before_the_loss_are_sent(site: Site) -> None:
+    delivered(site)
+    site.arrive(3)
+    delete_ledger(site)
+    rebuild(site.root)
+    assert_all_accounted(site.root)
+    assert study_detail(site.root, STUDY)["states"] == {"received": 1, "delivered": 2}
+    settle(site)
+
+    assert site.transfer().state == "delivered"
+    assert site.transfer().revision == 2
+    assert len(uploads(site)) == 2
+
+
+def test_packages_alone_are_recognised_when_records_are_lost_too(site: Site) -> None:
+    delivered(site)
+    sent = uploads(site)
+    delete_ledger(site)
+    shutil.rmtree(site.root.site / ".ledger")
+    result = rebuild(site.root)
+
+    assert (result.records, result.packages, result.problems) == (0, 1, [])
+    assert_all_accounted(site.root)
+    transfer = site.transfer()
+    assert (transfer.state, transfer.request, transfer.participant) == ("delivered", 1, "H001")
+    assert site.poll().accepted == ()
+    settle(site)
+    assert uploads(site) == sent
+    assert site.transfer().state == "delivered"
+    assert_all_accounted(site.root)
+
+
+def test_late_images_are_sent_also_without_records(site: Site) -> None:
+    delivered(site)
+    site.arrive(3)
+    delete_ledger(site)
+    shutil.rmtree(site.root.site / ".ledger")
+    rebuild(site.root)
+    settle(site)
+
+    assert site.transfer().state == "delivered"
+    assert len(uploads(site)) == 2
+
+
+def test_a_waiting_package_without_its_record_is_made_again(site: Site) -> None:
+    _, package = site.packaged()
+    delete_ledger(site)
+    shutil.rmtree(site.root.site / ".ledger")
+    rebuild(site.root)
+    assert_all_accounted(site.root)
+    settle(site)
+
+    assert site.transfer().state == "delivered"
+    with site.open() as gateway:
+        again = gateway.ledger.transfers.package(site.transfer())
+    assert again is not None
+    assert again.instances == package.instances
+    assert len(uploads(site)) == 1
+
+
+def test_nothing_but_journals_processes_the_study_again(site: Site) -> None:
+    site.receive(1, 2)
+    delete_ledger(site)
+    shutil.rmtree(site.root.site / ".ledger")
+    rebuild(site.root)
+    settle(site)
+    assert study_detail(site.root, STUDY)["states"] == {"held": 2}
+    assert_all_accounted(site.root)
+
+
+def test_a_retired_study_stays_retired(site: Site) -> None:
+    delivered(site)
+    with site.open() as gateway:
+        gateway.ledger.receipts.retire(STUDY, "2026-11-24T10:00:00.000000Z")
+    delete_ledger(site)
+    rebuild(site.root)
+    assert study_detail(site.root, STUDY)["retired"] == "2026-11-24T10:00:00.000000Z"
+
+
+def test_another_key_is_refused_afterwards(site: Site) -> None:
+    delivered(site)
+    (site.root.secrets / f"{PROJECT}.key").write_text("ab" * 32)
+    delete_ledger(site)
+    result = rebuild(site.root)
+    assert len(result.problems) == 1
+    assert "not the one that was used" in result.problems[0]
+
+
+def test_a_broken_ledger_is_kept_aside(site: Site) -> None:
+    delivered(site)
+    before = picture(site)
+    for ending in ("-wal", "-shm"):
+        Path(f"{site.root.ledger_file}{ending}").unlink(missing_ok=True)
+    site.root.ledger_file.write_bytes(b"no database" * 100)
+    result = rebuild(site.root)
+    assert (site.root.path / result.kept).read_bytes() == b"no database" * 100
+    assert picture(site) == before
+
+
+def test_the_command_refuses_beside_fiona_up_and_speaks_json(site: Site) -> None:
+    delivered(site)
+    with hold_root(site.root), pytest.raises(Busy):
+        rebuild(site.root)
+    done = fiona("rebuild", "--json", data=site.root.path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) == set(Rebuilt().to_json())
+    assert document["kept"].startswith("ledger/ledger-")
+    assert_all_accounted(site.root)
