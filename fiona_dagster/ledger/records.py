@@ -40,7 +40,7 @@ _BY_STUDY_NEW = "INSERT INTO touched VALUES ({row}.study)"
 _BY_TRANSFER_NEW = "INSERT INTO touched SELECT t.study FROM main.transfers t WHERE t.id = {row}.transfer"
 _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("studies", "UPDATE OF revision, registered, flags, summary, retired", _BY_STUDY_NEW),
-    ("instances", "UPDATE OF digest, altered", _BY_STUDY_NEW),
+    ("site_instances", "UPDATE OF digest, altered", _BY_STUDY_NEW),
     ("completion", "INSERT", _BY_STUDY_NEW),
     ("transfers", "INSERT", _BY_STUDY_NEW),
     ("transfers", "UPDATE", _BY_STUDY_NEW),
@@ -77,7 +77,7 @@ def touched(connection: sqlite3.Connection) -> list[str]:
 
 def records_folder(root: DataRoot) -> Path:
     """Where the records lie."""
-    return root.site / ".ledger"
+    return root.of_site("").site / ".ledger"
 
 
 def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
@@ -93,9 +93,11 @@ def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
     for table, query in _BY_TRANSFER.items():
         document[table] = [dict(each) for number in ids for each in db.execute(query, (number,))]
     found = db.execute(
-        "SELECT sop_instance, digest, altered FROM instances WHERE study = ? AND digest != ''", (study,)
+        """SELECT site, sop_instance, digest, altered FROM site_instances
+           WHERE study = ? AND digest != ''""",
+        (study,),
     )
-    document["digests"] = {each["sop_instance"]: [each["digest"], each["altered"]] for each in found}
+    document["digests"] = [list(each) for each in found]
     projects = {transfer["project"] for transfer in document["transfers"]}
     keys = db.execute("SELECT * FROM key_fingerprints")
     document["keys"] = [dict(each) for each in keys if each["project"] in projects]
@@ -156,13 +158,15 @@ def restore_record(db: sqlite3.Connection, study: str, record: dict[str, Any]) -
         _insert(db, table, record.get(table, []))
     _insert(db, "key_fingerprints", record.get("keys", []))
     db.executemany(
-        "UPDATE instances SET digest = ?, altered = ? WHERE study = ? AND sop_instance = ?",
-        [(digest, altered, study, uid) for uid, (digest, altered) in record.get("digests", {}).items()],
+        """UPDATE site_instances SET digest = ?, altered = ?
+           WHERE study = ? AND site = ? AND sop_instance = ?""",
+        [(digest, altered, study, site, uid) for site, uid, digest, altered in record.get("digests", [])],
     )
     # An instance counts since the first revision that was closed after its bytes were filed.
     db.execute(
-        """UPDATE instances SET revision = coalesce((SELECT min(r.revision) FROM revisions r
-               WHERE r.study = instances.study AND r.time >= instances.filed), 0) WHERE study = ?""",
+        """UPDATE site_instances SET revision = coalesce((SELECT min(r.revision) FROM revisions r
+               WHERE r.study = site_instances.study AND r.time >= site_instances.filed), 0)
+           WHERE study = ?""",
         (study,),
     )
 

@@ -19,13 +19,14 @@ LOCK_SECONDS = 60.0
 def list_conflicts(root: DataRoot, study: str | None = None) -> list[dict[str, Any]]:
     """What waits for a decision: when it came, from whom, and in what it differs. Nothing identifying."""
     found = []
-    for conflict in landing.open_conflicts(root, study):
-        archived = landing.archived_of(root, conflict.study, conflict.path)
+    for tree, conflict in _open(root, study):
+        archived = landing.archived_of(tree, conflict.study, conflict.path)
         reason = conflict.reason
         found.append(
             {
                 "id": conflict.id,
                 "study": conflict.study,
+                "site": tree.site_name,
                 "SOPInstanceUID": conflict.sop_instance,
                 "SeriesInstanceUID": str(reason.get("SeriesInstanceUID", "")),
                 "time": str(reason.get("time", "")),
@@ -39,6 +40,11 @@ def list_conflicts(root: DataRoot, study: str | None = None) -> list[dict[str, A
             }
         )
     return found
+
+
+def _open(root: DataRoot, study: str | None) -> list[tuple[DataRoot, OpenConflict]]:
+    """What waits at every site."""
+    return [(tree, found) for tree in root.site_trees() for found in landing.open_conflicts(tree, study)]
 
 
 def _differs(archived: Path, kept: Path) -> str:
@@ -67,35 +73,35 @@ def decide_conflicts(
     """
     chosen = _chosen(root, list(ids), study)
     if decision == "accepted":
-        instances = [(each.study, each.sop_instance) for each in chosen]
+        instances = [(tree.site_name, each.study, each.sop_instance) for tree, each in chosen]
         twice = next((each for each in instances if instances.count(each) > 1), None)
         if twice:
-            raise UsageError(f"instance {twice[1]} has several conflicts; accept one, by its id")
+            raise UsageError(f"instance {twice[2]} has several conflicts; accept one, by its id")
     by = landing.operator()
-    for each in chosen:
+    for tree, each in chosen:
         with landing.study_lock(root, each.study, timeout=LOCK_SECONDS):
-            landing.finish_decisions(root, each.study)
-            landing.decide(root, each, decision, by=by, reason=reason)
+            landing.finish_decisions(tree, each.study)
+            landing.decide(tree, each, decision, by=by, reason=reason)
         with Ledger(root) as ledger:
             ledger.receipts.read_journals()
             ledger.store.note(each.study, f"conflict of instance {each.sop_instance} {decision}")
-    return chosen
+    return [each for _, each in chosen]
 
 
-def _chosen(root: DataRoot, ids: list[str], study: str | None) -> list[OpenConflict]:
-    waiting = landing.open_conflicts(root, study)
+def _chosen(root: DataRoot, ids: list[str], study: str | None) -> list[tuple[DataRoot, OpenConflict]]:
+    waiting = _open(root, study)
     if study is not None:
         if not waiting:
             raise UsageError(f"study {study[:64]} has no open conflict; `fiona conflicts list` shows all")
         return waiting
-    by_id: dict[str, list[OpenConflict]] = {}
-    for conflict in waiting:
-        by_id.setdefault(conflict.id, []).append(conflict)
+    by_id: dict[str, list[tuple[DataRoot, OpenConflict]]] = {}
+    for tree, conflict in waiting:
+        by_id.setdefault(conflict.id, []).append((tree, conflict))
     for name in ids:
         if len(by_id.get(name, [])) != 1:
             shown = "".join(c if c.isprintable() else "?" for c in name)[:100]
             why = (
-                "is open in several studies; give --study"
+                "is open in several studies or sites; give --study"
                 if name in by_id
                 else "does not wait for a decision"
             )

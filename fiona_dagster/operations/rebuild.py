@@ -71,7 +71,8 @@ def rebuild(root: DataRoot) -> Rebuilt:
     """
     result = Rebuilt()
     with hold_root(root):
-        landing.adopt_orphans(root, everything=True)
+        for tree in root.site_trees():
+            landing.adopt_orphans(tree, everything=True)
         new = root.ledger_file.with_name(".ledger.sqlite.new")
         _remove(new)
         try:

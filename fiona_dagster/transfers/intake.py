@@ -40,7 +40,8 @@ def ensure_revision(gateway: Gateway, study_uid: str) -> Study:
     Raises:
         UnknownStudy: the ledger has no such study.
     """
-    landing.finish_decisions(gateway.root, study_uid)
+    for tree in gateway.root.site_trees():
+        landing.finish_decisions(tree, study_uid)
     gateway.ledger.receipts.read_journals()
     study = gateway.ledger.receipts.study(study_uid)
     if study.revision == 0:
