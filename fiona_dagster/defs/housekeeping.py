@@ -158,7 +158,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
     )
     def maintain(context: dg.OpExecutionContext, gateway: GatewayResource) -> None:
         hold_run(gateway.root, context.run.run_id)
-        adoptions = [adopt_orphans(tree) for tree in gateway.root.site_trees()]
+        adoptions = [adopt_orphans(tree, thorough=True) for tree in gateway.root.site_trees()]
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
             opened.ledger.evidence.read_journals()

@@ -4,7 +4,7 @@ Belongs here: the one door into the archive, journals of receipts, conflicts, qu
 after a crash. Stays out: the network (receiver), what studies mean (studies), where they stand (ledger).
 """
 
-from fiona_dagster.landing.adopt import Adoption, adopt_orphans, will_be_adopted
+from fiona_dagster.landing.adopt import Adoption, adopt_orphans
 from fiona_dagster.landing.conflicts import (
     REJECTED,
     SUPERSEDED,
@@ -100,6 +100,5 @@ __all__ = [
     "study_of",
     "survey",
     "waiting_folder",
-    "will_be_adopted",
     "write_step",
 ]

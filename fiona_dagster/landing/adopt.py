@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from fiona_dagster.landing.tidy import tidy
 log = logging.getLogger("fiona.landing")
 
 _MARK = ".adopted"
+_FULL_MARK = ".adopted-all"
+FULL_PASS_SECONDS = 86400.0
+"""How often a thorough pass looks at every study: restored folders may have kept old times."""
 _MARGIN = 3600.0
 
 
@@ -40,7 +44,7 @@ class Adoption:
     waiting: list[str] = field(default_factory=list)
 
 
-def adopt_orphans(root: DataRoot, *, everything: bool = False) -> Adoption:
+def adopt_orphans(root: DataRoot, *, everything: bool = False, thorough: bool = False) -> Adoption:
     """Adopts archived files without a journal line and removes unfinished ones.
 
     Safe beside running receivers and imports: those hold the journal of a study from before they place
@@ -50,7 +54,9 @@ def adopt_orphans(root: DataRoot, *, everything: bool = False) -> Adoption:
     Args:
         root: the data root.
         everything: look at all studies, also those that did not change since the last full pass.
+        thorough: do so if that was not done for a day (:data:`FULL_PASS_SECONDS`).
     """
+    everything = everything or (thorough and _full_pass_is_due(root))
     result = Adoption(removed=clear_workshops(workshops(root)))
     mark = root.arrived / _MARK
     since = 0.0 if everything else _since(root)
@@ -60,16 +66,15 @@ def adopt_orphans(root: DataRoot, *, everything: bool = False) -> Adoption:
         _adopt_study(root, study, result)
     if not result.waiting:
         begun.replace(mark)
+        if everything:
+            (root.arrived / _FULL_MARK).touch(mode=0o600)
     tidy(root)
     return result
 
 
-def will_be_adopted(root: DataRoot, study: str) -> bool:
-    """Whether the next pass looks at this study; older ones need ``everything``."""
-    try:
-        return (root.archive / f"scp_{study}").stat().st_mtime >= _since(root)
-    except FileNotFoundError:
-        return False
+def _full_pass_is_due(root: DataRoot) -> bool:
+    mark = root.arrived / _FULL_MARK
+    return not mark.exists() or abs(time.time() - mark.stat().st_mtime) > FULL_PASS_SECONDS
 
 
 def _since(root: DataRoot) -> float:

@@ -60,4 +60,12 @@ def test_later_passes_only_look_at_what_changed(root: DataRoot) -> None:
     journal.unlink()
     os.utime(path.parent, (1, 1))
     assert adopt_orphans(root).adopted == 0
+    assert adopt_orphans(root, thorough=True).adopted == 1  # none was made yet
+    next(p for p in root.arrived.iterdir() if not p.name.startswith(".")).unlink()
+    os.utime(path.parent, (1, 1))
+    assert adopt_orphans(root, thorough=True).adopted == 0
+    os.utime(root.arrived / ".adopted-all", (1, 1))
+    assert adopt_orphans(root, thorough=True).adopted == 1
+    next(p for p in root.arrived.iterdir() if not p.name.startswith(".")).unlink()
+    os.utime(path.parent, (1, 1))
     assert adopt_orphans(root, everything=True).adopted == 1

@@ -221,11 +221,13 @@ def test_a_file_without_a_line_is_adopted_by_the_next_start(filed: DataRoot) -> 
     assert codes(filed) == ([], [])
 
 
-def test_a_file_that_no_pass_will_look_at_is_unaccounted(filed: DataRoot) -> None:
+def test_a_file_in_a_folder_with_old_times_is_left_to_the_thorough_pass(filed: DataRoot) -> None:
     adopt_orphans(filed)
     archived(filed, "1.2.3.100.1.3").write_bytes(b"put there by hand")
     old(archived(filed).parent)
-    assert codes(filed) == (["no_journal_line"], [])
+    assert codes(filed) == ([], ["no_journal_line"])
+    assert adopt_orphans(filed, thorough=True).quarantined == 1
+    assert codes(filed) == ([], [])
 
 
 def test_a_torn_line_was_never_acknowledged(filed: DataRoot) -> None:

@@ -129,7 +129,7 @@ def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account:
                     study,
                     path,
                     "in the archive without a journal line (killed before the answer)",
-                    MAINTENANCE if landing.will_be_adopted(tree, study) else "",
+                    MAINTENANCE,
                 )
 
 
