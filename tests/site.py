@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import requests as http
+
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
 from fiona_dagster.demo.peers import ResearchPacs, SftpServer
@@ -97,13 +99,17 @@ class Site:
         with Gateway(self.root) as gateway:
             yield gateway
 
-    def receive(self, *numbers: int) -> None:
-        """Images of the study arrive, it becomes complete, is processed and registered."""
-        self.arrive(*numbers)
+    def complete(self) -> list[str]:
+        """Time passes; the studies that are complete then."""
         with self.open() as gateway:
-            assert completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1)) == [
-                STUDY
-            ]
+            return completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
+
+    def receive(self, *numbers: int) -> None:
+        """Images of the study arrive (or have arrived), it becomes complete, is processed and registered."""
+        if numbers:
+            self.arrive(*numbers)
+        assert self.complete() == [STUDY]
+        with self.open() as gateway:
             done = intake.register(gateway, STUDY)
             landing_tree(gateway, done)
             gateway.ledger.work.done(f"process:{STUDY}", done.study.revision)
@@ -133,6 +139,25 @@ class Site:
             return gateway.incoming().write_request(
                 STUDY, project, participant, event, datetime.now(UTC), zone="UTC"
             )
+
+    def fill(self, instance: int, study: str = STUDY, **fields: str) -> None:
+        """Somebody edits a transfer request in REDCap, field by field."""
+        row = {
+            "study_instance_uid": study,
+            "redcap_repeat_instrument": "transfers",
+            "redcap_repeat_instance": instance,
+            **fields,
+        }
+        form = {
+            "token": self.redcap.tokens["Incoming"],
+            "content": "record",
+            "format": "json",
+            "type": "flat",
+            "overwriteBehavior": "normal",
+            "data": json.dumps([row]),
+        }
+        answer = http.post(self.redcap.url, data=form, timeout=10)
+        assert answer.status_code == 200, answer.text
 
     def poll(self) -> requests.Poll:
         """What the sensor does when it is time to ask REDCap."""

@@ -1,0 +1,149 @@
+"""From a package to the end: proof, DAIC, outcome in REDCap, and what happens with late images."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+from fiona_dagster.ledger import Package, Transfer
+from fiona_dagster.redcap import SEND_ERROR, TransferRequest
+from fiona_dagster.transfers import delivery, outcome
+from fiona_dagster.transfers.targets import Proof
+from tests.site import PARTICIPANT, PROJECT, STUDY, Site
+
+
+def deliver(site: Site, target: str) -> tuple[Proof | None, Package]:
+    with site.open() as gateway:
+        return delivery.deliver(gateway, site.transfer(), target)
+
+
+def told(site: Site) -> TransferRequest:
+    """What REDCap says after the outcome was written."""
+    with site.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        return gateway.incoming().requests_of(STUDY)[0]
+
+
+def instances_of(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as archive:
+        return {hashlib.sha256(archive.read(n)).hexdigest() for n in archive.namelist() if n.endswith(".dcm")}
+
+
+def test_proven_everywhere_ends_in_daic_and_in_redcap(site: Site) -> None:
+    site.project(targets=["archive", "pacs"])
+    site.packaged()
+
+    proof, package = deliver(site, "archive")
+    assert proof is not None
+    assert proof.digests["sha256"] == package.sha256
+    assert site.transfer().state == "packaged", "one target of two"
+    assert told(site).transfer_date == ""
+    proof, _ = deliver(site, "pacs")
+    assert proof is not None
+    assert proof.counts["instances"] == 2
+
+    transfer = site.transfer()
+    assert transfer.state == "delivered"
+    assert sorted(p.suffix for p in (site.root.daic / PROJECT).iterdir()) == [".md5", ".sha256", ".zip"]
+    assert [p for p in site.root.outbox.rglob("*") if p.is_file()] == []
+    assert list((site.root.projects / PROJECT).iterdir()) == [], "the working copy is gone"
+    with site.open() as gateway:
+        assert (site.root.path / gateway.ledger.transfers.package(transfer).path).is_file()  # type: ignore[union-attr]
+        assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["status"]
+    said = told(site)
+    assert said.transfer_date != ""
+    assert (said.errors, said.mapped_uid) == ((), transfer.mapped_uid)
+    with site.open() as gateway:
+        assert gateway.ledger.work.open(STUDY) == []
+
+
+def test_what_is_proven_is_not_sent_again(site: Site) -> None:
+    site.packaged()
+    deliver(site, "archive")
+    (there,) = site.sftp["archive"].files.glob("*.zip")
+    there.unlink()
+
+    proof, _ = deliver(site, "archive")
+
+    assert proof is None
+    assert list(site.sftp["archive"].files.glob("*.zip")) == []
+    assert site.transfer().state == "delivered"
+
+
+def test_a_kill_between_proof_and_end_is_made_good(site: Site) -> None:
+    transfer, package = site.packaged()
+    with site.open() as gateway:
+        gateway.ledger.transfers.record_delivery(transfer, "archive", package.sha256, {"kind": "test"})
+    assert site.transfer().state == "packaged"
+
+    with site.open() as gateway:
+        assert delivery.settle(gateway).closed == 1
+        assert delivery.settle(gateway).closed == 0
+    assert site.transfer().state == "delivered"
+    assert list(site.root.daic.rglob("*.zip"))
+
+
+def test_a_dead_target_is_tried_again_and_a_refusal_is_told(site: Site) -> None:
+    site.packaged()
+    key = f"deliver:{STUDY}:{PROJECT}:archive"
+    site.sftp["archive"].close()
+    with pytest.raises(PeerUnavailable) as down:
+        deliver(site, "archive")
+    with site.open() as gateway:
+        delivery.failed(gateway, STUDY, PROJECT, "archive", str(down.value), permanent=False)
+        work = gateway.ledger.work.get(key)
+        assert work is not None
+        assert (work.attempt, work.blocked, site.transfer().state) == (2, False, "packaged")
+
+        delivery.failed(gateway, STUDY, PROJECT, "archive", "host key changed", permanent=True)
+        work = gateway.ledger.work.get(key)
+        assert work is not None
+        assert (work.blocked, site.transfer().state) == (True, "failed")
+    said = told(site)
+    assert (said.errors, said.transfer_date) == ((SEND_ERROR,), "")
+
+
+def test_other_content_under_our_name_is_never_overwritten(site: Site) -> None:
+    _, package = site.packaged()
+    name = Path(package.path).name
+    (site.sftp["archive"].files / name).write_bytes(b"somebody else's")
+
+    with pytest.raises(DeliveryRefused):
+        deliver(site, "archive")
+    assert (site.sftp["archive"].files / name).read_bytes() == b"somebody else's"
+
+
+def again(site: Site) -> tuple[Transfer, Package]:
+    """A third image comes late; everything up to the second delivery."""
+    site.receive(3)
+    assert (site.transfer().state, site.transfer().revision) == ("accepted", 2)
+    made = site.make_package()
+    deliver(site, "archive")
+    return made
+
+
+def test_late_images_are_transferred_again_with_the_same_identities(site: Site) -> None:
+    site.packaged()
+    deliver(site, "archive")
+    before = site.transfer()
+    (first,) = site.root.daic.rglob("*.zip")
+    old = instances_of(first)
+
+    transfer, package = again(site)
+
+    assert (transfer.id, transfer.participant) == (before.id, PARTICIPANT)
+    assert (transfer.mapped_uid, transfer.generation) == (before.mapped_uid, 0)
+    assert package.instances == 3
+    assert site.transfer().state == "delivered"
+    (second,) = set(site.root.daic.rglob("*.zip")) - {first}
+    new = instances_of(second)
+    assert len(new) == 3
+    assert old < new, "the images that were delivered before are the same to the byte"
+    assert sorted(p.name for p in site.sftp["archive"].files.glob("*.zip")) == sorted(
+        [first.name, second.name]
+    )
+    assert told(site).mapped_uid == before.mapped_uid

@@ -1,0 +1,171 @@
+"""Transfer requests by themselves: what is taken up, what is refused and why, what is left alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fiona_dagster.errors import RedcapUnavailable, RequestRefused, UnknownStudy
+from fiona_dagster.redcap import ANONYMIZATION_ERROR, TransferRequest
+from fiona_dagster.transfers import delivery, outcome, requests
+from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
+
+
+def in_redcap(site: Site, instance: int = 1) -> TransferRequest:
+    with site.open() as gateway:
+        return next(r for r in gateway.incoming().requests_of(STUDY) if r.instance == instance)
+
+
+def refusal(site: Site) -> str:
+    (refused,) = site.poll().refused
+    return refused.reason
+
+
+def test_a_request_is_taken_up_once(site: Site) -> None:
+    site.receive(1)
+    site.ask()
+
+    first, second = site.poll(), site.poll()
+
+    assert ([t.project for t in first.accepted], second.accepted) == ([PROJECT], ())
+    assert second.open == 1
+    transfer = site.transfer()
+    assert (transfer.participant, transfer.event, transfer.revision) == (PARTICIPANT, EVENT, 1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "project", "reason"),
+    [
+        ({"project": "NOSUCH"}, {}, "the project is not known here"),
+        ({"participant": "X1"}, {}, "does not match the pattern"),
+        ({"event": "Year 9"}, {}, "has no such event"),
+        ({}, {"active": False}, "is not active"),
+        ({}, {"targets": []}, "has no targets"),
+        ({"event": "a=b"}, {"events": []}, "can't be written into DICOM"),
+    ],
+    ids=["project", "participant", "event", "inactive", "no targets", "not for DICOM"],
+)
+def test_what_is_refused_says_why_in_redcap(
+    site: Site, request_: dict[str, Any], project: dict[str, Any], reason: str
+) -> None:
+    site.receive(1)
+    site.project(**project)
+    site.ask(**request_)
+
+    (refused,) = site.poll().refused
+
+    assert reason in refused.reason
+    with site.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, refused.project)
+        assert gateway.ledger.transfers.current(STUDY, refused.project) is None
+        assert gateway.ledger.work.due("transfer") == []
+    assert in_redcap(site).errors == (ANONYMIZATION_ERROR,)
+    assert site.poll().refused == (), "it is not refused over and over"
+    for word in (request_.get("participant"), request_.get("event")):
+        assert word is None or word not in refused.reason
+
+
+def test_a_study_of_two_patients_can_not_be_assigned(site: Site) -> None:
+    site.arrive(2, PatientID="OTHER", PatientName="Other^Person")
+    site.receive(1)
+    site.ask()
+
+    assert "is flagged" in refusal(site)
+
+
+def test_a_refused_request_that_a_person_corrects_is_taken_up_under_its_old_date(site: Site) -> None:
+    site.receive(1)
+    instance = site.ask(participant="wrong")
+    assert "pattern" in refusal(site)
+    before = in_redcap(site, instance).requested_date
+
+    site.fill(instance, transfer_name=PARTICIPANT)
+
+    assert len(site.poll().accepted) == 1
+    assert in_redcap(site, instance).requested_date == before
+
+
+def test_half_filled_requests_and_unknown_studies_wait(site: Site) -> None:
+    site.receive(1)
+    site.fill(1, transfer_project_name=PROJECT, transfer_requested_date="2026-11-25 10:00")
+    site.fill(1, study="9.9.9", transfer_project_name=PROJECT, transfer_name=PARTICIPANT)
+
+    poll = site.poll()
+    assert (poll.waiting, poll.accepted, poll.refused) == (1, (), ())
+
+    site.fill(1, study="9.9.9", transfer_event_name=EVENT, transfer_requested_date="2026-11-25 10:00")
+    assert (site.poll().waiting, site.poll().accepted) == (2, ())
+
+
+def test_what_another_system_finished_is_reported_and_left_alone(site: Site) -> None:
+    site.receive(1)
+    instance = site.ask()
+    site.fill(instance, transfer_date="2099-01-01 00:00")
+
+    poll = site.poll()
+
+    assert (poll.foreign, poll.accepted) == (1, ())
+
+
+def test_another_date_asks_again_and_supersedes(site: Site) -> None:
+    site.packaged()
+    first = site.transfer()
+    site.fill(1, transfer_requested_date="2099-01-01 00:00")
+
+    assert len(site.poll().accepted) == 1
+
+    again = site.transfer()
+    assert again.id != first.id
+    with site.open() as gateway:
+        assert [t.state for t in gateway.ledger.transfers.all(STUDY)] == ["superseded", "accepted"]
+        assert site.waiting_targets() == [], "the old package is not delivered any more"
+
+
+def test_after_delivery_another_participant_is_refused_until_the_copy_is_removed(site: Site) -> None:
+    site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, site.transfer(), "archive")
+    site.ask(participant="H002")
+
+    reason = refusal(site)
+
+    assert "under another participant or event" in reason
+    assert "H002" not in reason
+    assert PARTICIPANT not in reason
+    assert (site.transfer().state, site.transfer().participant) == ("delivered", PARTICIPANT)
+
+
+def test_a_redcap_that_is_down_changes_nothing(site: Site) -> None:
+    site.receive(1)
+    site.ask()
+    site.redcap.stop()
+
+    with pytest.raises(RedcapUnavailable):
+        site.poll()
+    with site.open() as gateway:
+        assert gateway.ledger.transfers.all() == []
+
+
+def test_assign_refuses_before_it_writes(site: Site) -> None:
+    site.receive(1)
+    with site.open() as gateway:
+        with pytest.raises(RequestRefused, match="pattern"):
+            requests.assign(gateway, STUDY, PROJECT, "wrong", EVENT)
+        with pytest.raises(UnknownStudy):
+            requests.assign(gateway, "1.2.3", PROJECT, PARTICIPANT, EVENT)
+        assert gateway.incoming().requests_of(STUDY) == []
+        assert requests.assign(gateway, STUDY, PROJECT, PARTICIPANT, EVENT) == 1
+    assert in_redcap(site).requested_date <= (datetime.now(UTC) + timedelta(minutes=1)).strftime(
+        "%Y-%m-%d %H:%M"
+    )
+
+
+def test_assign_before_the_registration_says_where_the_study_is(site: Site) -> None:
+    site.arrive(1)
+    with (
+        site.open() as gateway,
+        pytest.raises(RequestRefused, match=r"not registered in REDCap yet \(arriving\)"),
+    ):
+        requests.assign(gateway, STUDY, PROJECT, PARTICIPANT, EVENT)
