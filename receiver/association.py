@@ -10,10 +10,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from fiona_dagster.dicom import VERIFICATION, dimse, is_storage_class, is_uid, pdu
-from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.landing import Caller, Landing, Visit
 from receiver.admission import Rejection, printable
+from receiver.commitment import IncomingRequest
 from receiver.storage import IncomingObject, describe
 from receiver.stream import PeerGone, PeerSilent, Stream
 
@@ -81,7 +82,7 @@ class Association:
         self._peer_max_pdu = 0
         self._max_pdu = house.settings.max_pdu
         self._visit: Visit | None = None
-        self._incoming: IncomingObject | None = None
+        self._incoming: IncomingObject | IncomingRequest | None = None
         self._command: dimse.Command | None = None
         self._collected = bytearray()
         self._received = 0
@@ -189,7 +190,8 @@ class Association:
         return True
 
     def _accept(self, request: pdu.AssociateRequest) -> None:
-        answers = [_answer(context) for context in request.contexts]
+        commitment = request.calling_ae in self._house.settings.commitment
+        answers = [_answer(context, commitment=commitment) for context in request.contexts]
         self._contexts = {a.identifier: a.transfer_syntax for a in answers if a.result == pdu.ACCEPTED}
         self._peer_max_pdu = request.max_pdu
         caller = Caller(request.calling_ae, printable(request.called_ae) or "-", self.ip)
@@ -261,9 +263,12 @@ class Association:
         self._command = command
         self._received = 0
         self._stream.until = time.monotonic() + self._house.settings.object_seconds
-        if command.field == dimse.C_STORE_RQ and self._visit is not None:
-            syntax = self._contexts[self._context]
-            self._incoming = IncomingObject(self._house.landing, self._visit, command, syntax)
+        landing, visit, syntax = self._house.landing, self._visit, self._contexts[self._context]
+        if command.field == dimse.C_STORE_RQ and visit is not None:
+            self._incoming = IncomingObject(landing, visit, command, syntax)
+        elif command.field == dimse.N_ACTION_RQ and visit is not None:
+            wanted = visit.caller.calling_ae in self._house.settings.commitment
+            self._incoming = IncomingRequest(landing.root, visit, command, syntax, wanted=wanted)
 
     def _answer_plain(self, command: dimse.Command) -> None:
         self.busy = False
@@ -296,13 +301,13 @@ class Association:
             self._finish(command, incoming)
             self._stream.seen()
 
-    def _refuse_size(self, incoming: IncomingObject | None) -> None:
+    def _refuse_size(self, incoming: IncomingObject | IncomingRequest | None) -> None:
         """Keeps nothing of it; who goes on for as long again is sent away."""
         if incoming is None or self._received > 2 * self._largest:
             raise _Abort(pdu.ABORT_NO_REASON, "a data set is larger than receiver.max_object_mb")
         incoming.refuse("the object is larger than receiver.max_object_mb")
 
-    def _finish(self, command: dimse.Command, incoming: IncomingObject | None) -> None:
+    def _finish(self, command: dimse.Command, incoming: IncomingObject | IncomingRequest | None) -> None:
         if incoming is None:
             self._answer_plain(command)
             return
@@ -331,13 +336,16 @@ class Association:
             return  # the peer is gone; that is what we were about to say
 
 
-def _answer(context: pdu.ProposedContext) -> pdu.AnsweredContext:
+def _answer(context: pdu.ProposedContext, *, commitment: bool) -> pdu.AnsweredContext:
     """Accepts verification and all storage, with the sender's own choice: the first transfer syntax.
 
-    Except that explicit VR goes before implicit: private attributes keep their VR then.
+    Except that explicit VR goes before implicit: private attributes keep their VR then. Storage commitment is
+    accepted for those who may ask for it.
     """
     usable = [syntax for syntax in context.transfer_syntaxes if is_uid(syntax)]
-    if context.abstract_syntax != VERIFICATION and not is_storage_class(context.abstract_syntax):
+    service = context.abstract_syntax
+    known = service == VERIFICATION or is_storage_class(service)
+    if not known and not (commitment and service == STORAGE_COMMITMENT):
         result = pdu.ABSTRACT_SYNTAX_REFUSED
     elif not usable:
         result = pdu.TRANSFER_SYNTAX_REFUSED

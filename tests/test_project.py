@@ -167,6 +167,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("targets: SFTP", settings.SftpTarget),
         ("targets: DICOM", settings.DicomTarget),
         ("completion", settings.CompletionSettings),
+        ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),
         ("retention", settings.RetentionSettings),
         ("web", settings.WebSettings),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         resolve,
     )
     from fiona_dagster.config.settings import (
+        CommitmentPeer,
         CompletionSettings,
         DicomTarget,
         Durability,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROJECT_NAME",
     "UMASK",
+    "CommitmentPeer",
     "CompletionSettings",
     "DataRoot",
     "DicomTarget",

@@ -77,6 +77,18 @@ class AllowedCaller(Section):
         return self
 
 
+class CommitmentPeer(Section):
+    """Where the answer to a request for storage commitment goes (PS3.4 annex J)."""
+
+    host: str
+    port: int = Field(104, ge=1, le=65535)
+    called_ae_title: str
+    """AE title that is called there."""
+    calling_ae_title: str = ""
+    """AE title that we use; empty: the one that was called by the request."""
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
 class ReceiverSettings(Section):
     """The Storage SCP."""
 
@@ -87,6 +99,8 @@ class ReceiverSettings(Section):
     quiet_by_sender: dict[str, float] = {}
     """Quiet time of single senders, seconds by calling AE title; a study with several senders takes the
     longest."""
+    commitment: dict[str, CommitmentPeer] = {}
+    """Storage commitment, by calling AE title of who may ask for it; all others are refused it."""
     accept_unknown: bool = False
     """Accept associations from AE titles that are not listed in ``allowed_callers``."""
     allowed_callers: tuple[AeTitle | AllowedCaller, ...] = ()
@@ -298,6 +312,12 @@ class Settings(Section):
         if taken:
             raise ValueError(f"DICOMPORT {min(taken)} is given to more than one site")
         return self
+
+    @property
+    def has_outreach(self) -> bool:
+        """Whether there is anything for the program that talks to peers beside Dagster's runs."""
+        receivers = [self.receiver, *(site.receiver for site in self.SITES.values())]
+        return bool(self.sources) or any(receiver.commitment for receiver in receivers)
 
     def of_site(self, name: str) -> Settings | SiteSettings:
         """What holds for reception at one site; for the main one, and for one that was taken out: itself."""

@@ -9,11 +9,16 @@ from fiona_dagster.dicom.uids import clean_uid
 from fiona_dagster.errors import UnreadableDicom
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+N_ACTION_RQ = 0x0130
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
 SUCCESS = 0x0000
+NO_SUCH_INSTANCE = 0x0112
+INVALID_ARGUMENT = 0x0115
 SOP_CLASS_NOT_SUPPORTED = 0x0122
+NO_SUCH_ACTION = 0x0123
+RESOURCE_LIMITATION = 0x0213
 UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
@@ -23,6 +28,7 @@ MAX_COMMAND = 64 * 1024
 
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
 _DATA_SET_TYPE, _STATUS, _OFFENDING, _COMMENT, _INSTANCE = 0x0800, 0x0900, 0x0901, 0x0902, 0x1000
+_REQUESTED_INSTANCE, _ACTION = 0x1001, 0x1008
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,9 @@ class Command:
         field: Command Field.
         message_id: Message ID.
         sop_class: Affected (or Requested) SOP Class UID.
-        sop_instance: Affected SOP Instance UID.
+        sop_instance: Affected (or Requested) SOP Instance UID.
         has_data_set: whether a data set follows.
+        action: Action Type ID, 0 for none.
     """
 
     field: int
@@ -42,6 +49,7 @@ class Command:
     sop_class: str
     sop_instance: str
     has_data_set: bool
+    action: int = 0
 
 
 def decode_command(data: bytes) -> Command:
@@ -68,8 +76,9 @@ def decode_command(data: bytes) -> Command:
         field=_number(found, _FIELD),
         message_id=_number(found, _MESSAGE_ID),
         sop_class=clean_uid(found.get(_SOP_CLASS) or found.get(_REQUESTED_CLASS) or b""),
-        sop_instance=clean_uid(found.get(_INSTANCE, b"")),
+        sop_instance=clean_uid(found.get(_INSTANCE) or found.get(_REQUESTED_INSTANCE) or b""),
         has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
+        action=_number(found, _ACTION),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 UNDEFINED = 0xFFFFFFFF
@@ -178,6 +178,8 @@ class Walk:
         explicit: explicit VR (else implicit).
         big: big endian (PS3.5 section 7.3).
         max_depth: sequences in sequences at which the walk gives up.
+        is_sequence: whether a tag is a sequence, asked in implicit VR; the default is pydicom's dictionary,
+            which costs memory.
 
     Attributes:
         problem: why it ended early; ``None`` while all is well. Reasons: ``truncated``, ``structure_broken``,
@@ -194,7 +196,9 @@ class Walk:
         explicit: bool = True,
         big: bool = False,
         max_depth: int = WALK_DEPTH,
+        is_sequence: Callable[[int], bool] = _is_sequence,
     ) -> None:
+        self._is_sequence = is_sequence
         self._source = source
         self._order: Literal["big", "little"] = "big" if big else "little"
         self._max_depth = max_depth
@@ -316,7 +320,7 @@ class Walk:
         if element.length == UNDEFINED:
             bulk = element.tag == PIXEL_DATA or element.vr in ("OB", "OW")
             return _FRAGMENTS if bulk else _ITEMS
-        if element.vr == "SQ" or (not frame.explicit and _is_sequence(element.tag)):
+        if element.vr == "SQ" or (not frame.explicit and self._is_sequence(element.tag)):
             return _ITEMS
         return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fiona_dagster import landing
+from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.booking import choose_site
 from fiona_dagster.ledger.store import Store, utc_now
 
@@ -74,13 +75,18 @@ class EvidenceBook:
 
         A study that a new performed step is about is looked at again, even if it was complete already.
         """
+        return sum(self._read(tree) for tree in self._store.root.site_trees())
+
+    def _read(self, tree: DataRoot) -> int:
+        prefix = f"{_JOURNAL}{tree.site_name} "
         count = 0
         with self._store.writing() as db:
             offsets = {
-                row["name"].removeprefix(_JOURNAL): row["offset"]
+                row["name"].removeprefix(prefix): row["offset"]
                 for row in db.execute("SELECT * FROM journals WHERE name LIKE ?", (f"{_JOURNAL}%",))
+                if row["name"].startswith(prefix)
             }
-            for name, offset, found in landing.read_evidence(self._store.root, offsets):
+            for name, offset, found in landing.read_evidence(tree, offsets):
                 if isinstance(found, landing.PerformedStep):
                     self._book_step(db, found)
                 elif isinstance(found, landing.SiteChoice):
@@ -88,7 +94,7 @@ class EvidenceBook:
                 else:
                     _book_commitment(db, found)
                 db.execute(
-                    "INSERT OR REPLACE INTO journals (name, offset) VALUES (?, ?)", (_JOURNAL + name, offset)
+                    "INSERT OR REPLACE INTO journals (name, offset) VALUES (?, ?)", (prefix + name, offset)
                 )
                 count += 1
         return count
@@ -272,10 +278,10 @@ class EvidenceBook:
         return frozenset(row["sop_instance"] for row in found)
 
     def places(self, sop_instances: Iterable[str]) -> dict[str, list[sqlite3.Row]]:
-        """Rows of the table of instances by SOP Instance UID; one may lie in several studies."""
+        """Where instances lie, by SOP Instance UID; one may lie in several studies, and at several sites."""
         found: dict[str, list[sqlite3.Row]] = {}
         for uid in sop_instances:
-            rows = self._store.rows("SELECT * FROM instances WHERE sop_instance = ?", uid)
+            rows = self._store.rows("SELECT * FROM site_instances WHERE sop_instance = ?", uid)
             if rows:
                 found[uid] = rows
         return found

@@ -139,7 +139,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             (python, "-m", programs.outreach),
             ready=lambda process: "at work" in process.output(),
             grace=1.0,
-            settings=tuple(sorted((name, source) for name, source in settings.sources.items())),
+            settings=(settings.sources, settings.receiver.commitment, settings.SITES),
         ),
         Service(
             "code-server",

@@ -136,7 +136,7 @@ class Supervisor:
         if name == "mpps":
             return self._watch.switches.receiver and self._settings.MPPSPORT is not None
         if name == "outreach":
-            return bool(self._settings.sources)
+            return self._settings.has_outreach
         return name != "receiver" or self._watch.switches.receiver
 
     # One look at everything.

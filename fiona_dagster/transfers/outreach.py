@@ -1,7 +1,8 @@
-"""The program that talks to peers on behalf of completion: ``python -m fiona_dagster.transfers.outreach``.
+"""The program that talks to peers beside Dagster's runs: ``python -m fiona_dagster.transfers.outreach``.
 
-One thread for each source, so that a dead one holds up nobody else. What is to be done stands in the
-ledger, what was said goes there: the program may be killed at any moment and goes on where it was.
+It asks sources and reports storage commitment. One thread for each peer, so that a dead one holds up nobody
+else. What is to be done stands in the ledger or the landing zone, what was said goes there: the program may
+be killed at any moment and goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 from fiona_dagster.config import UMASK, DataRoot, load_settings_in_force
 from fiona_dagster.errors import FionaError
-from fiona_dagster.transfers import sources
+from fiona_dagster.transfers import commitment, sources
 from fiona_dagster.transfers.context import Gateway
 
 log = logging.getLogger("fiona.outreach")
@@ -34,7 +35,13 @@ def rounds(gateway: Gateway) -> dict[str, Round]:
     def questions(name: str) -> Round:
         return lambda opened: sources.answer_questions(opened, name)
 
-    return {f"source {name}": questions(name) for name in gateway.settings.sources}
+    def requests(site: str, ae: str) -> Round:
+        return lambda opened: commitment.answer_requests(opened, site, ae)
+
+    return {
+        **{f"source {name}": questions(name) for name in gateway.settings.sources},
+        **{f"commitment {ae} {site}": requests(site, ae) for site, ae in commitment.peers_of(gateway)},
+    }
 
 
 def run(root: DataRoot) -> int:
