@@ -10,7 +10,6 @@ import click
 
 from fiona_dagster.config import (
     DataRoot,
-    check,
     load_project_in_force,
     load_settings_in_force,
     project_names,
@@ -28,16 +27,12 @@ def config() -> None:
 @click.pass_context
 def check_(context: click.Context, *, as_json: bool) -> None:
     """Names everything that is wrong with config.json, project and rule files; exit code 1 if anything is."""
-    from fiona_dagster.studies import load_rules
+    from fiona_dagster.operations import configuration_problems
 
     root = DataRoot.from_environment()
     if not root.config.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
-    problems = check(root)
-    try:
-        load_rules(root.rules_file)
-    except ConfigurationError as error:
-        problems.append(str(error))
+    problems = configuration_problems(root)
     if as_json:
         click.echo(
             json.dumps({"data_root": str(root.path), "ok": not problems, "problems": problems}, indent=1)

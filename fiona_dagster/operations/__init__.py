@@ -8,5 +8,15 @@ from fiona_dagster.operations.initialise import initialise
 from fiona_dagster.operations.lock import is_up
 from fiona_dagster.operations.services import Programs, environment
 from fiona_dagster.operations.supervisor import Supervisor, runtime_file, up
+from fiona_dagster.operations.watch import configuration_problems
 
-__all__ = ["Programs", "Supervisor", "environment", "initialise", "is_up", "runtime_file", "up"]
+__all__ = [
+    "Programs",
+    "Supervisor",
+    "configuration_problems",
+    "environment",
+    "initialise",
+    "is_up",
+    "runtime_file",
+    "up",
+]

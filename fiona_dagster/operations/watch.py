@@ -57,7 +57,7 @@ class ConfigurationWatch:
         if digest == self._digest:
             return None
         self._digest = digest
-        problems = tuple(check(self._root))
+        problems = tuple(configuration_problems(self._root))
         if not problems:
             self.reload_wanted = True
         return Change(problems)
@@ -75,6 +75,18 @@ class ConfigurationWatch:
             if on != getattr(self.switches, name):
                 log.warning("%s is switched %s in %s", name, "on" if on else "off", self._root.enabled_file)
         self.switches = switches
+
+
+def configuration_problems(root: DataRoot) -> list[str]:
+    """Everything that is wrong with config.json, project files and rules; empty when all is well."""
+    from fiona_dagster.studies import load_rules  # loads pydicom: only when something changed
+
+    problems = check(root)
+    try:
+        load_rules(root.rules_file)
+    except ConfigurationError as error:
+        problems.append(str(error))
+    return problems
 
 
 class CodeLocation:

@@ -27,6 +27,18 @@ def test_a_new_project_is_a_sound_change_seen_once(root: DataRoot) -> None:
     assert watch.look() is None
 
 
+def test_broken_rules_are_named_and_want_no_reload(root: DataRoot) -> None:
+    initialise(root)
+    watch = ConfigurationWatch(root, interval=0)
+    root.rules_file.write_text('[{"type":')
+
+    change = watch.look()
+
+    assert change is not None
+    assert "classifyRules.json: line 1: not JSON" in change.problems[0]
+    assert not watch.reload_wanted
+
+
 def test_a_broken_file_names_itself_and_wants_no_reload(root: DataRoot) -> None:
     initialise(root)
     watch = ConfigurationWatch(root, interval=0)
