@@ -5,6 +5,7 @@ after a crash. Stays out: the network (receiver), what studies mean (studies), w
 """
 
 from fiona_dagster.landing.adopt import Adoption, adopt_orphans
+from fiona_dagster.landing.compare import digest_of
 from fiona_dagster.landing.conflicts import (
     REJECTED,
     SUPERSEDED,
@@ -22,7 +23,7 @@ from fiona_dagster.landing.decisions import (
     open_conflicts,
 )
 from fiona_dagster.landing.differing import differing_tags
-from fiona_dagster.landing.door import Landing, Visit, dead_workshops, digest_of
+from fiona_dagster.landing.door import Landing, Visit, dead_workshops
 from fiona_dagster.landing.evidence import (
     Commitment,
     PerformedStep,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid
 from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.landing.compare import digest_of, same_object
 from fiona_dagster.landing.conflicts import (
     ACCEPTED,
     interrupted_decisions,
@@ -24,7 +25,6 @@ from fiona_dagster.landing.conflicts import (
     superseded_folder,
     waiting_folder,
 )
-from fiona_dagster.landing.door import digest_of, same_object
 from fiona_dagster.landing.files import make_directory, rename_new, room_errors, sync_directory
 from fiona_dagster.landing.inspect import inspect_file
 from fiona_dagster.landing.journal import Journal

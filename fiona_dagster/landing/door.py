@@ -1,12 +1,15 @@
 """The one door by which objects enter the archive.
 
 Order, and with it durability: bytes flushed, journal claimed (flock), name taken by a rename that never
-replaces, folder flushed, journal line flushed. Only then may a sender be told Success.
+replaces, journal line written and flushed, folder flushed. Only then may a sender be told Success.
+
+The folder comes last since file systems with a log (ext4, XFS) then have nothing left to do: the flush of the
+line has written the log with the rename in it. Nothing rests on that. Should a disk keep the line and lose
+the name, then nobody was told Success, and the object comes again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -17,9 +20,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.dicom import StorageUids, is_uid, read_file_meta
-from fiona_dagster.errors import PermanentError, StorageFull, UnreadableDicom
+from fiona_dagster.dicom import StorageUids, is_uid
+from fiona_dagster.errors import StorageFull, UnreadableDicom
 from fiona_dagster.landing import files
+from fiona_dagster.landing.compare import digest_of, same_object
 from fiona_dagster.landing.conflicts import SUPERSEDED, kept_at
 from fiona_dagster.landing.files import (
     HERE,
@@ -42,7 +46,6 @@ if TYPE_CHECKING:
     from fiona_dagster.config import Durability
 
 _MODALITY = re.compile(r"[A-Z0-9]{1,16}")
-_CHUNK = 1024 * 1024
 _MAX_JOURNALS = 32
 _TRIES = 5
 _ROOM_HOLDS = 0.1
@@ -84,6 +87,10 @@ def archive_prefix(uids: StorageUids) -> str:
         if prefix:
             return prefix
     return "OT"
+
+
+_Placed = tuple[Kind, str, StudyNames, str]
+"""What became of an object, the path of its file below the data root, its folder and its name in there."""
 
 
 class Landing:
@@ -210,7 +217,7 @@ class Visit:
         try:
             journal = self._journal(uids.study)
             size = source.size if isinstance(source, NewFile) else source.stat().st_size
-            kind, relative = self._place(source, uids)
+            kind, relative, names, name = self._place(source, uids)
             if kind == "repeat":  # the file that is there may have other file meta, from another sender
                 size = (self._root.path / relative).stat().st_size
         except OSError as error:
@@ -230,10 +237,19 @@ class Visit:
             called_ae=self.caller.called_ae,
             caller_ip=self.caller.ip,
         )
-        self._write(journal, receipt)
+        self._write(journal, receipt, names, name)
         return receipt
 
-    def _write(self, journal: Journal, receipt: Receipt) -> None:
+    def _write(self, journal: Journal, receipt: Receipt, names: StudyNames, name: str) -> None:
+        try:
+            try:
+                self._append(journal, receipt)
+            finally:  # also without the line: from now on the name is flushed or in doubt
+                names.flush(name)
+        except OSError as error:
+            raise as_room_error(error, self._root.archive) from None
+
+    def _append(self, journal: Journal, receipt: Receipt) -> None:
         try:
             journal.append(receipt)
         except (OSError, StorageFull):
@@ -242,8 +258,7 @@ class Visit:
                 self._landing.remember_unwritten(receipt.path, receipt.kind)
             raise
 
-    def _place(self, source: Path | NewFile, uids: StorageUids) -> tuple[Kind, str]:
-        """Returns what became of it, and the path of its file relative to the data root."""
+    def _place(self, source: Path | NewFile, uids: StorageUids) -> _Placed:
         for _ in range(_TRIES):
             try:
                 return self._try_to_place(source, uids)
@@ -253,7 +268,7 @@ class Visit:
                 self._landing.names.forget(uids.study)
         raise StorageFull(f"study {uids.study}: its archive folder keeps disappearing; send again")
 
-    def _try_to_place(self, source: Path | NewFile, uids: StorageUids) -> tuple[Kind, str]:
+    def _try_to_place(self, source: Path | NewFile, uids: StorageUids) -> _Placed:
         names = self._landing.names.of(uids.study)
         name = f"{archive_prefix(uids)}.{uids.sop_instance}"
         fd, own = (source.folder_fd, source.name) if isinstance(source, NewFile) else (HERE, str(source))
@@ -261,15 +276,13 @@ class Visit:
             there = names.find(uids.sop_instance)
             if there is None and not names.place(fd, own, name):
                 there = name
+        relative = f"{self._prefix}{uids.study}/{there or name}"
         if there is None:
-            names.flush(name)
-            return "stored", f"{self._prefix}{uids.study}/{name}"
+            return "stored", relative, names, name
         target = names.folder / there
         if not same_object(target, _path(source)):
-            names.flush(there)
-            return self._keep_aside(_path(source), target, uids)
-        kind = self._repeat(names, fd, own, there, uids.sop_instance)
-        return kind, f"{self._prefix}{uids.study}/{there}"
+            return *self._keep_aside(_path(source), target, uids), names, there
+        return self._repeat(names, fd, own, there, uids.sop_instance), relative, names, there
 
     def _repeat(self, names: StudyNames, fd: int, own: str, there: str, instance: str) -> Kind:
         """The same object is there. Success rests on its file, so that is flushed as if it were new."""
@@ -283,7 +296,6 @@ class Visit:
             if self._landing.durability == "full":
                 flush_file(names.folder / there)  # it may have come at another durability
             os.unlink(own, dir_fd=fd if fd >= 0 else None)
-        names.flush(there)
         return "stored" if doubtful else "repeat"
 
     def _keep_aside(self, temp_path: Path, archived: Path, uids: StorageUids) -> tuple[Kind, str]:
@@ -365,37 +377,3 @@ def flush_file(path: Path) -> None:
         flush_data(fd)
     finally:
         os.close(fd)
-
-
-def _begin(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        try:
-            meta = read_file_meta(file)
-        except PermanentError:
-            return "", 0
-    return meta.transfer_syntax, meta.data_set_offset
-
-
-def same_object(one: Path, other: Path) -> bool:
-    """Whether two files hold the same transfer syntax and data set; the rest of the meta does not count."""
-    (syntax, start), (other_syntax, other_start) = _begin(one), _begin(other)
-    if syntax != other_syntax or one.stat().st_size - start != other.stat().st_size - other_start:
-        return False
-    with one.open("rb") as a, other.open("rb") as b:
-        a.seek(start)
-        b.seek(other_start)
-        while chunk := a.read(_CHUNK):
-            if chunk != b.read(_CHUNK):
-                return False
-    return True
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 in hex over transfer syntax and data set of a file."""
-    syntax, start = _begin(path)
-    digest = hashlib.sha256(syntax.encode("ascii", "replace") + b"\0")
-    with path.open("rb") as file:
-        file.seek(start)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

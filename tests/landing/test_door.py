@@ -229,7 +229,7 @@ def test_the_order_of_flushes_is_what_durability_needs(
         file_one(landing, visit, "1.2.1")
         first, steps[:] = list(steps), []
         file_one(landing, visit, "1.2.2")
-    assert steps == ["sync file", "rename", f"sync scp_{STUDY}", "line", "sync line"]
+    assert steps == ["sync file", "rename", "line", "sync line", f"sync scp_{STUDY}"]
     assert first.index("sync file") < first.index("rename") < first.index("line")
     assert "sync .arrived" in first[: first.index("line")]
     assert "sync archive" in first[: first.index("line")]
