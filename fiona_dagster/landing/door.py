@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -219,7 +220,8 @@ class Visit:
             size = source.size if isinstance(source, NewFile) else source.stat().st_size
             kind, relative, names, name = self._place(source, uids)
             if kind == "repeat":  # the file that is there may have other file meta, from another sender
-                size = (self._root.path / relative).stat().st_size
+                with suppress(FileNotFoundError):  # of a decided conflict only the name is still there
+                    size = (self._root.path / relative).stat().st_size
         except OSError as error:
             raise as_room_error(error, self._root.archive) from None
         kind = self._landing.true_kind(relative, kind)
