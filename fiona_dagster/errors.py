@@ -8,6 +8,7 @@
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
+    │   ├── Superseded            another request or late images took the place of this transfer
     │   └── Busy                  somebody else holds the lock of this study
     └── PermanentError            will not pass: a person must act
         ├── UsageError            the command was called wrongly
@@ -18,8 +19,10 @@
         ├── NotVerified           the gate: bytes in hand are not those of a passed verification
         ├── ResidualIdentifier    the verification found something identifying (never says the value)
         ├── RequestRefused        a transfer request that can't be carried out as written
+        │   └── RemovalAwaited    not before the removal of an older copy is confirmed
         ├── RedcapRejected        REDCap understood and said no
         ├── DeliveryRefused       a target said no, or holds something else under our name
+        │   └── ContentUnproven   a target has everything, but maybe as older bytes under the same UIDs
         ├── UnknownStudy          no such study here
         └── StartFailed           the services can't be started as things are
 
@@ -52,6 +55,10 @@ class StorageFull(TransientError):
 
 class SendingHeld(TransientError):
     """An operator holds all deliveries: the third digit of ``config/enabled`` is ``0``."""
+
+
+class Superseded(TransientError):
+    """The transfer that was worked on does not count any more; what took its place has work of its own."""
 
 
 class Busy(TransientError):
@@ -94,6 +101,10 @@ class RequestRefused(PermanentError):
     """A transfer request can't be carried out as it is written."""
 
 
+class RemovalAwaited(RequestRefused):
+    """The study lies at a target under another participant or event, and nobody confirmed its removal."""
+
+
 class RedcapRejected(PermanentError):
     """REDCap understood the call and refused it.
 
@@ -108,6 +119,18 @@ class RedcapRejected(PermanentError):
 
 class DeliveryRefused(PermanentError):
     """A target refused, its host key changed, or it holds other content under our name."""
+
+
+class ContentUnproven(DeliveryRefused):
+    """A target lists everything, but some of it may be older bytes under the same UIDs.
+
+    Attributes:
+        instances: mapped SOP Instance UIDs in question; for the ledger only.
+    """
+
+    def __init__(self, message: str, instances: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.instances = instances
 
 
 class UnknownStudy(PermanentError):

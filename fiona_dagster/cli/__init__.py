@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "rebuild": "rebuild:rebuild",
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",
+    "removed": "assign:removed",
     "redcap-sandbox": "redcap:redcap_sandbox",
     "sites": "sites:sites",
     "status": "status:status",

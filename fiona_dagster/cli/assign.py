@@ -1,7 +1,8 @@
-"""``fiona assign`` and ``fiona reclassify``: what a person orders."""
+"""``fiona assign``, ``fiona removed`` and ``fiona reclassify``: what a person orders or confirms."""
 
 from __future__ import annotations
 
+import getpass
 import json
 
 import click
@@ -27,6 +28,30 @@ def assign(study: str, project: str, participant: str, event: str, as_json: bool
         click.echo(json.dumps({"study": study, "project": project, "request": instance}))
     else:
         click.echo(f"request {instance} of study {study} for project {project} is in REDCap")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--project", required=True, help="Project that the copies were sent for.")
+@click.option("--target", "targets", multiple=True, help="Only this target (may be repeated); default: all.")
+@click.option("--unasked", is_flag=True, help="Don't ask research PACS whether they still list the study.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def removed(study: str, project: str, targets: tuple[str, ...], unasked: bool, as_json: bool) -> None:
+    """Confirms that the copies of STUDY (StudyInstanceUID) were removed at their targets.
+
+    Your login name and the time are recorded. A request with another participant or event is then accepted.
+    """
+    from fiona_dagster.transfers.context import Gateway
+    from fiona_dagster.transfers.removal import confirm_removed
+
+    with Gateway(DataRoot.from_environment()) as gateway:
+        names = confirm_removed(gateway, study, project, targets, by=getpass.getuser(), ask=not unasked)
+    if as_json:
+        click.echo(json.dumps({"study": study, "project": project, "targets": names}))
+    else:
+        click.echo(
+            f"recorded: nothing of study {study} for project {project} is at {', '.join(names)} any more"
+        )
 
 
 @click.command()

@@ -154,6 +154,17 @@ def _print_inbox(console: Any, inbox: dict[str, int]) -> None:
         console.print(f"inbox: {', '.join(parts)}", markup=False)
 
 
+def _sending(sending: dict[str, Any]) -> str:
+    if sending["removed"]:
+        return f"{sending['target']}: removal confirmed by {sending['removed_by']} {sending['removed']}"
+    states = {
+        "begun": "sending began",
+        "proven": "sent and proven, began",
+        "unproven": f"present, content unproven ({len(sending['uncertain'])} instances), began",
+    }
+    return f"{sending['target']}: {states[sending['state']]} {sending['began']}"
+
+
 def _print_study(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -193,6 +204,8 @@ def _print_study(document: dict[str, Any]) -> None:
             console.print(
                 f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
             )
+        for sending in transfer["sendings"]:
+            console.print(f"  {_sending(sending)}", markup=False)
     for work in document["work"]:
         held = "held, " if work["held"] else ""
         console.print(f"to do: {work['key']} ({held}attempt {work['attempt']}) {work['error']}", markup=False)

@@ -17,7 +17,7 @@ from fiona_dagster.config import ProjectSettings, Target
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, StepResult, run_studies
-from fiona_dagster.ledger import Package, work_key
+from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers import delivery, execution, outcome
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
@@ -64,16 +64,40 @@ class ProjectFactory:
         self.project = project
         self._targets = targets
         self.name = project.name
+        self._run = ""
+        self._taken: dict[str, Transfer] = {}
         self._common: dict[str, Any] = {
             "partitions_def": project_studies(project.name),
             "group_name": project.name,
             "backfill_policy": BACKFILL,
         }
 
+    def _begin(self, context: dg.AssetExecutionContext) -> None:
+        """A run works on the transfers that its first step took; another run may find newer ones."""
+        if self._run != context.run.run_id:
+            self._run = context.run.run_id
+            self._taken.clear()
+
+    def _take(self, gateway: Gateway, study: str) -> Transfer:
+        """The transfer that this run works on.
+
+        Raises:
+            RequestRefused: nobody asked for it.
+            Superseded: another one took its place since this run began; it has a run of its own.
+        """
+        if study in self._taken:
+            gateway.ledger.transfers.require_current(self._taken[study])
+        self._taken[study] = execution.transfer_of(gateway, study, self.name)
+        return self._taken[study]
+
+    def _of_failure(self, gateway: Gateway, study: str) -> Transfer | None:
+        """Whose failure it is: what the run works on, or, if it got no further, what it was to work on."""
+        return self._taken.get(study) or gateway.ledger.transfers.current(study, self.name)
+
     def _transfer_failed(self, gateway: Gateway, study: str, message: str, permanent: bool) -> None:
-        gateway.ledger.work.failed(work_key("transfer", study, self.name), message, permanent=permanent)
-        if permanent:
-            execution.give_up(gateway, study, self.name, message)
+        transfer = self._of_failure(gateway, study)
+        if transfer is not None:
+            execution.failed(gateway, transfer, message, permanent=permanent)
 
     def transfer_assets(self) -> list[dg.AssetsDefinition]:
         """``deidentified``, ``verification``, ``package``."""
@@ -90,6 +114,7 @@ class ProjectFactory:
             **self._common,
         )
         def deidentified(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            self._begin(context)
             yield from run_studies(context, gateway, self._deidentified, self._transfer_failed)
 
         @dg.asset(
@@ -104,6 +129,7 @@ class ProjectFactory:
             **self._common,
         )
         def verification(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            self._begin(context)
             yield from run_studies(context, gateway, self._verification, self._transfer_failed)
 
         @dg.asset(
@@ -116,6 +142,7 @@ class ProjectFactory:
             **self._common,
         )
         def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            self._begin(context)
             yield from run_studies(context, gateway, self._package, self._transfer_failed)
 
         return [deidentified, verification, package]
@@ -127,11 +154,13 @@ class ProjectFactory:
 
     def _delivery_asset(self, target: str) -> dg.AssetsDefinition:
         def failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
-            delivery.failed(gateway, study, self.name, target, message, permanent=permanent)
+            transfer = self._of_failure(gateway, study)
+            if transfer is not None:
+                delivery.failed(gateway, transfer, target, message, permanent=permanent)
 
         def body(gateway: Gateway, study: str) -> StepResult:
             with study_lock(gateway, study):
-                transfer = execution.transfer_of(gateway, study, self.name)
+                transfer = self._take(gateway, study)
                 proof, package = delivery.deliver(gateway, transfer, target)
             return StepResult(_delivery_metadata(proof, package), package.sha256)
 
@@ -148,6 +177,7 @@ class ProjectFactory:
             **self._common,
         )
         def delivered(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
+            self._begin(context)
             yield from run_studies(context, gateway, body, failed)
 
         asset: dg.AssetsDefinition = delivered
@@ -180,7 +210,7 @@ class ProjectFactory:
 
     def _deidentified(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
-            transfer = execution.transfer_of(gateway, study, self.name)
+            transfer = self._take(gateway, study)
             copy = execution.deidentify(gateway, transfer)
         return StepResult(
             {
@@ -198,7 +228,7 @@ class ProjectFactory:
 
     def _verification(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
-            transfer = execution.transfer_of(gateway, study, self.name)
+            transfer = self._take(gateway, study)
             verified = execution.verify(gateway, transfer)
         check = dg.AssetCheckResult(
             passed=verified.passed,
@@ -215,7 +245,7 @@ class ProjectFactory:
 
     def _package(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
-            transfer = execution.transfer_of(gateway, study, self.name)
+            transfer = self._take(gateway, study)
             package = execution.make_package(gateway, transfer)
         return StepResult(
             {

@@ -14,8 +14,10 @@ from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
 from fiona_dagster.ledger.records import read_records, restore_record
+from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
+from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
-from fiona_dagster.ledger.transfers import Delivery, Package, Request, Transfer, Transfers, TransferState
+from fiona_dagster.ledger.transfers import Transfers
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
 
 
@@ -25,6 +27,7 @@ class Ledger:
     Attributes:
         receipts: studies and instances.
         transfers: requests, verification records, packages, deliveries.
+        sendings: what was begun to be sent, and may lie at targets.
         work: what is to be done and when.
         evidence: what is known about the completeness of studies.
         accounts: the state of every accepted instance.
@@ -36,6 +39,7 @@ class Ledger:
         self.work = WorkList(self.store)
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
+        self.sendings = self.transfers.sendings
         self.evidence = EvidenceBook(self.store)
         self.accounts = Accounts(self.store)
 
@@ -71,6 +75,7 @@ __all__ = [
     "AccountedInstance",
     "Accounts",
     "Completion",
+    "Content",
     "Count",
     "Delivery",
     "EvidenceBook",
@@ -79,6 +84,8 @@ __all__ = [
     "Package",
     "Receipts",
     "Request",
+    "Sending",
+    "Sendings",
     "Steps",
     "Store",
     "Study",

@@ -1,7 +1,7 @@
 """A private file for each study from which a lost ledger can be rebuilt: what journals don't tell.
 
 ``site/.ledger/<Study>.json`` holds the rows of one study: revision and registration, transfers with
-participant, event, generation and mapped UID, packages, proofs, digests, work. It is written inside each
+participant, event, generation and mapped UID, packages, what was begun to be sent, proofs, digests, work. It is written inside each
 transaction that changes them, before the commit: so it never says less than the ledger, and what it may say
 more (the commit failed) is true as well, since proofs are facts. It never leaves the data root.
 """
@@ -22,7 +22,7 @@ from fiona_dagster.landing.files import room_errors, sync_directory
 
 FORMAT = 1
 
-_BY_STUDY = ("revisions", "completion", "transfers", "work", "history")
+_BY_STUDY = ("revisions", "completion", "transfers", "sendings", "work", "history")
 _BY_TRANSFER = {
     "packages": "SELECT * FROM packages WHERE transfer = ?",
     "deliveries": "SELECT * FROM deliveries WHERE transfer = ?",
@@ -44,6 +44,8 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("completion", "INSERT", _BY_STUDY_NEW),
     ("transfers", "INSERT", _BY_STUDY_NEW),
     ("transfers", "UPDATE", _BY_STUDY_NEW),
+    ("sendings", "INSERT", _BY_STUDY_NEW),
+    ("sendings", "UPDATE", _BY_STUDY_NEW),
     ("work", "INSERT", _BY_STUDY_NEW),
     ("work", "UPDATE OF revision, blocked", _BY_STUDY_NEW),
     ("work", "DELETE", _BY_STUDY_NEW),

@@ -7,164 +7,28 @@ The verification record is the gate of the second promise: packaging and every s
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from fiona_dagster.errors import NotVerified
-from fiona_dagster.ledger.store import Store, utc_now
-from fiona_dagster.ledger.work import WorkList
-
-TransferState = Literal["accepted", "packaged", "delivered", "refused", "failed", "superseded"]
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """One transfer request and how far it came. ``revision`` is the pinned revision of the study."""
-
-    id: int
-    study: str
-    project: str
-    request: int
-    requested_date: str
-    participant: str
-    event: str
-    generation: int
-    revision: int
-    state: TransferState
-    reason: str
-    mapped_uid: str
-    created: str
-    changed: str
+from fiona_dagster.errors import NotVerified, Superseded
+from fiona_dagster.ledger.requests import Requests
+from fiona_dagster.ledger.rows import Delivery, Package, Transfer, TransferState, transfer_of
+from fiona_dagster.ledger.sendings import Content, Sending
+from fiona_dagster.ledger.store import utc_now
+from fiona_dagster.ledger.work import work_key
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a person asked for: one instance of REDCap's instrument *transfers*."""
-
-    study: str
-    project: str
-    instance: int
-    requested_date: str
-    participant: str = field(repr=False)
-    event: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that was made from verified bytes. ``path`` is relative to the data root."""
-
-    path: str
-    size: int
-    md5: str
-    sha256: str
-    instances: int
-    time: str
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A target that is proven to have a package."""
-
-    target: str
-    sha256: str
-    proof: dict[str, Any]
-    time: str
-
-
-class Transfers:
+class Transfers(Requests):
     """The tables of transfers, verifications, packages and deliveries."""
 
-    def __init__(self, store: Store, work: WorkList) -> None:
-        self._store = store
-        self._work = work
-
-    # -- requests -------------------------------------------------------------------------------
-
-    def handled(self, request: Request) -> bool:
-        """Whether this request, with this date, was taken up before, or refused with these very words.
-
-        A refused request that a person corrected is looked at again, also under the old date.
-        """
-        found = self._store.row(
-            """SELECT id FROM transfers WHERE study = ? AND project = ? AND request = ?
-               AND requested_date = ? AND (state != 'refused' OR (participant = ? AND event = ?))""",
-            *_request_values(request),
-        )
-        return found is not None
-
-    def accept(self, request: Request, revision: int) -> Transfer:
-        """Takes up a request; an older one of the same study and project is superseded.
-
-        Args:
-            request: what REDCap says.
-            revision: the study's revision that is transferred.
-        """
-        study, project = request.study, request.project
-        with self._store.writing() as db:
-            db.execute(
-                """UPDATE transfers SET state = 'superseded', changed = ?
-                   WHERE study = ? AND project = ? AND state != 'superseded'""",
-                (utc_now(), study, project),
-            )
-            transfer = self._insert(db, request, revision, "accepted", "")
-            self._work.drop(study, project)
-            self._work.need("transfer", study, revision, project=project, again=True)
-            self._store.note(study, f"request {request.instance} accepted for project {project}")
-        return transfer
-
-    def refuse(self, request: Request, reason: str) -> Transfer:
-        """Books a request that can't be carried out; the reason goes into its REDCap record."""
-        study, project = request.study, request.project
-        with self._store.writing() as db:
-            transfer = self._insert(db, request, 0, "refused", reason)
-            self._work.need("status", study, transfer.id, project=project, again=True)
-            self._store.note(study, f"request {request.instance} for project {project} refused: {reason}")
-        return transfer
-
-    def _insert(
-        self, db: sqlite3.Connection, request: Request, revision: int, state: TransferState, reason: str
-    ) -> Transfer:
-        now = utc_now()
-        cursor = db.execute(
-            """INSERT INTO transfers (study, project, request, requested_date, participant, event, revision,
-                   state, reason, created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (*_request_values(request), revision, state, reason, now, now),
-        )
-        return _transfer(db.execute("SELECT * FROM transfers WHERE id = ?", (cursor.lastrowid,)).fetchone())
-
-    def current(self, study: str, project: str) -> Transfer | None:
-        """The transfer of this study and project that counts: the newest that was not refused."""
-        row = self._store.row(
-            """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state NOT IN ('refused', 'superseded')
-               ORDER BY id DESC LIMIT 1""",
-            study,
-            project,
-        )
-        return None if row is None else _transfer(row)
-
-    def previous_delivered(self, study: str, project: str) -> Transfer | None:
-        """The newest transfer of this study and project of which anything was delivered."""
-        row = self._store.row(
-            """SELECT t.* FROM transfers t WHERE t.study = ? AND t.project = ? AND EXISTS
-               (SELECT 1 FROM deliveries d WHERE d.transfer = t.id) ORDER BY t.id DESC LIMIT 1""",
-            study,
-            project,
-        )
-        return None if row is None else _transfer(row)
-
-    def all(self, study: str | None = None) -> list[Transfer]:
-        """All transfers, of one study or of all, oldest first."""
-        if study is None:
-            return [_transfer(row) for row in self._store.rows("SELECT * FROM transfers ORDER BY id")]
-        found = self._store.rows("SELECT * FROM transfers WHERE study = ? ORDER BY id", study)
-        return [_transfer(row) for row in found]
-
     def set_state(self, transfer: Transfer, state: TransferState, reason: str = "") -> None:
-        """Moves a transfer on; ``reason`` holds nothing identifying."""
+        """Moves a transfer on; ``reason`` holds nothing identifying.
+
+        Raises:
+            Superseded: it does not count any more.
+        """
         with self._store.writing() as db:
+            self.require_current(transfer)
             db.execute(
                 "UPDATE transfers SET state = ?, reason = ?, changed = ? WHERE id = ?",
                 (state, reason[:2000], utc_now(), transfer.id),
@@ -183,7 +47,7 @@ class Transfers:
                 (study, revision),
             ).fetchall()
             for row in found:
-                transfer = _transfer(row)
+                transfer = transfer_of(row)
                 db.execute(
                     """UPDATE transfers SET revision = ?, state = 'accepted', reason = '', changed = ?
                        WHERE id = ?""",
@@ -219,8 +83,13 @@ class Transfers:
         report: dict[str, Any],
         mapped_uid: str,
     ) -> None:
-        """Writes the verification record of a transfer's pinned revision, replacing an older one."""
+        """Writes the verification record of a transfer's pinned revision, replacing an older one.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+        """
         with self._store.writing() as db:
+            self.require_current(transfer)
             db.execute(
                 "INSERT OR REPLACE INTO verifications (transfer, revision, passed, files, report, time) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -266,8 +135,13 @@ class Transfers:
     # -- packages and deliveries ----------------------------------------------------------------
 
     def record_package(self, transfer: Transfer, package: Package, targets: tuple[str, ...]) -> None:
-        """A package was made: the deliveries to its targets are due."""
+        """A package was made: the deliveries to its targets are due.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+        """
         with self._store.writing() as db:
+            self.require_current(transfer)
             db.execute(
                 """INSERT OR REPLACE INTO packages (transfer, revision, path, size, md5, sha256, instances,
                    time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
@@ -283,7 +157,7 @@ class Transfers:
                 ),
             )
             self.set_state(transfer, "packaged")
-            self._work.done(f"transfer:{transfer.study}:{transfer.project}", transfer.revision)
+            self._work.done(work_key("transfer", transfer.study, transfer.project), transfer.revision)
             for target in targets:
                 self._work.need(
                     "deliver", transfer.study, transfer.revision, project=transfer.project, target=target
@@ -313,24 +187,51 @@ class Transfers:
                 (path, transfer.id, transfer.revision),
             )
 
-    def record_delivery(self, transfer: Transfer, target: str, sha256: str, proof: dict[str, Any]) -> None:
-        """A target is proven to have the package."""
+    def begin_sending(self, transfer: Transfer, target: str, content: Content) -> Sending:
+        """Writes down that sending begins; to be called before the first byte leaves.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+            RemovalAwaited: the target, or another one of the project, may hold the study under another
+                participant or event.
+        """
         with self._store.writing() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO deliveries (transfer, revision, target, sha256, proof, time) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    transfer.id,
-                    transfer.revision,
-                    target,
-                    sha256,
-                    json.dumps(proof, sort_keys=True),
-                    utc_now(),
-                ),
-            )
-            key = f"deliver:{transfer.study}:{transfer.project}:{target}"
-            self._work.done(key, transfer.revision)
+            self.require_current(transfer)
+            self.require_removed(transfer)
+            return self.sendings.begin(db, transfer=transfer.id, target=target, content=content)
+
+    def record_delivery(self, transfer: Transfer, target: str, sha256: str, proof: dict[str, Any]) -> None:
+        """A target is proven to have the package.
+
+        Raises:
+            Superseded: the transfer does not count any more; that the target has it is still written down.
+        """
+        with self._store.writing() as db:
+            self.sendings.prove(transfer.id, target, sha256, proof)
+            try:
+                self.require_current(transfer)
+            except Superseded:
+                counts = False
+            else:
+                counts = True
+                db.execute(
+                    "INSERT OR REPLACE INTO deliveries (transfer, revision, target, sha256, proof, time) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        transfer.id,
+                        transfer.revision,
+                        target,
+                        sha256,
+                        json.dumps(proof, sort_keys=True),
+                        utc_now(),
+                    ),
+                )
+                self._work.done(
+                    work_key("deliver", transfer.study, transfer.project, target), transfer.revision
+                )
             self._store.note(transfer.study, f"{transfer.project}: {target} proven to have the package")
+        if not counts:
+            self.require_current(transfer)
 
     def deliveries(self, transfer: Transfer) -> dict[str, Delivery]:
         """Proven deliveries of the pinned revision, by target."""
@@ -355,7 +256,7 @@ class Transfers:
                JOIN verifications v ON v.transfer = t.id AND v.revision = t.revision AND v.passed
                WHERE t.state IN ('packaged', 'failed') ORDER BY t.id"""
         )
-        return [_transfer(row) for row in found]
+        return [transfer_of(row) for row in found]
 
     def unproven(self, transfer: Transfer, targets: Collection[str]) -> list[str]:
         """Those of ``targets`` that are not proven to have the package of the pinned revision."""
@@ -395,31 +296,12 @@ class Transfers:
             )
         return len(missing), dropped
 
-    def outcome_due(self, transfer: Transfer) -> None:
-        """REDCap has to be told how this transfer stands."""
-        self._work.need("status", transfer.study, transfer.id, project=transfer.project, again=True)
-
     def outcome_to_write(self, study: str, project: str) -> list[Transfer]:
         """Transfers of a study and project in a state that REDCap should know, oldest first."""
         found = self._store.rows(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state IN ('delivered', 'refused', 'failed') ORDER BY id""",
+               AND state IN ('delivered', 'refused', 'failed', 'stopped') ORDER BY id""",
             study,
             project,
         )
-        return [_transfer(row) for row in found]
-
-
-def _transfer(row: sqlite3.Row) -> Transfer:
-    return Transfer(**dict(row))
-
-
-def _request_values(request: Request) -> tuple[str, str, int, str, str, str]:
-    return (
-        request.study,
-        request.project,
-        request.instance,
-        request.requested_date,
-        request.participant,
-        request.event,
-    )
+        return [transfer_of(row) for row in found]

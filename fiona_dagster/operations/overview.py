@@ -9,7 +9,7 @@ from typing import Any
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, Switches, read_switches
 from fiona_dagster.landing.inbox import count_waiting
-from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Study, Transfer, Work
+from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Sending, Study, Transfer, Work
 
 
 def overview(root: DataRoot) -> dict[str, Any]:
@@ -63,6 +63,11 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "mapped_uid": transfer.mapped_uid,
                     "package": asdict(package) if package else None,
                     "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
+                    "sendings": [
+                        _sending(sending)
+                        for sending in ledger.sendings.of(study, transfer.project)
+                        if sending.transfer == transfer.id
+                    ],
                 }
             )
         instances = [*ledger.accounts.instances(study), *_quarantined(root, study)]
@@ -121,6 +126,22 @@ def _study(study: Study) -> dict[str, Any]:
 
 def _work(work: Work, switches: Switches) -> dict[str, Any]:
     return {**asdict(work), "held": work.kind == "deliver" and not switches.sending}
+
+
+def _sending(sending: Sending) -> dict[str, Any]:
+    return {
+        "target": sending.target,
+        "state": sending.state,
+        "revision": sending.revision,
+        "generation": sending.generation,
+        "mapped_uid": sending.mapped_uid,
+        "sha256": sending.sha256,
+        "instances": len(sending.instances),
+        "uncertain": sorted(sending.uncertain),
+        "began": sending.began,
+        "removed": sending.removed,
+        "removed_by": sending.removed_by,
+    }
 
 
 def _transfer(transfer: Transfer) -> dict[str, Any]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from fiona_dagster import landing
 from fiona_dagster.config import SftpTarget, require_sending
-from fiona_dagster.errors import ConfigurationError, NotVerified, RequestRefused
-from fiona_dagster.ledger import Package, Transfer, work_key
+from fiona_dagster.errors import (
+    Busy,
+    ConfigurationError,
+    ContentUnproven,
+    NotVerified,
+    RequestRefused,
+    Superseded,
+)
+from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.targets import Proof
@@ -22,10 +31,14 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
 
     Raises:
         RequestRefused: the project does not name this target.
+        Busy: the package is not made yet.
         NotVerified: the gate; the bytes in hand are not those that were verified.
         SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
         DeliveryRefused: the target said no.
+        ContentUnproven: the target has everything, but maybe as older bytes.
+        Superseded: another request took the place of this one, maybe while it was sent.
+        RemovalAwaited: the study lies there under another participant or event.
     """
     transfers = gateway.ledger.transfers
     if target_name not in gateway.project(transfer.project).targets:
@@ -33,8 +46,11 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
             f"{target_name} is not among the targets of project {transfer.project} (any more); "
             "nothing was sent"
         )
+    transfers.require_current(transfer)
     package = transfers.package(transfer)
     if package is None:
+        if transfer.state == "accepted":
+            raise Busy(f"the package of study {transfer.study} is not made yet; its delivery follows")
         raise NotVerified(
             f"transfer {transfer.id}: there is no package; run transfer_{transfer.project} first"
         )
@@ -46,37 +62,59 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         )
         finish(gateway, transfer)
         return None, package
+    proof = _send(gateway, transfer, target_name, package, verified)
+    transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
+    finish(gateway, transfer)
+    return proof, package
+
+
+def _send(
+    gateway: Gateway, transfer: Transfer, target_name: str, package: Package, verified: dict[str, str]
+) -> Proof:
     target = gateway.target(target_name)
-    may_go_on = partial(require_sending, gateway.root)
+    transfers = gateway.ledger.transfers
+
+    def may_go_on() -> None:
+        require_sending(gateway.root)
+        transfers.require_current(transfer)
+
     may_go_on()
     # paramiko and pynetdicom are imported when they are needed: every run is a new process.
     if isinstance(target, SftpTarget):
         from fiona_dagster.transfers.targets.sftp import deliver_sftp
 
-        proof = deliver_sftp(
+        return deliver_sftp(
             target,
             gateway.root,
             gateway.root.path / package.path,
             package.sha256,
             remote_name=package_name(transfer),
+            begin=lambda: transfers.begin_sending(transfer, target_name, Content(package.sha256)),
             name=target_name,
             may_go_on=may_go_on,
         )
-    else:
-        from fiona_dagster.transfers.targets.dicom import deliver_dicom
+    from fiona_dagster.transfers.targets.dicom import deliver_dicom
 
-        folder = working_copy(gateway, transfer)
-        files = [folder / name for name in sorted(verified)]
-        proof = deliver_dicom(
+    begun: list[Sending] = []
+
+    def begin(instances: Mapping[str, str], listed: frozenset[str] | None, counted: int) -> frozenset[str]:
+        content = Content(package.sha256, instances, listed, counted)
+        begun.append(transfers.begin_sending(transfer, target_name, content))
+        return begun[0].uncertain
+
+    folder = working_copy(gateway, transfer)
+    try:
+        return deliver_dicom(
             target,
-            files,
+            [folder / name for name in sorted(verified)],
             {str(folder / name): verified[name] for name in verified},
+            begin=begin,
             name=target_name,
             may_go_on=may_go_on,
         )
-    transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
-    finish(gateway, transfer)
-    return proof, package
+    except ContentUnproven:
+        gateway.ledger.sendings.unproven(begun[0])
+        raise
 
 
 def finish(gateway: Gateway, transfer: Transfer) -> bool:
@@ -87,8 +125,12 @@ def finish(gateway: Gateway, transfer: Transfer) -> bool:
 
     Returns:
         Whether every target is proven.
+
+    Raises:
+        Superseded: the transfer does not count any more.
     """
     transfers = gateway.ledger.transfers
+    transfers.require_current(transfer)
     package = transfers.package(transfer)
     wanted = gateway.project(transfer.project).targets
     if package is None or not wanted or transfers.unproven(transfer, wanted):
@@ -137,22 +179,34 @@ def settle(gateway: Gateway) -> Settled:
             continue
         more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets)
         added, forgotten = added + more, forgotten + fewer
-        closed += finish(gateway, transfer)
+        # A step that holds the lock closes the transfer itself; one that was replaced needs no closing.
+        with (
+            contextlib.suppress(Busy, Superseded),
+            landing.study_lock(gateway.root, transfer.study, blocking=False),
+        ):
+            closed += finish(gateway, transfer)
     return Settled(closed, added, forgotten, tuple(problems.values()))
 
 
-def failed(gateway: Gateway, study: str, project: str, target: str, message: str, *, permanent: bool) -> None:
+def failed(gateway: Gateway, transfer: Transfer, target: str, message: str, *, permanent: bool) -> None:
     """Books a delivery that failed; a permanent failure ends the transfer until a person acts.
 
-    A target that was taken out of the project meanwhile fails nothing.
+    A transfer that does not count any more fails nothing: the work of what took its place is left alone. So
+    does a target that was taken out of the project meanwhile.
     """
-    gateway.ledger.work.failed(work_key("deliver", study, project, target), message, permanent=permanent)
-    try:
-        wanted = target in gateway.project(project).targets
-    except ConfigurationError:  # the project's file is gone: that is no failure of this target
-        wanted = False
-    if permanent and wanted:
-        give_up(gateway, study, project, f"{target}: {message}")
+    with gateway.ledger.store.writing():
+        try:
+            gateway.ledger.transfers.require_current(transfer)
+        except Superseded:
+            return
+        key = work_key("deliver", transfer.study, transfer.project, target)
+        gateway.ledger.work.failed(key, message, permanent=permanent)
+        try:
+            wanted = target in gateway.project(transfer.project).targets
+        except ConfigurationError:  # the project's file is gone: that is no failure of this target
+            wanted = False
+        if permanent and wanted:
+            give_up(gateway, transfer, f"{target}: {message}")
 
 
 def _move_to_daic(gateway: Gateway, transfer: Transfer, package: Package) -> None:

@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fiona_dagster.errors import Busy, NotVerified, PermanentError, RequestRefused, ResidualIdentifier
-from fiona_dagster.ledger import Package, Transfer
+from fiona_dagster.errors import (
+    Busy,
+    NotVerified,
+    PermanentError,
+    RequestRefused,
+    ResidualIdentifier,
+    Superseded,
+)
+from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
 from fiona_dagster.transfers.package import arcnames, build_package
@@ -31,6 +38,9 @@ def transfer_of(gateway: Gateway, study: str, project: str) -> Transfer:
     """
     transfer = gateway.ledger.transfers.current(study, project)
     if transfer is None:
+        stopped = gateway.ledger.transfers.stopped(study, project)
+        if stopped is not None:
+            raise RequestRefused(f"study {study}, project {project}: {stopped.reason}")
         raise RequestRefused(
             f"no transfer of study {study} to project {project} was requested; "
             f"`fiona assign {study} --project {project} ...` requests one"
@@ -216,10 +226,27 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     return verification
 
 
-def give_up(gateway: Gateway, study: str, project: str, reason: str) -> None:
-    """A transfer can't go on until a person acts: the reason goes to its REDCap record."""
-    transfer = gateway.ledger.transfers.current(study, project)
-    if transfer is None or transfer.state == "delivered":
+def failed(gateway: Gateway, transfer: Transfer, message: str, *, permanent: bool) -> None:
+    """Books a step that failed; one of a transfer that does not count any more fails nothing."""
+    with gateway.ledger.store.writing():
+        try:
+            gateway.ledger.transfers.require_current(transfer)
+        except Superseded:
+            return
+        key = work_key("transfer", transfer.study, transfer.project)
+        gateway.ledger.work.failed(key, message, permanent=permanent)
+        if permanent:
+            give_up(gateway, transfer, message)
+
+
+def give_up(gateway: Gateway, transfer: Transfer, reason: str) -> None:
+    """A transfer can't go on until a person acts: the reason goes to its REDCap record.
+
+    Raises:
+        Superseded: it does not count any more.
+    """
+    current = gateway.ledger.transfers.current(transfer.study, transfer.project)
+    if current is not None and current.state == "delivered":
         return
     with gateway.ledger.store.writing():
         gateway.ledger.transfers.set_state(transfer, "failed", reason)
@@ -244,7 +271,8 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     """
     transfers = gateway.ledger.transfers
     expected = transfers.verified_files(transfer)
-    transfer = transfer_of(gateway, transfer.study, transfer.project)
+    transfers.require_current(transfer)
+    transfer = transfer_of(gateway, transfer.study, transfer.project)  # the verification gave it a mapped UID
     folder = working_copy(gateway, transfer)
     entries = arcnames(
         [(name, folder / name) for name in sorted(expected)],

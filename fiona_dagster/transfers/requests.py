@@ -1,8 +1,8 @@
 """Transfer requests: what people want, read from REDCap, checked, and taken up once.
 
 A request is active when its date and its project are filled (behaviour reference 7.1). *Again* means that
-the date differs from the last one handled. Absence is never a command: what is missing from an export is
-left alone.
+the date, the participant or the event differs from what was handled last. Absence is never a command: what
+is missing from an export is left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fiona_dagster.errors import ConfigurationError, FionaError, RequestRefused, UnknownStudy
+from fiona_dagster.errors import (
+    ConfigurationError,
+    FionaError,
+    RemovalAwaited,
+    RequestRefused,
+    UnknownStudy,
+)
 from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers.context import Gateway
@@ -36,6 +42,7 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
 
     Raises:
         RequestRefused: says why, without naming participant or event.
+        RemovalAwaited: the study was sent there under another participant or event.
     """
     if not gateway.has_project(project_name):
         raise RequestRefused("the project is not known here; add config/projects/<PROJECT>.json")
@@ -69,12 +76,8 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         raise RequestRefused(
             f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"
         )
-    earlier = gateway.ledger.transfers.previous_delivered(study.study, project_name)
-    if earlier is not None and (earlier.participant, earlier.event) != (participant, event):
-        raise RequestRefused(
-            f"the study was delivered to {project_name} under another participant or event; "
-            "the removal of that copy must be confirmed first"
-        )
+    # Asked again in the transaction that takes the request up; here so that `fiona assign` says it first.
+    gateway.ledger.transfers.require_removed(Request(study.study, project_name, 0, "", participant, event))
 
 
 def _printable(text: str) -> bool:
@@ -134,12 +137,15 @@ def _asked(request: TransferRequest) -> Request:
 
 
 def _take_up(gateway: Gateway, study: Study, request: TransferRequest) -> Transfer:
+    """Accepts or refuses; needs no lock: accepting and beginning to send see each other in the ledger."""
     transfers = gateway.ledger.transfers
     try:
         check_assignment(gateway, study, request.project, request.participant, request.event)
+        return transfers.accept(_asked(request), study.registered)
+    except RemovalAwaited as error:
+        return transfers.refuse(_asked(request), str(error), awaits_removal=True)
     except RequestRefused as error:
         return transfers.refuse(_asked(request), str(error))
-    return transfers.accept(_asked(request), study.registered)
 
 
 def assign(gateway: Gateway, study: str, project: str, participant: str, event: str) -> int:

@@ -26,6 +26,7 @@ from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers.test_pacs_delivery import digests, make_file
 from tests.peers_fixtures import free_port
+from tests.sending import Recorder, unrecorded
 
 CONTENT = b"package" * 100_000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -68,8 +69,8 @@ def pacs_target(described: dict[str, Any]) -> DicomTarget:
 
 def test_sftp_server_takes_a_package(server: SftpServer, root: DataRoot, package: Path) -> None:
     target = sftp_target(server.describe())
-    first = deliver_sftp(target, root, package, DIGEST, remote_name="p.zip")
-    second = deliver_sftp(target, root, package, DIGEST, remote_name="p.zip")
+    first = deliver_sftp(target, root, package, DIGEST, remote_name="p.zip", begin=unrecorded)
+    second = deliver_sftp(target, root, package, DIGEST, remote_name="p.zip", begin=unrecorded)
 
     assert (first.counts["sent"], second.counts["sent"]) == (1, 0)
     assert sorted(p.name for p in server.files.iterdir()) == ["p.zip", "p.zip.md5", "p.zip.sha256"]
@@ -92,14 +93,14 @@ def test_sftp_server_lets_nobody_else_in(
     for wrong in ({"private_key_file": key}, {"username": "root"}):
         target = sftp_target(server.describe(), **wrong)
         with pytest.raises(DeliveryRefused):
-            deliver_sftp(target, root, package, DIGEST, remote_name="p.zip")
+            deliver_sftp(target, root, package, DIGEST, remote_name="p.zip", begin=unrecorded)
 
 
 def test_sftp_server_serves_its_folder_only(
     server: SftpServer, root: DataRoot, package: Path, tmp_path: Path
 ) -> None:
     target = sftp_target(server.describe(), directory="../../..")
-    deliver_sftp(target, root, package, DIGEST, remote_name="p.zip")
+    deliver_sftp(target, root, package, DIGEST, remote_name="p.zip", begin=unrecorded)
 
     assert (server.files / "p.zip").is_file()
     assert not list(tmp_path.glob("p.zip"))
@@ -111,7 +112,9 @@ def test_a_server_that_can_not_write(
     # SFTP version 3 says "failure" for a full disk; this server can't be asked for its free space.
     monkeypatch.setattr(paramiko.SFTPHandle, "write", lambda *_: paramiko.SFTP_FAILURE)
     with pytest.raises(PeerUnavailable):
-        deliver_sftp(sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip")
+        deliver_sftp(
+            sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
+        )
     assert list(server.files.iterdir()) == []
 
 
@@ -120,7 +123,9 @@ def test_a_server_that_does_not_let_us_write(
 ) -> None:
     monkeypatch.setattr(demo_sftp._Files, "open", lambda *_: paramiko.SFTP_PERMISSION_DENIED)
     with pytest.raises(DeliveryRefused, match="permission denied"):
-        deliver_sftp(sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip")
+        deliver_sftp(
+            sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
+        )
 
 
 def test_a_full_remote_disk_is_recognised_where_the_server_tells_its_space(
@@ -136,13 +141,17 @@ def test_a_full_remote_disk_is_recognised_where_the_server_tells_its_space(
 
     monkeypatch.setattr(sftp, "_extended", nearly_full)
     with pytest.raises(StorageFull, match="40960 bytes free"):
-        deliver_sftp(sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip")
+        deliver_sftp(
+            sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
+        )
     assert list(server.files.iterdir()) == []
 
 
 def test_pacs_takes_proves_and_remembers(pacs: ResearchPacs, tmp_path: Path) -> None:
     files = [make_file(tmp_path / f"{n}.dcm", n) for n in range(1, 5)]
-    proof = deliver_dicom(pacs_target(pacs.describe()), files, digests(files))
+    proof = deliver_dicom(
+        pacs_target(pacs.describe()), files, digests(files), begin=Recorder(tmp_path / "ledger")
+    )
 
     assert proof.kind == "dicom-find"
     assert proof.counts["found"] == proof.counts["sent"] == 4
@@ -163,7 +172,9 @@ def test_a_pacs_that_can_only_count_gives_a_proof_of_that_name(
 
     monkeypatch.setattr(dicom, "find_instance_uids", refuse)
     files = [make_file(tmp_path / f"{n}.dcm", n) for n in range(1, 4)]
-    proof = deliver_dicom(pacs_target(pacs.describe()), files, digests(files))
+    proof = deliver_dicom(
+        pacs_target(pacs.describe()), files, digests(files), begin=Recorder(tmp_path / "ledger")
+    )
 
     assert (proof.kind, proof.counts["found"], proof.counts["sent"]) == ("dicom-find-count", 3, 3)
 
@@ -184,7 +195,9 @@ def test_both_run_as_one_program(root: DataRoot, package: Path, tmp_path: Path) 
             assert process.stdout is not None
             line = json.loads(process.stdout.readline())
             echo(Peer("127.0.0.1", line["pacs"]["port"], line["pacs"]["ae_title"], timeout=10))
-            proof = deliver_sftp(sftp_target(line["sftp"]), root, package, DIGEST, remote_name="p.zip")
+            proof = deliver_sftp(
+                sftp_target(line["sftp"]), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
+            )
             process.send_signal(signal.SIGTERM)
             output, errors = process.communicate(timeout=20)
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PermanentError
-from fiona_dagster.ledger import Ledger, migrations
+from fiona_dagster.ledger import Ledger, Request, migrations
 
 
 def at_version(path: Path, version: int) -> sqlite3.Connection:
@@ -109,3 +109,42 @@ def test_a_newer_ledger_is_refused(root: DataRoot) -> None:
 
     with pytest.raises(PermanentError, match="newer version"):
         Ledger(root)
+
+
+def test_version_3_learns_what_was_sent(root: DataRoot) -> None:
+    old = at_version(root.ledger_file, 3)
+    for number, state in ((1, "delivered"), (2, "packaged"), (3, "packaged")):
+        old.execute(
+            """INSERT INTO transfers (study, project, request, requested_date, participant, event, revision,
+               state, mapped_uid, created, changed)
+               VALUES (?, 'P', 1, 'd', ?, 'E', 1, ?, '2.25.1', 't', 't')""",
+            (f"1.{number}", f"X{number}", state),
+        )
+        old.execute(
+            "INSERT INTO verifications VALUES (?, 1, 1, ?, '{}', 't')", (number, '{"2.25.7.dcm": "abc"}')
+        )
+        old.execute("INSERT INTO packages VALUES (?, 1, 'p', 1, 'm', 's', 1, 't')", (number,))
+    old.execute("INSERT INTO deliveries VALUES (1, 1, 'pacs', 's', '{\"kind\": \"dicom-find\"}', 't')")
+    old.execute("INSERT INTO held_back VALUES (2, 1, '1.2.3', 'ultrasound')")
+    for number, attempt in ((2, 2), (3, 1)):  # the second was tried, the third never asked for
+        old.execute(
+            """INSERT INTO work (key, kind, study, project, target, revision, token, attempt)
+               VALUES (?, 'deliver', ?, 'P', 'pacs', 1, 't', ?)""",
+            (f"deliver:1.{number}:P:pacs", f"1.{number}", attempt),
+        )
+    old.close()
+
+    with Ledger(root) as ledger:
+        found = {study: ledger.sendings.of(study, "P") for study in ("1.1", "1.2", "1.3")}
+        assert [[sending.state for sending in sendings] for sendings in found.values()] == [
+            ["proven"],
+            ["begun"],
+            [],
+        ]
+        assert found["1.1"][0].instances == found["1.2"][0].instances == {"2.25.7": "abc"}
+        (delivered,) = ledger.transfers.all("1.1")
+        assert ledger.transfers.deliveries(delivered)["pacs"].proof == {"kind": "dicom-find"}
+        assert len(ledger.store.rows("SELECT * FROM held_back")) == 1
+        assert ledger.store.rows("PRAGMA foreign_key_check") == []
+        new = ledger.transfers.accept(Request("1.3", "P", 2, "d", "X3", "E"), 1)
+        assert new.id == 4

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from fiona_dagster.dicom import clients
 from fiona_dagster.dicom.clients import Peer, count_instances, echo, find_instance_uids
-from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, UnreadableDicom
+from fiona_dagster.errors import (
+    ContentUnproven,
+    DeliveryRefused,
+    NotVerified,
+    PeerUnavailable,
+    UnreadableDicom,
+)
 from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from fiona_dagster.transfers.targets import dicom as target_module
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from tests.peers_fixtures import CuttingProxy, Orthanc, free_port
+from tests.sending import Recorder
 
 pytestmark = pytest.mark.peers
 
@@ -26,7 +36,9 @@ MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 
-def make_file(path: Path, number: int, sop_class: str = MR, transfer_syntax: str = EXPLICIT) -> Path:
+def make_file(
+    path: Path, number: int, sop_class: str = MR, transfer_syntax: str = EXPLICIT, fill: int | None = None
+) -> Path:
     """A small image as it comes out of de-identification."""
     image = Dataset()
     image.file_meta = FileMetaDataset()
@@ -40,7 +52,7 @@ def make_file(path: Path, number: int, sop_class: str = MR, transfer_syntax: str
     image.BitsAllocated = image.BitsStored = 8
     image.HighBit, image.PixelRepresentation, image.SamplesPerPixel = 7, 0, 1
     image.PhotometricInterpretation = "MONOCHROME2"
-    image.PixelData = bytes([number % 256]) * 256
+    image.PixelData = bytes([number % 256 if fill is None else fill]) * 256
     buffer = io.BytesIO()
     image.save_as(buffer, enforce_file_format=True)
     path.write_bytes(buffer.getvalue())
@@ -60,7 +72,14 @@ def digests(files: list[Path]) -> dict[str, str]:
 
 
 def _deliver(orthanc: Orthanc, files: list[Path], **target: object) -> Proof:
-    return deliver_dicom(orthanc.target(**target), files, digests(files), name="pacs")
+    """As a site does it whose ledger lies beside the files."""
+    begin = _recorder(files[0].parent / "ledger")
+    return deliver_dicom(orthanc.target(**target), files, digests(files), begin=begin, name="pacs")
+
+
+@functools.cache
+def _recorder(folder: Path) -> Recorder:
+    return Recorder(folder)
 
 
 UIDS = {f"2.25.77.{n}" for n in range(1, 7)}
@@ -97,13 +116,15 @@ def test_nothing_leaves_when_one_file_is_not_what_was_verified(
         expected[str(files[5])] = "0" * 64
 
     with pytest.raises(NotVerified):
-        deliver_dicom(orthanc.target(), files, expected)
+        deliver_dicom(orthanc.target(), files, expected, begin=_recorder(files[0].parent / "ledger"))
     assert orthanc.sop_instance_uids() == set()
 
 
 def test_a_record_without_its_file_is_not_success(orthanc: Orthanc, files: list[Path]) -> None:
     with pytest.raises(NotVerified):
-        deliver_dicom(orthanc.target(), files[:-1], digests(files))
+        deliver_dicom(
+            orthanc.target(), files[:-1], digests(files), begin=_recorder(files[0].parent / "ledger")
+        )
     assert orthanc.sop_instance_uids() == set()
 
 
@@ -263,7 +284,7 @@ def test_clients_ask_a_real_pacs(orthanc: Orthanc, files: list[Path]) -> None:
     assert count_instances(peer, "2.25.404") == 0
 
 
-def test_orthanc_has_what_dcmtk_sends(
+def test_what_somebody_else_sent_is_present_but_not_proven(
     orthanc: Orthanc, files: list[Path], dcmtk: Callable[[str], str]
 ) -> None:
     import subprocess
@@ -273,4 +294,42 @@ def test_orthanc_has_what_dcmtk_sends(
         check=True,
     )
     assert orthanc.sop_instance_uids() == UIDS
+    with pytest.raises(ContentUnproven, match="6 of 6 instances are present, content unproven") as caught:
+        _deliver(orthanc, files)
+    assert caught.value.instances == UIDS
+    assert "2.25" not in str(caught.value)
+
+
+def test_a_pacs_that_may_keep_older_bytes_is_not_believed(orthanc: Orthanc, files: list[Path]) -> None:
+    """Rules changed: other bytes under the same UIDs. Orthanc as it is installed keeps what it has."""
+    _deliver(orthanc, files)
+    older = _pixels(orthanc, "2.25.77.2")
+    make_file(files[1], 2, fill=200)
+
+    for _ in range(2):  # trying again does not make it true
+        with pytest.raises(ContentUnproven, match="1 of 6"):
+            _deliver(orthanc, files)
+    assert _pixels(orthanc, "2.25.77.2") == older, "nobody could have known from C-FIND"
+
+    orthanc.delete("2.25.77.2")
+    proof = _deliver(orthanc, files)
+    assert (proof.counts["sent"], proof.counts["there_before"]) == (1, 5)
+    assert _pixels(orthanc, "2.25.77.2") == bytes([200])
     assert _deliver(orthanc, files).counts["sent"] == 0
+
+
+def _pixels(orthanc: Orthanc, uid: str) -> bytes:
+    """One pixel of an instance as Orthanc has it."""
+    (found,) = (
+        one["ID"] for one in orthanc.get("/instances?expand") if one["MainDicomTags"]["SOPInstanceUID"] == uid
+    )
+    with urllib.request.urlopen(f"{orthanc.url}/instances/{found}/file") as answer:  # noqa: S310 - loopback
+        return bytes(pydicom.dcmread(io.BytesIO(answer.read())).PixelData[:1])
+
+
+def test_a_ledger_from_an_older_backup_proves_nothing(orthanc: Orthanc, files: list[Path]) -> None:
+    """It does not know what was sent since."""
+    _deliver(orthanc, files)
+    backup = _recorder(files[0].parent / "backup")
+    with pytest.raises(ContentUnproven, match="6 of 6"):
+        deliver_dicom(orthanc.target(), files, digests(files), begin=backup)

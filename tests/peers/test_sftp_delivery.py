@@ -15,6 +15,7 @@ from fiona_dagster.errors import ConfigurationError, DeliveryRefused, NotVerifie
 from fiona_dagster.transfers.targets import Proof, sftp
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port
+from tests.sending import unrecorded
 
 pytestmark = pytest.mark.peers
 
@@ -36,6 +37,7 @@ def _deliver(sshd: Sshd, root: DataRoot, package: Path, *, digest: str = "", **t
         package,
         digest or hashlib.sha256(CONTENT).hexdigest(),
         remote_name=NAME,
+        begin=unrecorded,
         name="archive",
     )
 
@@ -243,4 +245,4 @@ def test_a_missing_folder_needs_a_person(sshd: Sshd, root: DataRoot, package: Pa
 @pytest.mark.parametrize("name", ["../x.zip", "a/b.zip", "", ".hidden", "x\n.zip"])
 def test_unsafe_remote_names(sshd: Sshd, root: DataRoot, package: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        deliver_sftp(sshd.target(), root, package, "0" * 64, remote_name=name)
+        deliver_sftp(sshd.target(), root, package, "0" * 64, remote_name=name, begin=unrecorded)

@@ -8,7 +8,7 @@ from fiona_dagster.errors import SendingHeld
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.targets import sftp
-from tests.site import PROJECT, STUDY, Site
+from tests.site import STUDY, Site
 
 
 def deliver(site: Site, target: str) -> None:
@@ -92,7 +92,7 @@ def test_a_held_delivery_that_a_run_tried_is_tried_again(site: Site) -> None:
     with site.open() as gateway:
         with pytest.raises(SendingHeld) as raised:
             delivery.deliver(gateway, site.transfer(), "archive")
-        delivery.failed(gateway, STUDY, PROJECT, "archive", str(raised.value), permanent=False)
+        delivery.failed(gateway, site.transfer(), "archive", str(raised.value), permanent=False)
         (work,) = gateway.ledger.work.open()
     assert not work.blocked
     assert site.transfer().state == "packaged"

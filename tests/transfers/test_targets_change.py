@@ -64,7 +64,7 @@ def test_a_transfer_that_failed_at_a_target_is_closed_without_it(site: Site) -> 
     site.packaged()
     deliver(site, "archive")
     with site.open() as gateway:
-        delivery.failed(gateway, STUDY, PROJECT, "second", "host key changed", permanent=True)
+        delivery.failed(gateway, site.transfer(), "second", "host key changed", permanent=True)
     assert site.transfer().state == "failed"
     assert settle(site) == delivery.Settled(), "what failed stays failed until somebody acts"
     site.project(targets=["archive"])
@@ -83,7 +83,7 @@ def test_a_delivery_to_a_target_that_was_taken_out_sends_nothing(site: Site) -> 
     with pytest.raises(RequestRefused, match="not among the targets"):
         deliver(site, "second")
     with site.open() as gateway:
-        delivery.failed(gateway, STUDY, PROJECT, "second", "not among the targets", permanent=True)
+        delivery.failed(gateway, site.transfer(), "second", "not among the targets", permanent=True)
     assert list(site.sftp["second"].files.iterdir()) == []
     assert site.transfer().state == "packaged", "that is no failure of the transfer"
 

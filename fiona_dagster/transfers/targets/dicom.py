@@ -18,7 +18,7 @@ from fiona_dagster.dicom.clients import (
     read_instance,
     store_files,
 )
-from fiona_dagster.errors import DeliveryRefused, NotVerified
+from fiona_dagster.errors import ContentUnproven, DeliveryRefused, NotVerified
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.targets import (
     InstancesMissing,
@@ -27,6 +27,10 @@ from fiona_dagster.transfers.targets import (
     ProofKind,
     utc_now,
 )
+
+Begin = Callable[[Mapping[str, str], frozenset[str] | None, int], frozenset[str]]
+"""Writes down that sending begins. Takes mapped SOP Instance UID -> SHA-256 of what is to be there, which of
+them are listed already (None: the PACS can only count), and how many; returns those we can't vouch for."""
 
 INDEXING_SECONDS = 10.0
 """How long a PACS may take to list what it has just acknowledged."""
@@ -76,22 +80,33 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def peer_of(target: DicomTarget) -> Peer:
+    """The target as an association needs it."""
+    return Peer(
+        target.host, target.port, target.called_ae_title, target.calling_ae_title, target.timeout_seconds
+    )
+
+
 def deliver_dicom(
     target: DicomTarget,
     files: Sequence[Path],
     expected: Mapping[str, str],
     *,
+    begin: Begin,
     name: str = "dicom",
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
-    """Brings the instances of one study to a research PACS and proves that it lists all of them.
+    """Brings the instances of one study to a research PACS and proves that it has all of them.
 
-    Only what the PACS does not list yet is sent, so that a repeated delivery goes on where it stopped.
+    What the PACS lists and the ledger can vouch for is not sent again, so that a repeated delivery goes on
+    where it stopped. What it lists and nobody can vouch for is sent again, and never counts as proven: C-FIND
+    shows names, not contents, and many PACS keep what they have when the same UID comes again.
 
     Args:
         target: where.
         files: de-identified files of one study.
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
+        begin: called before the first instance leaves; writes that down and says what is uncertain.
         name: the target's name in config.json, for messages and the proof.
         may_go_on: called before each instance; what it raises ends the delivery.
 
@@ -103,6 +118,7 @@ def deliver_dicom(
         NotVerified: the gate; a file is not what was verified. What was sent before it stays there.
         InstancesRefused: the PACS refused instances for good; ``instances`` has their mapped UIDs.
         InstancesMissing: some got no answer or are not listed; trying again sends only these.
+        ContentUnproven: it lists all, but had some before with bytes that we can't vouch for.
         DeliveryRefused: the PACS does not accept us.
         PeerUnavailable: no connection.
     """
@@ -112,11 +128,13 @@ def deliver_dicom(
     for instance in instances:
         gate.check(instance)  # all of them before the first byte leaves
     study = _one_study(instances)
-    peer = Peer(
-        target.host, target.port, target.called_ae_title, target.calling_ae_title, target.timeout_seconds
-    )
+    peer = peer_of(target)
+    digests = {instance.sop_instance: expected[str(instance.path)] for instance in instances}
+    may_go_on()
     listed = _listed(peer, study, instances)
-    missing = [instance for instance in instances if instance.sop_instance not in (listed or ())]
+    uncertain = begin(digests, listed, count_instances(peer, study) if listed is None else len(listed))
+    known = (listed or frozenset()) & digests.keys() - uncertain
+    missing = [instance for instance in instances if instance.sop_instance not in known]
 
     def before(instance: Instance) -> None:
         may_go_on()
@@ -126,6 +144,13 @@ def deliver_dicom(
     gate.close()
     _complain(name, results)
     kind, count = _prove(name, peer, study, instances)
+    if uncertain:
+        raise ContentUnproven(
+            f"target {name}: {len(uncertain)} of {len(instances)} instances are present, content unproven: "
+            "the PACS had them before under the same UIDs with bytes that we can't vouch for, and may have "
+            "kept these; have its operator remove the study there, then confirm it with `fiona removed`",
+            uncertain,
+        )
     return Proof(
         kind=kind,
         target=name,
@@ -133,7 +158,7 @@ def deliver_dicom(
         counts={
             "instances": len(instances),
             "sent": len(results),
-            "there_before": len(instances) - len(missing),
+            "there_before": len(known),
             "warnings": sum(1 for result in results if result.status),
             "found": count,
         },
@@ -155,10 +180,10 @@ def _uid_digest(instances: Sequence[Instance]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> set[str] | None:
+def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> frozenset[str] | None:
     """What the PACS lists, or None when it can't list instances."""
     try:
-        return find_instance_uids(peer, study, {instance.series for instance in instances})
+        return frozenset(find_instance_uids(peer, study, {instance.series for instance in instances}))
     except DeliveryRefused:
         return None
 
@@ -189,7 +214,7 @@ def _prove(name: str, peer: Peer, study: str, instances: Sequence[Instance]) -> 
             break
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
-    missing = wanted - (listed or set())
+    missing = wanted - (listed or frozenset())
     raise InstancesMissing(
         f"target {name}: the PACS acknowledged {len(wanted)} instances but lists only {count}; "
         "trying again sends what is missing",

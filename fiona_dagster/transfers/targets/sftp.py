@@ -61,6 +61,7 @@ def deliver_sftp(
     expected_sha256: str,
     *,
     remote_name: str,
+    begin: Callable[[], object],
     name: str = "sftp",
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
@@ -72,6 +73,7 @@ def deliver_sftp(
         package: the ZIP.
         expected_sha256: the package's digest in the ledger; anything else is not sent.
         remote_name: file name at the other side; ``.md5`` and ``.sha256`` come beside it.
+        begin: called before the first byte leaves; writes that down.
         name: the target's name in config.json, for messages and the proof.
         may_go_on: called before every MiB; what it raises ends the delivery.
 
@@ -91,6 +93,8 @@ def deliver_sftp(
     local = _hash(package, expected_sha256, may_go_on)
     with connection(target, root, name) as link:
         final = posixpath.join(target.directory, remote_name)
+        may_go_on()
+        begin()
         sent = _bring(link, local, final)
         for kind, digest in (("md5", local.md5), ("sha256", local.sha256)):
             _put_text(link, f"{final}.{kind}", f"{digest}  {remote_name}\n".encode())

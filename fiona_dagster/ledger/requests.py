@@ -1,0 +1,227 @@
+"""Requests as they become transfers: taken up, replaced, refused, stopped, started again."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from fiona_dagster.errors import RemovalAwaited, Superseded
+from fiona_dagster.ledger.rows import Request, Transfer, TransferState, transfer_of
+from fiona_dagster.ledger.sendings import Sendings
+from fiona_dagster.ledger.store import Store, utc_now
+from fiona_dagster.ledger.work import WorkList
+
+
+class Requests:
+    """Which transfer of a study and project counts, and what becomes of the others."""
+
+    def __init__(self, store: Store, work: WorkList) -> None:
+        self._store = store
+        self._work = work
+        self.sendings = Sendings(store)
+
+    def handled(self, request: Request) -> bool:
+        """Whether this request, with this date and these very words, is the one that was dealt with last.
+
+        A request whose participant or event was edited is looked at again, in whatever state it is; so is
+        one that awaited the removal of an older copy, once that is confirmed.
+        """
+        row = self._store.row(
+            """SELECT * FROM transfers WHERE study = ? AND project = ? AND request = ?
+               AND requested_date = ? ORDER BY id DESC LIMIT 1""",
+            request.study,
+            request.project,
+            request.instance,
+            request.requested_date,
+        )
+        if row is None or (row["participant"], row["event"]) != (request.participant, request.event):
+            return False
+        return not row["awaits_removal"] or bool(self._elsewhere(request))
+
+    def _elsewhere(self, wanted: Request | Transfer) -> list[str]:
+        return self.sendings.of_others(wanted.study, wanted.project, wanted.participant, wanted.event)
+
+    def require_removed(self, wanted: Request | Transfer) -> None:
+        """No target of the project may hold the study under another participant or event.
+
+        Raises:
+            RemovalAwaited: one may, since sending began; and nobody confirmed the removal.
+        """
+        elsewhere = self._elsewhere(wanted)
+        if elsewhere:
+            raise RemovalAwaited(
+                f"the study was sent to {wanted.project}, at least in part, under another participant or "
+                f"event (targets: {', '.join(elsewhere)}); have that copy removed there, then confirm "
+                f"it with `fiona removed {wanted.study} --project {wanted.project}`"
+            )
+
+    def accept(self, request: Request, revision: int) -> Transfer:
+        """Takes up a request; an older one of the same study and project is superseded.
+
+        Args:
+            request: what REDCap says.
+            revision: the study's revision that is transferred.
+
+        Raises:
+            RemovalAwaited: the study was begun to be sent there under another participant or event.
+        """
+        study, project = request.study, request.project
+        with self._store.writing() as db:
+            # In the transaction: a delivery that begins at this moment is either seen here or sees this.
+            self.require_removed(request)
+            self._supersede(db, study, project)
+            transfer = self._insert(db, request, revision, "accepted", "")
+            self._work.need("transfer", study, revision, project=project, again=True)
+            self._store.note(study, f"request {request.instance} accepted for project {project}")
+        return transfer
+
+    def start_over(self, transfer: Transfer, why: str) -> Transfer:
+        """The same request again, from the de-identification on; what was made before is never sent.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+        """
+        with self._store.writing() as db:
+            self.require_current(transfer)
+            self._supersede(db, transfer.study, transfer.project)
+            request = Request(
+                study=transfer.study,
+                project=transfer.project,
+                instance=transfer.request,
+                requested_date=transfer.requested_date,
+                participant=transfer.participant,
+                event=transfer.event,
+            )
+            new = self._insert(db, request, transfer.revision, "accepted", "")
+            self._work.need("transfer", new.study, new.revision, project=new.project, again=True)
+            self._store.note(new.study, f"{new.project}: starts again: {why}")
+        return new
+
+    def _supersede(self, db: sqlite3.Connection, study: str, project: str) -> None:
+        db.execute(
+            """UPDATE transfers SET state = 'superseded', changed = ?
+               WHERE study = ? AND project = ? AND state NOT IN ('superseded', 'refused')""",
+            (utc_now(), study, project),
+        )
+        self._work.drop(study, project)
+
+    def refuse(self, request: Request, reason: str, *, awaits_removal: bool = False) -> Transfer:
+        """Books a request that can't be carried out; the reason goes into its REDCap record.
+
+        Args:
+            request: what REDCap says.
+            reason: why not; nothing identifying.
+            awaits_removal: it is looked at again when the removal of the older copy is confirmed, and until
+                then nothing more is sent under the older assignment.
+        """
+        study, project = request.study, request.project
+        with self._store.writing() as db:
+            transfer = self._insert(db, request, 0, "refused", reason, awaits_removal=awaits_removal)
+            self._work.need("status", study, transfer.id, project=project, again=True)
+            self._store.note(study, f"request {request.instance} for project {project} refused: {reason}")
+            if awaits_removal:
+                self.stop(
+                    study,
+                    project,
+                    "stopped: a newer request names another participant or event; "
+                    "nothing more is sent until the removal of this copy is confirmed",
+                )
+        return transfer
+
+    def stop(self, study: str, project: str, reason: str) -> None:
+        """Nothing more is sent under the transfer that counts; what is under way stops. Idempotent."""
+        with self._store.writing() as db:
+            current = self.current(study, project)
+            if current is None:
+                return
+            self._work.drop(study, project)
+            db.execute(
+                "UPDATE transfers SET state = 'stopped', reason = ?, changed = ? WHERE id = ?",
+                (reason, utc_now(), current.id),
+            )
+            self.outcome_due(current)
+            self._store.note(study, f"{project}: {reason}")
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        request: Request,
+        revision: int,
+        state: TransferState,
+        reason: str,
+        *,
+        awaits_removal: bool = False,
+    ) -> Transfer:
+        now = utc_now()
+        cursor = db.execute(
+            """INSERT INTO transfers (study, project, request, requested_date, participant, event, generation,
+                   revision, state, reason, created, changed, awaits_removal)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                request.study,
+                request.project,
+                request.instance,
+                request.requested_date,
+                request.participant,
+                request.event,
+                self.sendings.generation_for(
+                    request.study, request.project, request.participant, request.event
+                ),
+                revision,
+                state,
+                reason,
+                now,
+                now,
+                int(awaits_removal),
+            ),
+        )
+        return transfer_of(db.execute("SELECT * FROM transfers WHERE id = ?", (cursor.lastrowid,)).fetchone())
+
+    def current(self, study: str, project: str) -> Transfer | None:
+        """The transfer of this study and project that counts: the newest that was not refused or stopped."""
+        row = self._store.row(
+            """SELECT * FROM transfers WHERE study = ? AND project = ?
+               AND state NOT IN ('refused', 'superseded', 'stopped')
+               ORDER BY id DESC LIMIT 1""",
+            study,
+            project,
+        )
+        return None if row is None else transfer_of(row)
+
+    def stopped(self, study: str, project: str) -> Transfer | None:
+        """The transfer that was stopped and that no newer one has replaced."""
+        row = self._store.row(
+            """SELECT * FROM transfers WHERE study = ? AND project = ?
+               AND state NOT IN ('refused', 'superseded') ORDER BY id DESC LIMIT 1""",
+            study,
+            project,
+        )
+        return transfer_of(row) if row is not None and row["state"] == "stopped" else None
+
+    def require_current(self, transfer: Transfer) -> None:
+        """Lets the work on a transfer go on while it counts; cheap enough to be asked all the time.
+
+        Raises:
+            Superseded: another request took its place, it was stopped, or images came late.
+        """
+        row = self._store.row(
+            """SELECT 1 FROM transfers WHERE id = ? AND revision = ?
+               AND state NOT IN ('refused', 'superseded', 'stopped')""",
+            transfer.id,
+            transfer.revision,
+        )
+        if row is None:
+            raise Superseded(
+                f"study {transfer.study}, project {transfer.project}: another request, a correction or late "
+                "images took the place of this transfer; what it did is not counted"
+            )
+
+    def all(self, study: str | None = None) -> list[Transfer]:
+        """All transfers, of one study or of all, oldest first."""
+        if study is None:
+            return [transfer_of(row) for row in self._store.rows("SELECT * FROM transfers ORDER BY id")]
+        found = self._store.rows("SELECT * FROM transfers WHERE study = ? ORDER BY id", study)
+        return [transfer_of(row) for row in found]
+
+    def outcome_due(self, transfer: Transfer) -> None:
+        """REDCap has to be told how this transfer stands."""
+        self._work.need("status", transfer.study, transfer.id, project=transfer.project, again=True)

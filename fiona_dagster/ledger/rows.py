@@ -1,0 +1,80 @@
+"""Rows of the ledger about transfers, as plain records."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TransferState = Literal["accepted", "packaged", "delivered", "refused", "failed", "superseded", "stopped"]
+"""``stopped``: a request names another participant or event than the one that was sent, or the copy was
+removed on purpose; nothing more is sent under it."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One transfer request and how far it came.
+
+    Attributes:
+        revision: the pinned revision of the study.
+        rules: digest of the rules that its working copy was made by, or ``""``.
+        awaits_removal: refused until the removal of an older copy is confirmed.
+    """
+
+    id: int
+    study: str
+    project: str
+    request: int
+    requested_date: str
+    participant: str = field(repr=False)
+    event: str = field(repr=False)
+    generation: int
+    revision: int
+    state: TransferState
+    reason: str
+    mapped_uid: str = field(repr=False)
+    created: str
+    changed: str
+    rules: str
+    awaits_removal: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for: one instance of REDCap's instrument *transfers*."""
+
+    study: str
+    project: str
+    instance: int
+    requested_date: str
+    participant: str = field(repr=False)
+    event: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was made from verified bytes. ``path`` is relative to the data root."""
+
+    path: str
+    size: int
+    md5: str
+    sha256: str
+    instances: int
+    time: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A target that is proven to have a package."""
+
+    target: str
+    sha256: str
+    proof: dict[str, Any]
+    time: str
+
+
+def transfer_of(row: sqlite3.Row) -> Transfer:
+    """A row of the table ``transfers``."""
+    values = dict(row)
+    values["awaits_removal"] = bool(values["awaits_removal"])
+    return Transfer(**values)

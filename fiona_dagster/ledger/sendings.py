@@ -1,0 +1,251 @@
+"""What was begun to be sent, where, and what lies there now as far as this ledger can tell.
+
+A row is written before the first byte leaves, so that neither a broken connection nor a kill hides that a
+target may hold something. Only a person closes it, by confirming that the copy was removed there; until then
+the study can't go to the same project under another participant or event.
+
+Bytes under a known SOP Instance UID are known to be ours when the target did not have them before and nothing
+but these bytes was ever begun. Everything else that a research PACS lists is *uncertain*: C-FIND shows names,
+not contents, and many PACS keep what they have when the same UID comes again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fiona_dagster.ledger.store import Store, utc_now
+
+SendingState = Literal["begun", "proven", "unproven"]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Something that was begun to be sent.
+
+    Attributes:
+        id: of the row.
+        transfer: whose.
+        target: where to.
+        revision: of the study.
+        generation: of the UIDs.
+        mapped_uid: StudyInstanceUID at the target.
+        sha256: digest of the package.
+        instances: mapped SOP Instance UID -> SHA-256 (research PACS only).
+        uncertain: of these, what was there before with bytes that we can't vouch for.
+        state: begun; proven; unproven: present there, content unproven.
+        began: when.
+        changed: when the state was last set.
+        removed: when a person confirmed the removal, or ``""``.
+        removed_by: who.
+    """
+
+    id: int
+    transfer: int
+    target: str
+    revision: int
+    generation: int
+    mapped_uid: str = field(repr=False)
+    sha256: str
+    instances: dict[str, str] = field(repr=False)
+    uncertain: frozenset[str] = field(repr=False)
+    state: SendingState
+    began: str
+    changed: str
+    removed: str
+    removed_by: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is about to be sent, and what the target said that it has.
+
+    Attributes:
+        sha256: digest of the package.
+        instances: mapped SOP Instance UID -> SHA-256; empty for targets that take packages.
+        listed: those that the target has already, whatever their bytes; None: it can only count.
+        counted: how many instances of the study it has, for a target that can only count.
+    """
+
+    sha256: str
+    instances: Mapping[str, str] = field(default_factory=dict, repr=False)
+    listed: frozenset[str] | None = field(default=frozenset(), repr=False)
+    counted: int = 0
+
+
+class Sendings:
+    """The table of sendings."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def at(self, study: str, project: str, target: str | None = None) -> list[Sending]:
+        """What may lie at the targets (or one of them), oldest first; what was removed is not among it."""
+        return [
+            sending
+            for sending in self.of(study, project)
+            if not sending.removed and target in (None, sending.target)
+        ]
+
+    def of(self, study: str, project: str) -> list[Sending]:
+        """Everything that was ever begun for a study and project, oldest first."""
+        found = self._store.rows(
+            "SELECT * FROM sendings WHERE study = ? AND project = ? ORDER BY id", study, project
+        )
+        return [_sending(row) for row in found]
+
+    def of_others(self, study: str, project: str, participant: str, event: str) -> list[str]:
+        """Targets that may hold the study under another participant or event of this project."""
+        found = self._store.rows(
+            """SELECT DISTINCT s.target FROM sendings s JOIN transfers t ON t.id = s.transfer
+               WHERE s.study = ? AND s.project = ? AND s.removed = ''
+               AND (t.participant != ? OR t.event != ?) ORDER BY s.target""",
+            study,
+            project,
+            participant,
+            event,
+        )
+        return [row["target"] for row in found]
+
+    def generation_for(self, study: str, project: str, participant: str, event: str) -> int:
+        """The generation of UIDs for this assignment: one more when another assignment was sent last."""
+        row = self._store.row(
+            """SELECT s.generation, t.participant, t.event,
+               (SELECT max(generation) FROM sendings WHERE study = s.study AND project = s.project) AS highest
+               FROM sendings s JOIN transfers t ON t.id = s.transfer
+               WHERE s.study = ? AND s.project = ? ORDER BY s.id DESC LIMIT 1""",
+            study,
+            project,
+        )
+        if row is None:
+            return 0
+        same = (row["participant"], row["event"]) == (participant, event)
+        return int(row["generation"]) if same else int(row["highest"]) + 1
+
+    def uncertain(self, study: str, project: str, target: str, content: Content) -> frozenset[str]:
+        """What the target lists and we can't vouch for: the newest sending of a UID counts."""
+        sendings = self.at(study, project, target)[::-1]
+        unsure = set()
+        for uid in _maybe_there(content, sendings):
+            newest = next((sending for sending in sendings if uid in sending.instances), None)
+            if newest is None or uid in newest.uncertain or newest.instances[uid] != content.instances[uid]:
+                unsure.add(uid)
+        return frozenset(unsure)
+
+    def begin(
+        self,
+        db: sqlite3.Connection,
+        *,
+        transfer: int,
+        target: str,
+        content: Content,
+    ) -> Sending:
+        """Writes down that sending begins; a repeat of the same finds its row again.
+
+        Args:
+            db: the open transaction, in which the caller has made sure that the transfer still counts.
+            transfer: whose.
+            target: where to.
+            content: what, and what is there.
+        """
+        of = db.execute("SELECT * FROM transfers WHERE id = ?", (transfer,)).fetchone()
+        unsure = json.dumps(sorted(self.uncertain(of["study"], of["project"], target, content)))
+        now = utc_now()
+        there = db.execute(
+            """SELECT max(id) AS id FROM sendings WHERE transfer = ? AND target = ? AND revision = ?
+               AND sha256 = ? AND removed = ''""",
+            (transfer, target, of["revision"], content.sha256),
+        ).fetchone()["id"]
+        newest = db.execute(
+            """SELECT max(id) AS id FROM sendings WHERE study = ? AND project = ? AND target = ?
+               AND removed = ''""",
+            (of["study"], of["project"], target),
+        ).fetchone()["id"]
+        if there is not None and there == newest:
+            db.execute(
+                "UPDATE sendings SET uncertain = ?, state = 'begun', changed = ? WHERE id = ?",
+                (unsure, now, there),
+            )
+        else:
+            there = db.execute(
+                """INSERT INTO sendings (transfer, study, project, target, revision, generation, mapped_uid,
+                   rules, sha256, instances, uncertain, state, began, changed)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'begun', ?, ?)""",
+                (
+                    transfer,
+                    of["study"],
+                    of["project"],
+                    target,
+                    of["revision"],
+                    of["generation"],
+                    of["mapped_uid"],
+                    of["rules"],
+                    content.sha256,
+                    json.dumps(dict(content.instances), sort_keys=True),
+                    unsure,
+                    now,
+                    now,
+                ),
+            ).lastrowid
+        return _sending(db.execute("SELECT * FROM sendings WHERE id = ?", (there,)).fetchone())
+
+    def prove(self, transfer: int, target: str, sha256: str, proof: Mapping[str, Any]) -> None:
+        """The target is proven to have these bytes; the proof is kept, also when the copy is removed."""
+        with self._store.writing() as db:
+            db.execute(
+                """UPDATE sendings SET state = 'proven', changed = ?, proof = ? WHERE transfer = ?
+                   AND target = ? AND sha256 = ? AND removed = ''""",
+                (utc_now(), json.dumps(dict(proof), sort_keys=True), transfer, target, sha256),
+            )
+
+    def unproven(self, sending: Sending) -> None:
+        """The target lists everything, but some of it may be older bytes under the same UIDs."""
+        with self._store.writing() as db:
+            db.execute(
+                "UPDATE sendings SET state = 'unproven', changed = ? WHERE id = ?", (utc_now(), sending.id)
+            )
+
+    def confirm_removed(self, sendings: Collection[Sending], by: str) -> None:
+        """A person confirms that nothing of these is at their targets any more."""
+        with self._store.writing() as db:
+            now = utc_now()
+            db.executemany(
+                "UPDATE sendings SET removed = ?, removed_by = ? WHERE id = ? AND removed = ''",
+                [(now, by, sending.id) for sending in sendings],
+            )
+            db.executemany(
+                "DELETE FROM deliveries WHERE transfer = ? AND target = ?",
+                [(sending.transfer, sending.target) for sending in sendings],
+            )
+
+
+def _maybe_there(content: Content, sendings: Collection[Sending]) -> frozenset[str]:
+    wanted = frozenset(content.instances)
+    if content.listed is not None:
+        return wanted & content.listed
+    if not content.counted:
+        return frozenset()
+    ours = frozenset(uid for sending in sendings for uid in sending.instances)
+    return wanted & ours if content.counted <= len(ours) else wanted
+
+
+def _sending(row: sqlite3.Row) -> Sending:
+    return Sending(
+        id=row["id"],
+        transfer=row["transfer"],
+        target=row["target"],
+        revision=row["revision"],
+        generation=row["generation"],
+        mapped_uid=row["mapped_uid"],
+        sha256=row["sha256"],
+        instances=json.loads(row["instances"]),
+        uncertain=frozenset(json.loads(row["uncertain"])),
+        state=row["state"],
+        began=row["began"],
+        changed=row["changed"],
+        removed=row["removed"],
+        removed_by=row["removed_by"],
+    )
