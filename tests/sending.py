@@ -22,7 +22,7 @@ class Recorder:
         self, instances: Mapping[str, str], listed: frozenset[str] | None, counted: int
     ) -> frozenset[str]:
         with Ledger(self.root) as ledger:
-            content = Content("package", instances, listed, counted)
+            content = Content("+".join(sorted(instances.values())), instances, listed, counted)
             return ledger.transfers.begin_sending(self.transfer, "pacs", content).uncertain
 
 
