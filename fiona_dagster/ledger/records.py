@@ -1,9 +1,10 @@
 """A private file for each study from which a lost ledger can be rebuilt: what journals don't tell.
 
 ``site/.ledger/<Study>.json`` holds the rows of one study: revision and registration, transfers with
-participant, event, generation and mapped UID, packages, what was begun to be sent, proofs, digests, work. It is written inside each
-transaction that changes them, before the commit: so it never says less than the ledger, and what it may say
-more (the commit failed) is true as well, since proofs are facts. It never leaves the data root.
+participant, event, generation and mapped UID, packages, what was begun to be sent, proofs, digests, work. It
+is written inside each transaction that changes them, before the commit: so it never says less than the
+ledger, and what it may say more (the commit failed) is true as well, since proofs are facts. It never leaves
+the data root.
 """
 
 from __future__ import annotations

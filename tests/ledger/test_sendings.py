@@ -8,7 +8,8 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import RemovalAwaited, Superseded
-from fiona_dagster.ledger import Content, Ledger, Request, Transfer
+from fiona_dagster.ledger import Content, Ledger, Request, Transfer, read_records
+from tests.ledger.conftest import Arrive
 
 OLD, NEW = {"u1": "a", "u2": "b"}, {"u1": "a", "u2": "changed"}
 
@@ -196,3 +197,18 @@ def test_a_proof_that_comes_too_late_is_kept_but_does_not_count(ledger: Ledger, 
 
     assert ledger.transfers.deliveries(transfer) == {}
     assert [sending.state for sending in ledger.sendings.of("1.2", "P")] == ["proven"]
+
+
+def test_a_record_beside_the_archive_has_it_before_the_ledger(ledger: Ledger, arrive: Arrive) -> None:
+    """A ledger that is rebuilt from records still knows what was begun."""
+    arrive()
+    transfer = ledger.transfers.accept(asked(), 1)
+    begin(ledger, transfer)
+    ((_, record),) = read_records(ledger.root)
+    assert record is not None
+    assert [(row["target"], row["state"]) for row in record["sendings"]] == [("pacs", "begun")]
+
+    ledger.sendings.confirm_removed(ledger.sendings.at("1.2", "P"), "Jo")
+    ((_, record),) = read_records(ledger.root)
+    assert record is not None
+    assert [row["removed_by"] for row in record["sendings"]] == ["Jo"]

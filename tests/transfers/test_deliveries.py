@@ -94,12 +94,12 @@ def test_a_dead_target_is_tried_again_and_a_refusal_is_told(site: Site) -> None:
     with pytest.raises(PeerUnavailable) as down:
         deliver(site, "archive")
     with site.open() as gateway:
-        delivery.failed(gateway, STUDY, PROJECT, "archive", str(down.value), permanent=False)
+        delivery.failed(gateway, site.transfer(), "archive", str(down.value), permanent=False)
         work = gateway.ledger.work.get(key)
         assert work is not None
         assert (work.attempt, work.blocked, site.transfer().state) == (2, False, "packaged")
 
-        delivery.failed(gateway, STUDY, PROJECT, "archive", "host key changed", permanent=True)
+        delivery.failed(gateway, site.transfer(), "archive", "host key changed", permanent=True)
         work = gateway.ledger.work.get(key)
         assert work is not None
         assert (work.blocked, site.transfer().state) == (True, "failed")

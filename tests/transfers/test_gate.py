@@ -52,7 +52,7 @@ def test_without_verification_there_is_no_package(asked: Site) -> None:
         execution.deidentify(gateway, asked.transfer())
         with pytest.raises(NotVerified):
             execution.make_package(gateway, asked.transfer())
-        with pytest.raises(NotVerified):
+        with pytest.raises(Busy, match="not made yet"):
             delivery.deliver(gateway, asked.transfer(), "archive")
     assert list(asked.root.outbox.rglob("*.zip")) == []
 

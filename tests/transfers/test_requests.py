@@ -134,7 +134,9 @@ def test_after_delivery_another_participant_is_refused_until_the_copy_is_removed
     assert "under another participant or event" in reason
     assert "H002" not in reason
     assert PARTICIPANT not in reason
-    assert (site.transfer().state, site.transfer().participant) == ("delivered", PARTICIPANT)
+    with site.open() as gateway:
+        found = [(transfer.participant, transfer.state) for transfer in gateway.ledger.transfers.all(STUDY)]
+    assert found == [(PARTICIPANT, "stopped"), ("H002", "refused")]
 
 
 def test_a_redcap_that_is_down_changes_nothing(site: Site) -> None:
