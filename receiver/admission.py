@@ -34,7 +34,7 @@ class Rejection:
     why: str
 
 
-KINDS = ("protocol", "calling_ae", "network", "called_ae", "limit", "draining")
+KINDS = ("protocol", "calling_ae", "network", "called_ae", "limit", "draining", "tls")
 """Every ``Rejection.kind``."""
 
 PROTOCOL = Rejection(pdu.REJECT_PROTOCOL, "protocol", "protocol version")
@@ -46,7 +46,7 @@ UNKNOWN = Rejection(
 ELSEWHERE = Rejection(
     pdu.REJECT_CALLING_AE,
     "network",
-    "calling AE title may not send from this address (receiver.allowed_callers)",
+    "calling AE title may not send from this address or without its certificate (receiver.allowed_callers)",
 )
 OUTSIDE = Rejection(pdu.REJECT_CALLING_AE, "network", "address is outside of receiver.allowed_networks")
 NOT_THIS_CALLED = Rejection(
@@ -66,6 +66,13 @@ class _Rule:
     title: str | None
     networks: Networks
     called: frozenset[str]
+    certificates: frozenset[str] = frozenset()
+
+    def holds(self, address: Address, certificate: frozenset[str]) -> bool:
+        """Whether somebody with this certificate calls from where the rule wants it."""
+        if self.networks and not _within(address, self.networks):
+            return False
+        return not self.certificates or bool(self.certificates & certificate)
 
 
 class Admission:
@@ -83,16 +90,24 @@ class Admission:
         self._rules = tuple(
             _Rule(caller, (), frozenset())
             if isinstance(caller, str)
-            else _Rule(caller.ae_title, _networks(caller.networks), frozenset(caller.called))
+            else _Rule(
+                caller.ae_title,
+                _networks(caller.networks),
+                frozenset(caller.called),
+                frozenset(caller.certificates),
+            )
             for caller in settings.allowed_callers
         )
 
-    def judge(self, request: pdu.AssociateRequest, ip: str) -> Rejection | None:
+    def judge(
+        self, request: pdu.AssociateRequest, ip: str, certificate: frozenset[str] = frozenset()
+    ) -> Rejection | None:
         """Whether a request may become an association, as far as it and its origin decide.
 
         Args:
             request: the A-ASSOCIATE-RQ.
             ip: the address that it came from.
+            certificate: names of the client certificate that the connection stands on; empty for none.
 
         Returns:
             Why not; None if it may.
@@ -103,9 +118,11 @@ class Admission:
             return CONTEXT_NAME
         if not pdu.is_ae_title(request.calling_ae):
             return MALFORMED
-        return self.who(request.calling_ae, request.called_ae, ip)
+        return self.who(request.calling_ae, request.called_ae, ip, certificate)
 
-    def who(self, calling: str, called: str, ip: str) -> Rejection | None:
+    def who(
+        self, calling: str, called: str, ip: str, certificate: frozenset[str] = frozenset()
+    ) -> Rejection | None:
         """Whether this caller may send.
 
         A stranger and a known title from a wrong network get the same reason code (calling AE title not
@@ -115,6 +132,7 @@ class Admission:
             calling: calling AE title.
             called: called AE title.
             ip: IPv4 or IPv6 address.
+            certificate: names of the client certificate; empty for none.
 
         Returns:
             Why not; None if it may.
@@ -124,7 +142,7 @@ class Admission:
             return OUTSIDE
         named = [rule for rule in self._rules if rule.title == calling]
         candidates = named + [rule for rule in self._rules if rule.title is None]
-        here = [rule for rule in candidates if not rule.networks or _within(address, rule.networks)]
+        here = [rule for rule in candidates if rule.holds(address, certificate)]
         if not here and (named or not self._open):
             return ELSEWHERE if named else UNKNOWN
         if here and not any(not rule.called or called in rule.called for rule in here):

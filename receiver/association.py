@@ -21,6 +21,7 @@ from receiver.stream import PeerGone, PeerSilent, Stream
 if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings
     from receiver.throttle import ThrottledLog
+    from receiver.tls import Tls
 
 log = logging.getLogger("fiona.receiver")
 
@@ -35,6 +36,7 @@ class House(Protocol):
     settings: ReceiverSettings
     landing: Landing
     chatter: ThrottledLog
+    tls: Tls | None
 
     def admit(self, association: Association, request: pdu.AssociateRequest) -> int | Rejection:
         """Takes one of the places, or says why not."""
@@ -64,6 +66,7 @@ class Association:
     Attributes:
         ip: the peer's address.
         deadline: when its A-ASSOCIATE-RQ must be here, on the monotonic clock.
+        certificate: names of the client certificate, see :func:`receiver.tls.certificate_names`.
         busy: a message has begun and is not yet answered.
         quiet_since: when the last one was answered, on the monotonic clock.
     """
@@ -73,6 +76,7 @@ class Association:
         self.quiet_since = time.monotonic()
         self.deadline = self.quiet_since + house.settings.artim_seconds
         self.ip = ip
+        self.certificate: frozenset[str] = frozenset()
         self._place: int | None = None
         self._sock = sock
         self._house = house
@@ -111,12 +115,13 @@ class Association:
             self._end(reason)
 
     def break_off(self) -> None:
-        """Ends it from another thread: A-ABORT, then the connection is shut."""
-        self._send_quietly(pdu.encode_abort(pdu.ABORT_NO_REASON))
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it was closed already
+        """Ends it from another thread: A-ABORT, then the connection is shut.
+
+        One with TLS is shut without A-ABORT: two threads can't use its state at once.
+        """
+        if self._house.tls is None:
+            self._send_quietly(pdu.encode_abort(pdu.ABORT_NO_REASON))
+        self.turn_out()
 
     def fileno(self) -> int:
         """The connection's descriptor, so that a selector can wait for its first byte."""
@@ -125,7 +130,7 @@ class Association:
     def turn_out(self) -> None:
         """Ends it from another thread, at once and without a word."""
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # leaves the state of TLS alone
         except OSError:
             return  # it was closed already
 
@@ -161,7 +166,9 @@ class Association:
     # -- establishing ---------------------------------------------------------------------------
 
     def _begin(self) -> bool:
-        left = max(self.deadline - time.monotonic(), 0.01)
+        if self._house.tls is not None:
+            self._secure(self._house.tls)
+        left = self._left()
         self._stream.limit(left, left)
         kind, length = self._header()
         if kind != pdu.ASSOCIATE_RQ:
@@ -188,6 +195,20 @@ class Association:
             raise PeerGone
         self._accept(request)
         return True
+
+    def _left(self) -> float:
+        return max(self.deadline - time.monotonic(), 0.01)
+
+    def _secure(self, tls: Tls) -> None:
+        from receiver.tls import HandshakeFailed, certificate_names
+
+        try:
+            secured = tls.wrap(self._sock, self._left())
+        except HandshakeFailed as failure:
+            raise _Ended(f"no TLS: {failure}") from None
+        self._sock = secured
+        self._stream = Stream(secured, self._flush)
+        self.certificate = certificate_names(secured)
 
     def _accept(self, request: pdu.AssociateRequest) -> None:
         commitment = request.calling_ae in self._house.settings.commitment

@@ -42,8 +42,9 @@ def run(root: DataRoot) -> int:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)
     _raise_descriptor_limit()
     try:
-        listeners = [Listener(root, settings)]
-        listeners += [Listener(root.of_site(name), site) for name, site in settings.SITES.items()]
+        listeners = Listener.all_of(root, settings)
+        for name, site in settings.SITES.items():
+            listeners += Listener.all_of(root.of_site(name), site)
         for listener in listeners:
             listener.root.make()
         _serve(listeners, settings.receiver)
@@ -92,8 +93,8 @@ def _automatic() -> int:
 def _say(listeners: list[Listener]) -> None:
     for listener in listeners:
         host, port = listener.address
-        site = listener.root.site_name
-        sys.stdout.write(f"listening on {host}:{port}{f' for {site}' if site else ''}\n")
+        site = f" for {listener.root.site_name}" if listener.root.site_name else ""
+        sys.stdout.write(f"listening on {host}:{port}{site}{' (TLS)' if listener.tls else ''}\n")
     sys.stdout.flush()
 
 

@@ -44,6 +44,7 @@ class Port:
         settings: the section ``receiver``.
         landing: this process's door.
         chatter: takes log lines that strangers can cause.
+        tls: what secures its connections; None if they are plain.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Port:
     ) -> None:
         self.listener = listener
         self.settings = listener.settings
+        self.tls = listener.tls
         self.landing = Landing(
             listener.root, reserve_mb=self.settings.reserve_mb, durability=self.settings.durability
         )
@@ -61,7 +63,7 @@ class Port:
 
     def admit(self, association: Association, request: AssociateRequest) -> int | Rejection:
         """Judges a request and takes a place for it, or says why not."""
-        rejection = self.listener.admission.judge(request, association.ip)
+        rejection = self.listener.admission.judge(request, association.ip, association.certificate)
         if rejection is not None:
             return rejection
         if self._closing.is_set():
@@ -112,12 +114,17 @@ class Receiver:
         Raises:
             ConfigurationError: the address can't be listened on.
         """
-        return cls([Listener(root, settings)], Places(settings.receiver.max_associations))
+        return cls(Listener.all_of(root, settings), Places(settings.receiver.max_associations))
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the first listener."""
         return self._ports[0].listener.address
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports of all listeners."""
+        return [port.listener.address for port in self._ports]
 
     @property
     def landing(self) -> Landing:

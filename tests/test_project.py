@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fiona_dagster.config import settings
+from fiona_dagster.config import access, settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -161,7 +161,8 @@ def _documented() -> dict[str, dict[str, str]]:
         ("config.json", settings.Settings),
         ("SITES", settings.SiteSettings),
         ("receiver", settings.ReceiverSettings),
-        ("receiver: allowed_callers", settings.AllowedCaller),
+        ("receiver: allowed_callers", access.AllowedCaller),
+        ("receiver: tls", access.TlsSettings),
         ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),
         ("targets: SFTP", settings.SftpTarget),

@@ -24,6 +24,7 @@ from fiona_dagster.config.switches import (
 )
 
 if TYPE_CHECKING:
+    from fiona_dagster.config.access import AllowedCaller, TlsSettings
     from fiona_dagster.config.apart import load_settings_apart
     from fiona_dagster.config.load import (
         check,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROJECT_NAME",
     "UMASK",
+    "AllowedCaller",
     "CommitmentPeer",
     "CompletionSettings",
     "DataRoot",
@@ -70,6 +72,7 @@ __all__ = [
     "Source",
     "Switches",
     "Target",
+    "TlsSettings",
     "check",
     "configuration_digest",
     "has_project",
@@ -94,5 +97,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "settings" if name[0].isupper() else "load"
+    module = "access" if name in {"AllowedCaller", "TlsSettings"} else module
     module = "apart" if name == "load_settings_apart" else module
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -223,12 +223,27 @@ def check(root: DataRoot) -> list[str]:
             if settings is not None and target not in settings.targets:
                 known = ", ".join(sorted(settings.targets)) or "none"
                 problems.append(f"{path}: targets: no target {target!r} in config.json (there: {known})")
+    if settings is not None:
+        problems.extend(_missing_tls_files(root, settings))
     for name in settings.SITES if settings is not None else ():
         if not has_project(root, name):
             problems.append(
                 f"{root.config_file}: SITES.{name}: no project {name!r} in {root.project_files}; "
                 "what arrives there could be assigned to nobody"
             )
+    return problems
+
+
+def _missing_tls_files(root: DataRoot, settings: Settings) -> list[str]:
+    problems = []
+    for where, section in {
+        "receiver": settings.receiver,
+        **{f"SITES.{name}.receiver": site.receiver for name, site in settings.SITES.items()},
+    }.items():
+        for key in ("certificate", "key", "ca_file") if section.tls else ():
+            name = getattr(section.tls, key)
+            if name and not resolve(root, name).is_file():
+                problems.append(f"{root.config_file}: {where}.tls.{key}: no file {resolve(root, name)}")
     return problems
 
 

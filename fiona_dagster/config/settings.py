@@ -6,13 +6,14 @@ is new stands in sections of its own. Every model refuses keys that it does not 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, TlsSettings
 from fiona_dagster.config.names import PROJECT_NAME
+from fiona_dagster.config.section import Section
 
 DeidOption = Literal["retain_long_modified_dates"]
 """Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
@@ -32,49 +33,6 @@ HeldKind = Literal[
 
 Durability = Literal["full", "rename"]
 """How sure a receipt is: flushed to the disk, or only complete under its name."""
-
-
-class Section(BaseModel):
-    """Base of all sections: closed, immutable, documented."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-def _ae_title(value: str) -> str:
-    title = value.strip(" ")
-    if not 0 < len(title) <= 16 or not all(" " <= c <= "~" and c != "\\" for c in title):
-        raise ValueError("an AE title is 1 to 16 printable ASCII characters without backslash (PS3.5 6.2)")
-    return title
-
-
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value.strip()))
-    except ValueError as error:
-        raise ValueError(f"not an IP network like 10.1.2.0/24, 2001:db8::/32 or 10.1.2.3: {error}") from None
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-"""An AE title (PS3.5 section 6.2): spaces around it mean nothing, capitals do."""
-Network = Annotated[str, AfterValidator(_network)]
-"""An IPv4 or IPv6 network in CIDR notation, or one address."""
-
-
-class AllowedCaller(Section):
-    """One rule of who may send: all that it names must be true at once."""
-
-    ae_title: AeTitle | None = None
-    """Calling AE title; absent: any."""
-    networks: tuple[Network, ...] = ()
-    """Where it must call from; empty: anywhere."""
-    called: tuple[AeTitle, ...] = ()
-    """Called AE titles that it may use; empty: all that the receiver answers to."""
-
-    @model_validator(mode="after")
-    def _says_something(self) -> AllowedCaller:
-        if self.ae_title is None and not self.networks:
-            raise ValueError("a rule must name ae_title or networks; accept_unknown lets anybody send")
-        return self
 
 
 class CommitmentPeer(Section):
@@ -109,6 +67,8 @@ class ReceiverSettings(Section):
     """Networks that every association must come from; empty: any."""
     allowed_called: tuple[AeTitle, ...] = ()
     """Called AE titles that we answer to besides DICOMAETITLE; empty: any."""
+    tls: TlsSettings | None = None
+    """Encryption and client certificates; None: plain connections only."""
     max_associations: int = Field(128, ge=1)
     """Associations at the same time; more are rejected for now (PS3.8 9.3.4)."""
     max_associations_per_peer: int = Field(64, ge=1)
@@ -288,6 +248,8 @@ class Settings(Section):
             if isinstance(site, dict):
                 main, own = document.get("receiver", {}), site.get("receiver", {})
                 mergeable = isinstance(main, dict) and isinstance(own, dict)
+                if mergeable and isinstance(main.get("tls"), dict) and main["tls"].get("port") is not None:
+                    main = {key: value for key, value in main.items() if key != "tls"}  # a port is one site's
                 site = {  # noqa: PLW2901
                     "DICOMIP": document.get("DICOMIP", cls.model_fields["DICOMIP"].default),
                     "DICOMAETITLE": document.get("DICOMAETITLE", cls.model_fields["DICOMAETITLE"].default),
@@ -308,9 +270,13 @@ class Settings(Section):
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
         ports = [self.DICOMPORT, *(site.DICOMPORT for site in self.SITES.values())]
+        sections = [self.receiver, *(site.receiver for site in self.SITES.values())]
+        ports += [section.tls.port for section in sections if section.tls and section.tls.port]
         taken = {port for port in ports if port and ports.count(port) > 1}
         if taken:
-            raise ValueError(f"DICOMPORT {min(taken)} is given to more than one site")
+            raise ValueError(
+                f"port {min(taken)} is given more than once (DICOMPORT, SITES, receiver.tls.port)"
+            )
         return self
 
     @property

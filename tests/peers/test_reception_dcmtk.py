@@ -14,6 +14,7 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import MEDIA_DIRECTORY, read_file_meta
 from fiona_dagster.landing import import_paths, read_journals
 from tests.making import STUDY, write_object
+from tests.receiver.certificates import Authority
 from tests.receiver.conftest import Process, process
 
 __all__ = ["process"]
@@ -158,3 +159,28 @@ def test_the_network_and_an_import_agree(process: Process, dcmtk: Dcmtk, phantom
     report = import_paths(DataRoot(process.root.path), [phantoms])
     assert (report.stored, report.repeats, report.conflicts) == (0, 20, 0)
     assert process.terminate() == 0
+
+
+@pytest.mark.parametrize("profile", ["--profile-bcp195-nd", "--profile-bcp195", "--profile-bcp195-ex"])
+def test_senders_deliver_over_tls(
+    process: Process, dcmtk: Dcmtk, phantoms: Path, tmp_path: Path, profile: str
+) -> None:
+    authority = Authority(tmp_path)
+    server, client = authority.issue("fiona"), authority.issue("ct1.example")
+    stranger = Authority(tmp_path, "Other CA").issue("stranger")
+    tls = {"port": 0, "certificate": str(server.certificate), "key": str(server.key)}
+    host, _ = process.start(tls={**tls, "ca_file": str(authority.file)})
+    assert process.process is not None
+    assert process.process.stdout is not None
+    port = process.process.stdout.readline().split()[2].rpartition(":")[2]
+
+    def send(program: str, key: Path, certificate: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        options = ("+tls", str(key), str(certificate), "+cf", str(authority.file), profile)
+        return run(dcmtk(program), *options, *more)
+
+    assert send("echoscu", client.key, client.certificate, host, port).returncode == 0
+    done = send("storescu", client.key, client.certificate, "+sd", host, port, str(phantoms))
+    assert done.returncode == 0, done.stderr
+    assert send("echoscu", stranger.key, stranger.certificate, host, port).returncode != 0
+    assert process.terminate() == 0
+    assert len({r.SOPInstanceUID for _, _, r in read_journals(process.root, {})}) == 20

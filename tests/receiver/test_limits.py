@@ -227,3 +227,28 @@ def test_a_flood_of_garbage_stops_nobody_who_sends(root: DataRoot, process: Proc
     assert process.terminate() == 0
     assert len({r.SOPInstanceUID for _, _, r in read_journals(root, {})}) == sent
     assert len(process.log.read_text().splitlines()) < 400
+
+
+def test_who_asks_while_the_receiver_drains_may_try_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.server._QUIET_DRAIN", 60.0)
+    receiver = start(drain_seconds=20)
+    request = associate_request()
+    with Raw(receiver.address) as busy, Raw(receiver.address) as silent, Raw(receiver.address) as half:
+        busy.associate()
+        data = data_set("1.2.3")
+        busy.send(p_data(1, command_set(1, 1, CT, "1.2.3", data=True), command=True))
+        busy.send(p_data(1, data[:50], command=False, last=False))
+        half.send(request[:30])
+        time.sleep(0.3)
+        receiver.stop()
+        time.sleep(0.3)
+        half.send(request[30:])
+        silent.send(request)
+        for raw in (half, silent):
+            answer = raw.receive()
+            assert (answer.kind, tuple(answer.body[1:])) == (pdu.ASSOCIATE_RJ, (2, 3, 1))
+        busy.send(p_data(1, data[50:], command=False))
+        assert busy.receive().status == 0
+        busy.release()
