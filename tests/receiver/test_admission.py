@@ -114,8 +114,8 @@ def test_a_network_rule_admits_exactly_its_networks(ip: Any, networks: list[str]
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"allowed_callers": [{}]}, "ae_title or networks"),
-        ({"allowed_callers": [{"called": ["X"]}]}, "ae_title or networks"),
+        ({"allowed_callers": [{}]}, "ae_title, networks or certificates"),
+        ({"allowed_callers": [{"called": ["X"]}]}, "ae_title, networks or certificates"),
         ({"allowed_callers": ["SEVENTEEN_LETTERS"]}, "1 to 16"),
         ({"allowed_callers": ["A\\B"]}, "without backslash"),
         ({"allowed_callers": [" "]}, "1 to 16"),
