@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "import": "imports:import_",
     "init": "init:init",
     "launch": "launch:launch",
+    "pull": "pull:pull",
     "quarantine": "quarantine:quarantine",
     "rebuild": "rebuild:rebuild",
     "receive": "receive:receive",

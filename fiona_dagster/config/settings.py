@@ -168,6 +168,12 @@ class Source(Section):
     """AE title that we use towards it."""
     callers: tuple[str, ...] = ()
     """It is asked about studies of these calling AE titles; empty: about all."""
+    fetch: bool = False
+    """Have it send series of which it has more than arrived (C-MOVE), if the switch file allows pulling."""
+    fetch_attempts: int = Field(3, ge=1, le=20)
+    """How often it is asked for a series while its count stays the same."""
+    move_destination: str = ""
+    """Our AE title as it knows it; empty: DICOMAETITLE."""
     timeout_seconds: float = Field(30.0, gt=0)
 
 

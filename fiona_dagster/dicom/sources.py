@@ -1,13 +1,24 @@
-"""What a source has of a study, by C-FIND (PS3.4 annex C), on pynetdicom."""
+"""What a source has of a study, and asking it to send: C-FIND and C-MOVE (PS3.4 annex C), on pynetdicom."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fiona_dagster.dicom.clients import Peer, find, find_instance_uids
+from fiona_dagster.dicom.clients import (
+    EXPLICIT_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+    Peer,
+    association_with,
+    find,
+    find_instance_uids,
+)
 from fiona_dagster.dicom.uids import is_uid
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+MOVE_SECONDS = 600.0
+"""How long a source may be silent while it sends: not all of them report how far they are."""
 MAX_SERIES_COUNTED = 200
 """Series that are counted instance by instance when a source gives no numbers."""
 
@@ -73,3 +84,58 @@ def _series(peer: Peer, study: str) -> dict[str, int]:
 def _number(text: str) -> int:
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How a C-MOVE ended: final status, instances sent and instances that failed, as the source says."""
+
+    status: int
+    completed: int
+    failed: int
+
+    def __str__(self) -> str:
+        return f"status {self.status:04X}, {self.completed} sent, {self.failed} failed"
+
+
+def move(peer: Peer, study: str, series: str, destination: str) -> Moved:
+    """Asks a source to send a series, or a whole study, to an AE title that it knows (PS3.4 C.4.2).
+
+    Args:
+        peer: whom to ask.
+        study: Study Instance UID.
+        series: Series Instance UID; empty: all of the study.
+        destination: AE title to send to.
+
+    Returns:
+        How it ended. Sub-operations that failed are no error here: what arrived counts, not what was said.
+
+    Raises:
+        PeerUnavailable: no association, or it broke in between.
+        DeliveryRefused: the peer does not do this for us, or does not know the destination (A801).
+    """
+    from pydicom.dataset import Dataset
+
+    query = Dataset()
+    query.QueryRetrieveLevel = "SERIES" if series else "STUDY"
+    query.StudyInstanceUID = study
+    if series:
+        query.SeriesInstanceUID = series
+    contexts = [(STUDY_ROOT_MOVE, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_MOVE, IMPLICIT_LITTLE_ENDIAN)]
+    last = None
+    with association_with(peer, contexts, max(peer.timeout, MOVE_SECONDS)) as association:
+        try:
+            for answer, _ in association.send_c_move(query, destination, STUDY_ROOT_MOVE):
+                last = answer if answer is not None and "Status" in answer else None
+        except (RuntimeError, OSError, ValueError):
+            last = None
+    if last is None:
+        raise PeerUnavailable(f"{peer.name}: no end of C-MOVE")
+    status = int(last.Status)
+    if status == 0xA801:
+        raise DeliveryRefused(f"{peer.name}: does not know the move destination {destination}")
+    return Moved(
+        status,
+        int(last.get("NumberOfCompletedSuboperations") or 0),
+        int(last.get("NumberOfFailedSuboperations") or 0),
+    )

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
-from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Steps
+from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
 from fiona_dagster.ledger.records import read_records, restore_record
 from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
@@ -79,6 +79,7 @@ __all__ = [
     "Count",
     "Delivery",
     "EvidenceBook",
+    "Fetch",
     "Kind",
     "Ledger",
     "Package",

@@ -53,6 +53,23 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """Attempts to have a source send a series.
+
+    Attributes:
+        wanted: instances that it counted when it was asked last.
+        attempts: attempts while it counted that.
+        total: attempts in all.
+        time: when it was asked last.
+    """
+
+    wanted: int
+    attempts: int
+    total: int
+    time: str
+
+
+@dataclass(frozen=True)
 class Completion:
     """The last decision on a study: ``wait``, ``complete`` or ``incomplete``, with reasons and numbers."""
 
@@ -230,6 +247,43 @@ class EvidenceBook:
         """What the sources were asked about a study, and said."""
         found = self._store.rows("SELECT * FROM source_counts WHERE study = ? ORDER BY source", study)
         return [_count(row) for row in found]
+
+    # Fetching.
+
+    def fetches(self, study: str, source: str) -> dict[str, Fetch]:
+        """Attempts to have a source send, by Series Instance UID; empty: the whole study."""
+        found = self._store.rows("SELECT * FROM fetches WHERE study = ? AND source = ?", study, source)
+        return {
+            row["series"]: Fetch(row["wanted"], row["attempts"], row["total"], row["time"]) for row in found
+        }
+
+    def fetching(self, study: str, source: str, series: str, wanted: int) -> None:
+        """An attempt begins; it counts from now on, whatever becomes of it.
+
+        Args:
+            study: StudyInstanceUID.
+            source: which source is asked.
+            series: SeriesInstanceUID; empty: the whole study.
+            wanted: what the source counts; another number than before begins a new count of attempts.
+        """
+        with self._store.writing() as db:
+            db.execute(
+                """INSERT INTO fetches (study, source, series, wanted, attempts, total, time, result)
+                   VALUES (?, ?, ?, ?, 1, 1, ?, 'begun')
+                   ON CONFLICT (study, source, series) DO UPDATE SET
+                       attempts = CASE WHEN wanted = excluded.wanted THEN attempts + 1 ELSE 1 END,
+                       total = total + 1, wanted = excluded.wanted, time = excluded.time, result = 'begun'""",
+                (study, source, series, wanted, utc_now()),
+            )
+
+    def fetched(self, study: str, source: str, series: str, result: str) -> None:
+        """How the attempt ended, in a few words; nothing identifying."""
+        with self._store.writing() as db:
+            db.execute(
+                "UPDATE fetches SET result = ? WHERE study = ? AND source = ? AND series = ?",
+                (result[:500], study, source, series),
+            )
+            self._store.note(study, f"asked source {source} to send a series: {result[:200]}")
 
     # Decisions.
 

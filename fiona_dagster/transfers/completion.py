@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fiona_dagster import landing, studies
 from fiona_dagster.ledger import Completion, Study
 from fiona_dagster.studies import Decision, Evidence, Limits, PerformedSteps, SourceCount
-from fiona_dagster.transfers import sources
+from fiona_dagster.transfers import fetching, sources
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -69,8 +69,16 @@ def _counts(gateway: Gateway, study: Study, now: datetime) -> tuple[SourceCount,
         if count is None:
             found.append(SourceCount(name, "open"))
             continue
-        age = (now - datetime.fromisoformat(count.asked)).total_seconds()
-        found.append(SourceCount(name, count.state, count.instances, count.series, age=age))
+        found.append(
+            SourceCount(
+                name,
+                count.state,
+                count.instances,
+                count.series,
+                exhausted=fetching.is_exhausted(gateway, count),
+                age=(now - datetime.fromisoformat(count.asked)).total_seconds(),
+            )
+        )
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """The program that talks to peers beside Dagster's runs: ``python -m fiona_dagster.transfers.outreach``.
 
-It asks sources and reports storage commitment. One thread for each peer, so that a dead one holds up nobody
-else. What is to be done stands in the ledger or the landing zone, what was said goes there: the program may
-be killed at any moment and goes on where it was.
+It asks sources, fetches, and reports storage commitment. One thread for each peer, so that a dead one holds
+up nobody else. What is to be done stands in the ledger or the landing zone, what was said goes there: the
+program may be killed at any moment and goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from fiona_dagster.config import UMASK, DataRoot, load_settings_in_force
 from fiona_dagster.errors import FionaError
-from fiona_dagster.transfers import commitment, sources
+from fiona_dagster.transfers import commitment, fetching, sources
 from fiona_dagster.transfers.context import Gateway
 
 log = logging.getLogger("fiona.outreach")
@@ -33,7 +33,7 @@ def rounds(gateway: Gateway) -> dict[str, Round]:
     """What is to be done again and again, by name: each has a thread of its own."""
 
     def questions(name: str) -> Round:
-        return lambda opened: sources.answer_questions(opened, name)
+        return lambda opened: sources.answer_questions(opened, name) + fetching.fetch_missing(opened, name)
 
     def requests(site: str, ae: str) -> Round:
         return lambda opened: commitment.answer_requests(opened, site, ae)
