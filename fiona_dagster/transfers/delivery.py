@@ -168,17 +168,21 @@ def settle(gateway: Gateway) -> Settled:
     leaves a transfer that nothing moves on.
     """
     closed = added = forgotten = 0
+    targets: dict[str, tuple[str, ...]] = {}
     problems: dict[str, str] = {}
     for transfer in gateway.ledger.transfers.undelivered():
-        if transfer.project in problems:
+        name = transfer.project
+        if name not in targets and name not in problems:
+            try:
+                targets[name] = gateway.project(name).targets
+            except ConfigurationError as error:
+                problems[name] = str(error)
+        if name in problems:
             continue
-        try:
-            targets = gateway.project(transfer.project).targets
-        except ConfigurationError as error:
-            problems[transfer.project] = str(error)
-            continue
-        more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets)
+        more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets[name])
         added, forgotten = added + more, forgotten + fewer
+        if gateway.ledger.transfers.unproven(transfer, targets[name]):
+            continue
         # A step that holds the lock closes the transfer itself; one that was replaced needs no closing.
         with (
             contextlib.suppress(Busy, Superseded),
