@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -97,7 +98,19 @@ class Journal:
             while not self._open():
                 self.close()
             if flushed:
-                sync_directory(root.arrived)
+                self._flush_name(root.arrived)
+
+    def _flush_name(self, folder: Path) -> None:
+        try:
+            sync_directory(folder)
+        except OSError:
+            # A name whose flush failed is never believed again, whatever a later flush says: it is made anew.
+            with suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(self._fd).st_size == 0:
+                    self.path.unlink()
+            self.close()
+            raise
 
     def _open(self) -> bool:
         """Opens and locks; False if retention removed the file in between (it holds the lock to do so)."""
@@ -138,9 +151,18 @@ class Journal:
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
             self._end = os.lseek(self._fd, 0, os.SEEK_CUR)  # where our own line ends, whoever else appends
             if self._flushed:
-                self._flush(self._fd)
+                self._flush_line()
         except OSError as error:
             raise as_room_error(error, self.path.parent) from None
+
+    def _flush_line(self) -> None:
+        try:
+            self._flush(self._fd)
+        except OSError:
+            # Nobody knows what of this line will be on the disk; the next one must not be glued to it.
+            with suppress(OSError):
+                os.write(self._fd, b"\n")
+            raise
 
     def close(self) -> None:
         """Ends the association's claim on the study."""

@@ -6,6 +6,7 @@ The rules are POSIX's, not those of one file system:
 * A new name (of a file, a link, a folder, a renamed file) is certain once an fsync of its folder has
   returned that began after it; a removed name is gone for certain on the same condition.
 * A rename puts one name in place and takes another away; only the folder of the new name makes it certain.
+* What a failed flush covered is never certain again: the kernel may have dropped it and forgotten that.
 * Of everything else any part may be there or not, in any combination; bytes may be missing, cut, or zeros.
 """
 
@@ -32,6 +33,7 @@ class Node:
         folder: it is a folder.
         writes: (offset, bytes) in their order; None for bytes is a truncation to ``offset``.
         certain: how many of the writes are durable.
+        failed: writes that a failed flush covered.
         link: target of a symbolic link.
     """
 
@@ -39,6 +41,7 @@ class Node:
     folder: bool
     writes: list[tuple[int, bytes | None]] = field(default_factory=list)
     certain: int = 0
+    failed: set[int] = field(default_factory=set)
     link: str = ""
 
 
@@ -51,6 +54,7 @@ class Change:
     takes: tuple[Node, str] | None
     node: Node | None
     certain: bool = False
+    failed: bool = False
 
     @property
     def folder(self) -> Node:
@@ -217,17 +221,20 @@ class Disk:
             self._flushing[event.thread] = (node, writes, len(self._changes))
             return False
         node, writes, changes = self._flushing.pop(event.thread)
-        if not event.ok:
-            return False
         if event.name in {"sync", "syncfs"}:
             raise Unmodelled(str(event))
         if node is None:
             return False
         if not node.folder:
-            node.certain = max(node.certain, writes)
-        else:
-            for change in self._changes[:changes]:
-                change.certain = change.certain or change.folder is node
+            if event.ok:
+                node.certain = max(node.certain, writes)
+            else:
+                node.failed.update(range(node.certain, writes))
+            return True
+        for change in self._changes[:changes]:
+            if change.folder is node and not change.certain:
+                change.certain = event.ok and not change.failed
+                change.failed = not event.ok or change.failed
         return True
 
     def _flushed_folder(self, path: str) -> Node | None:
@@ -285,7 +292,8 @@ def _do(names: dict[Node, dict[str, Node]], change: Change) -> None:
 def _content(node: Node, fate: Callable[[Node, int], Fate]) -> bytes:
     content = bytearray()
     for number, (offset, data) in enumerate(node.writes):
-        what = "kept" if number < node.certain else fate(node, number)
+        certain = number < node.certain and number not in node.failed
+        what = "kept" if certain else fate(node, number)
         if what == "dropped":
             continue
         if data is None:

@@ -148,6 +148,8 @@ ASSOCIATION: dict[str, Callable[[], Point]] = {
     "after the release": _watch(_sent(6, "exit")),
 }
 FILE: dict[str, Callable[[], Point]] = {
+    "before the new file is opened": _watch(_call(calls.OPENING, "entry", WORKSHOP, flags=os.O_CREAT)),
+    "before the first bytes are written": _watch(_call(calls.WRITING, "entry", WORKSHOP)),
     "new file opened": _watch(_call(calls.OPENING, "exit", WORKSHOP, flags=os.O_WRONLY)),
     "first bytes written": _written(1),
     "half the bytes written": _written(len(DATA) // 2),
@@ -181,6 +183,9 @@ REPEAT: dict[str, Callable[[], Point]] = {
 CONFLICT_: dict[str, Callable[[], Point]] = {
     **_both("the folder of conflicts is made", frozenset({"mkdir", "mkdirat"}), CONFLICT_FOLDER),
     "folder of conflicts flushed": _watch(_call(_FLUSH, "exit", r"site/conflicts")),
+    "before the reason of the conflict is opened": _watch(
+        _call(calls.OPENING, "entry", _HIDDEN_REASON, flags=os.O_CREAT)
+    ),
     "reason of the conflict opened": _watch(_call(calls.OPENING, "exit", _HIDDEN_REASON, flags=os.O_CREAT)),
     "reason of the conflict written": _watch(_call(calls.WRITING, "exit", _HIDDEN_REASON)),
     **_both("the reason of the conflict gets its name", _LINK, _ANY, CONFLICT_REASON),
@@ -190,6 +195,9 @@ CONFLICT_: dict[str, Callable[[], Point]] = {
     ),
 }
 REFUSAL: dict[str, Callable[[], Point]] = {
+    "before the reason of the refusal is opened": _watch(
+        _call(calls.OPENING, "entry", QUARANTINE_REASON, flags=os.O_CREAT)
+    ),
     "reason of the refusal opened": _watch(_call(calls.OPENING, "exit", QUARANTINE_REASON, flags=os.O_CREAT)),
     "reason of the refusal written": _watch(_call(calls.WRITING, "exit", QUARANTINE_REASON)),
     **_both("the reason of the refusal gets its name", _LINK, _ANY, QUARANTINE_REASON),
