@@ -73,9 +73,11 @@ class Disk:
 
     Args:
         start: a real folder; what is in it counts as durable. Nothing is copied but names and bytes.
+        log: every flush makes all earlier changes of names certain, as on file systems with one log.
     """
 
-    def __init__(self, start: Path) -> None:
+    def __init__(self, start: Path, *, log: bool = False) -> None:
+        self._log = log
         self._count = 0
         self.root = self._node(folder=True)
         self.nodes = [self.root]
@@ -228,11 +230,13 @@ class Disk:
         if not node.folder:
             if event.ok:
                 node.certain = max(node.certain, writes)
+                for change in self._changes[:changes] if self._log else []:
+                    change.certain = True
             else:
                 node.failed.update(range(node.certain, writes))
             return True
         for change in self._changes[:changes]:
-            if change.folder is node and not change.certain:
+            if (change.folder is node or (self._log and event.ok)) and not change.certain:
                 change.certain = event.ok and not change.failed
                 change.failed = not event.ok or change.failed
         return True

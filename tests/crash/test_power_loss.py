@@ -112,6 +112,13 @@ def test_nothing_is_lost_with_one_association(one: Reception, memory: Path) -> N
     assert not faults, "\n".join(faults[:5])
 
 
+def test_with_a_log_not_even_the_line_of_an_unanswered_object_is_too_much(
+    one: Reception, memory: Path
+) -> None:
+    faults = losses(one.start, one.events, one.sent, memory, seed=SEED, log=True)
+    assert not faults, "\n".join(faults[:5])
+
+
 def test_nothing_is_lost_with_four_associations(four: Reception, memory: Path) -> None:
     faults = losses(four.start, four.events, four.sent, memory, seed=SEED)
     assert not faults, "\n".join(faults[:5])
