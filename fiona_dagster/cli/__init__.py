@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "deidentify": "deidentify:deidentify",
     "demo": "demo:demo",
     "env": "init:env",
+    "flags": "flags:flags",
     "import": "imports:import_",
     "init": "init:init",
     "launch": "launch:launch",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import Any
 
@@ -54,7 +53,7 @@ def choose(study: str, site: str) -> None:
             there = ", ".join(each or MAIN for each in found.sites)
             raise UsageError(f"study {study} did not arrive at site {site!r} (it arrived at: {there})")
         with landing.study_lock(root, study, timeout=60.0):
-            landing.append_evidence(root, landing.SiteChoice(utc_now(), study, name, getpass.getuser()))
+            landing.append_evidence(root, landing.SiteChoice(utc_now(), study, name, landing.operator()))
             ledger.evidence.read_journals()
     click.echo(f"study {study} counts at {site}; it is processed again")
 

@@ -26,6 +26,7 @@ from fiona_dagster.landing.differing import differing_tags
 from fiona_dagster.landing.door import Landing, Visit, dead_workshops
 from fiona_dagster.landing.evidence import (
     Commitment,
+    FlagDecision,
     PerformedStep,
     SiteChoice,
     append_evidence,
@@ -56,6 +57,7 @@ __all__ = [
     "Adoption",
     "Caller",
     "Commitment",
+    "FlagDecision",
     "ImportReport",
     "Importer",
     "JournalDamage",

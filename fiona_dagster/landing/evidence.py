@@ -87,11 +87,33 @@ class SiteChoice:
     by: str
 
 
-Evidence = PerformedStep | Commitment | SiteChoice
-_KINDS: dict[str, type[PerformedStep | Commitment | SiteChoice]] = {
+@dataclass(frozen=True)
+class FlagDecision:
+    """A person looked into a flag of a study and accepts it, as long as the study has the same instances.
+
+    Attributes:
+        time: UTC, ISO 8601 with microseconds and ``Z``.
+        study: Study Instance UID.
+        flag: its code.
+        content: digest of the set of instances that was looked at.
+        by: login name of who decided.
+        reason: why; nothing identifying.
+    """
+
+    time: str
+    study: str
+    flag: str
+    content: str
+    by: str
+    reason: str
+
+
+Evidence = PerformedStep | Commitment | SiteChoice | FlagDecision
+_KINDS: dict[str, type[PerformedStep | Commitment | SiteChoice | FlagDecision]] = {
     "mpps": PerformedStep,
     "commitment": Commitment,
     "site": SiteChoice,
+    "flag": FlagDecision,
 }
 
 
@@ -179,6 +201,8 @@ def _is_sound(found: Evidence) -> bool:
     if isinstance(found, Commitment):
         uids = [found.transaction, *found.instances, *found.instances.values()]
         return all(isinstance(uid, str) and is_uid(uid) for uid in uids)
+    if isinstance(found, FlagDecision):
+        return all(isinstance(text, str) for text in asdict(found).values()) and is_uid(found.study)
     if isinstance(found, SiteChoice):
         texts = (found.time, found.study, found.site, found.by)
         named = all(isinstance(text, str) for text in texts) and is_uid(found.study)

@@ -40,7 +40,7 @@ class Ledger:
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
         self.sendings = self.transfers.sendings
-        self.evidence = EvidenceBook(self.store)
+        self.evidence = EvidenceBook(self.store, self.work)
         self.accounts = Accounts(self.store)
 
     def key_fingerprint(self, project: str) -> str | None:

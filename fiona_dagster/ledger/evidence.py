@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.booking import choose_site
 from fiona_dagster.ledger.store import Store, utc_now
+from fiona_dagster.ledger.work import WorkList
 
 _JOURNAL = "evidence "
 """In front of the names of the journals of evidence in the table of journals."""
@@ -84,8 +85,9 @@ class Completion:
 class EvidenceBook:
     """Evidence and decisions."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, work: WorkList) -> None:
         self._store = store
+        self._work = work
 
     def read_journals(self) -> int:
         """Takes over what the journals of evidence have that the ledger lacks; returns the new lines.
@@ -108,6 +110,8 @@ class EvidenceBook:
                     self._book_step(db, found)
                 elif isinstance(found, landing.SiteChoice):
                     self._book_choice(db, found)
+                elif isinstance(found, landing.FlagDecision):
+                    self._book_flag(db, found)
                 else:
                     _book_commitment(db, found)
                 db.execute(
@@ -121,6 +125,22 @@ class EvidenceBook:
         if db.execute("UPDATE studies SET open = 1 WHERE study = ?", (choice.study,)).rowcount:
             site = choice.site or "the main site"
             self._store.note(choice.study, f"counts at {site}, decided by {choice.by}")
+
+    def _book_flag(self, db: sqlite3.Connection, decision: landing.FlagDecision) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO flag_decisions (study, flag, content, time, by, reason)"
+            " VALUES (:study, :flag, :content, :time, :by, :reason)",
+            asdict(decision),
+        )
+        row = db.execute("SELECT revision FROM studies WHERE study = ?", (decision.study,)).fetchone()
+        if row is not None and row["revision"]:  # the flag goes when the study is processed once more
+            self._work.need("process", decision.study, row["revision"], again=True)
+            self._store.note(decision.study, f"{decision.flag} accepted by {decision.by}: {decision.reason}")
+
+    def accepted_flags(self, study: str, content: str) -> frozenset[str]:
+        """Flags that a person accepted for exactly this content of a study."""
+        query = "SELECT flag FROM flag_decisions WHERE study = ? AND content = ?"
+        return frozenset(row["flag"] for row in self._store.rows(query, study, content))
 
     def _book_step(self, db: sqlite3.Connection, step: landing.PerformedStep) -> None:
         db.execute("DELETE FROM performed_steps WHERE step = ?", (step.instance,))

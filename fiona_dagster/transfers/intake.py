@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiona_dagster import landing, studies
-from fiona_dagster.errors import PermanentError
-from fiona_dagster.ledger import ALTERED, Study
+from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.ledger import ALTERED, Study, utc_now
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
@@ -21,6 +21,14 @@ from fiona_dagster.transfers.context import Gateway
 LOCK_SECONDS = 600.0
 SEVERAL_SITES = "several_sites"
 """Flag of a study that arrived at more than one site until a person decided which one counts."""
+WAYS = {
+    "conflicts": "decide with `fiona conflicts`",
+    ALTERED: "restore the archived bytes from the backup",
+    SEVERAL_SITES: "decide with `fiona sites choose`",
+}
+"""How other flags are decided."""
+ACCEPTABLE = ("two_patients", "damaged_instances")
+"""Flags that a person may accept; the others have ways of their own to be decided."""
 
 
 @contextmanager
@@ -106,6 +114,8 @@ def process(gateway: Gateway, study_uid: str) -> Processed:
         flags += (ALTERED,)
     if study.at_several_sites:
         flags += (SEVERAL_SITES,)
+    accepted = gateway.ledger.evidence.accepted_flags(study_uid, contents.digest)
+    flags = tuple(flag for flag in flags if flag not in accepted)
     return Processed(study, contents, records, flags, rules.digest, problem)
 
 
@@ -142,6 +152,32 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
         gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
         gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
     return done
+
+
+def accept_flag(gateway: Gateway, study_uid: str, flag: str, *, by: str, reason: str) -> None:
+    """A person looked into a flag and accepts it for the instances that the study has now.
+
+    Args:
+        gateway: the open gateway.
+        study_uid: StudyInstanceUID.
+        flag: one of :data:`ACCEPTABLE` that the study has.
+        by: login name.
+        reason: why; nothing identifying, since it stands in the study's history.
+
+    Raises:
+        UnknownStudy: the ledger has no such study.
+        UsageError: the study has no such flag, or it is decided in another way.
+    """
+    study, contents = read_contents(gateway, study_uid)
+    if flag not in study.flags:
+        shown = ", ".join(study.flags) or "none"
+        raise UsageError(f"study {study_uid} has no flag {flag[:40]!r} (it has: {shown})")
+    if flag not in ACCEPTABLE:
+        raise UsageError(f"{flag} can't be accepted: {WAYS.get(flag, 'see docs/operators/run.md')}")
+    with study_lock(gateway, study_uid):
+        decision = landing.FlagDecision(utc_now(), study_uid, flag, contents.digest, by, reason)
+        landing.append_evidence(gateway.root, decision)
+        gateway.ledger.evidence.read_journals()
 
 
 def reclassify(gateway: Gateway, study_uids: list[str] | None) -> list[str]:
