@@ -28,6 +28,8 @@ from benchmarks import receivers
 from benchmarks.objects import make
 from benchmarks.receivers import Running
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "developers" / "performance.md"
+_BEGIN, _END = "<!-- receive -->", "<!-- /receive -->"
 RESULTS = Path(__file__).parent / "results" / "receive.json"
 
 
@@ -258,7 +260,25 @@ def main(arguments: list[str] | None = None) -> int:
     if not given.case and not given.system and not given.set and given.sender == "replay":
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        DOCUMENT.write_text(_with_results(DOCUMENT.read_text(), result))
     return 0
+
+
+def _with_results(text: str, result: dict[str, Any]) -> str:
+    """The page on performance with the figures of this run in place of the last one's."""
+    lines = [
+        f"Recorded on {result['machine']}, Python {result['python']}, load {result['load_before']:.1f},"
+        f" medians of {result['rounds']}: instances a second (ratio to storescp).",
+        "",
+        "| case | " + " | ".join(SYSTEMS) + " |",
+        "| --- " * (len(SYSTEMS) + 1) + "|",
+    ]
+    for key, table in result["cases"].items():
+        cells = (f"{row['instances_per_second']} ({row['ratio']})" for row in table.values())
+        lines.append(f"| {key} | " + " | ".join(cells) + " |")
+    lines += ["", ", ".join(f"{key} {value}" for key, value in result["process"].items()) + ".", ""]
+    before, _, rest = text.partition(_BEGIN)
+    return before + _BEGIN + "\n" + "\n".join(lines) + _END + rest.partition(_END)[2]
 
 
 if __name__ == "__main__":

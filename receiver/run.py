@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings
 
 
+_MOST = 4
+
+
 def run(root: DataRoot) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code 0.
 
@@ -87,7 +90,8 @@ def _serve(listeners: list[Listener], settings: ReceiverSettings) -> None:
 
 
 def _automatic() -> int:
-    return min(max(len(os.sched_getaffinity(0)), 1), 4)
+    """A process for each processor, up to four: one alone is kept from working by Python's lock."""
+    return min(len(os.sched_getaffinity(0)), _MOST)
 
 
 def _say(listeners: list[Listener]) -> None:

@@ -123,6 +123,7 @@ class IncomingObject:
         self._file.commit()
         if isinstance(verdict, Refusal):
             quarantine_file(self._landing.root, self._file.path, self._reason(verdict))
+            self._file = None
             log.warning(
                 "refused an object from %s: %s (0x%04X); it is in quarantine",
                 describe(self._visit.caller),
@@ -131,6 +132,7 @@ class IncomingObject:
             )
             return Outcome("refused", verdict.status, verdict.message, verdict.element)
         receipt = self._visit.file_object(self._file, verdict, self._transfer_syntax)
+        self._file = None
         if receipt.kind == "conflict":
             log.warning("conflict: instance %s came again with another data set", verdict.sop_instance)
         return Outcome(receipt.kind)

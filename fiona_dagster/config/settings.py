@@ -95,7 +95,7 @@ class ReceiverSettings(Section):
     ``rename``: the same order without the flushes; a power loss may then take objects with it that were
     answered with Success."""
     processes: int = Field(0, ge=0, le=32)
-    """Processes that share the port; 0: chosen by the number of processors."""
+    """Processes that share the port; 0: one for each processor, at most 4."""
 
 
 class ImportSettings(Section):

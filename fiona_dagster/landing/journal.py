@@ -130,9 +130,8 @@ class Journal:
                 return
         log.warning("journal lock of a study is held by somebody else; going on without it")
 
-    def _ends_torn(self) -> bool:
+    def _ends_torn(self, size: int) -> bool:
         """Whether a line without its end stands there: a crash, or a full disk, maybe not ours."""
-        size = os.fstat(self._fd).st_size
         return size not in (0, self._end) and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def append(self, receipt: Receipt) -> None:
@@ -144,12 +143,13 @@ class Journal:
         """
         line = encode_line(receipt)
         try:
-            if self._ends_torn():
+            size = os.fstat(self._fd).st_size
+            if self._ends_torn(size):
                 line = b"\n" + line
             self._end = -1
             if os.write(self._fd, line) < len(line):
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
-            self._end = os.lseek(self._fd, 0, os.SEEK_CUR)  # where our own line ends, whoever else appends
+            self._end = size + len(line)  # if somebody else appends as well, the next look is a closer one
             if self._flushed:
                 self._flush_line()
         except OSError as error:
