@@ -300,11 +300,15 @@ def test_pynetdicom_as_client(root: DataRoot, start: Start, tmp_path: Path, synt
     entity = AE("PYNET")
     entity.add_requested_context(CT, syntax)
     entity.add_requested_context(VERIFICATION)
-    association = entity.associate(host, port)
-    assert association.is_established
-    assert association.send_c_echo().Status == 0
-    assert association.send_c_store(source).Status == 0
-    association.release()
+    entity.dimse_timeout = 5
+    for _ in range(5):  # pynetdicom 3.0.4 now and then loses an answer to itself: an empty status
+        association = entity.associate(host, port)
+        assert association.is_established
+        statuses = [association.send_c_echo(), association.send_c_store(source)]
+        association.release()
+        if all(statuses):
+            break
+    assert [status.Status for status in statuses] == [0, 0]
     (path,) = archived(root)
     assert data_set_of(path) == data_set_of(source)
     assert pydicom.dcmread(path).PatientName == "Planted^Name"
