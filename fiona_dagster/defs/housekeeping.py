@@ -162,6 +162,7 @@ def maintenance_job(projects: Sequence[str]) -> tuple[Any, dg.ScheduleDefinition
         with gateway.open() as opened:
             opened.ledger.receipts.read_journals()
             opened.ledger.evidence.read_journals()
+            opened.ledger.write_missing_records()
             settled = delivery.settle(opened)
             days = opened.settings.retention.mpps_days
             for problem in settled.problems:

@@ -13,7 +13,13 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
-from fiona_dagster.ledger.records import read_records, restore_record
+from fiona_dagster.ledger.records import (
+    read_records,
+    records_folder,
+    remove_parts,
+    restore_record,
+    write_missing,
+)
 from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
@@ -56,6 +62,11 @@ class Ledger:
                 (project, fingerprint, utc_now()),
             )
 
+    def write_missing_records(self) -> int:
+        """Writes the records of studies that have none; returns how many."""
+        with self.store.writing() as db:
+            return write_missing(db, self.root)
+
     def close(self) -> None:
         """Closes the connection to the database."""
         self.store.close()
@@ -96,6 +107,8 @@ __all__ = [
     "Work",
     "WorkList",
     "read_records",
+    "records_folder",
+    "remove_parts",
     "restore_record",
     "utc_after",
     "utc_now",

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,34 @@ def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
     folder = records_folder(root)
     with room_errors(folder):
         _write(folder / f"{study}.json", document)
+
+
+def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
+    """Writes the records of studies that have none (an older version of FIONA, a restored ``site/``).
+
+    To be called inside a transaction; returns how many were written.
+    """
+    folder = records_folder(root)
+    there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names only
+    rows = connection.execute("SELECT study FROM studies WHERE revision > 0").fetchall()
+    missing = [row["study"] for row in rows if f"{row['study']}.json" not in there]
+    for study in missing:
+        write_record(connection, root, study)
+    return len(missing)
+
+
+def remove_parts(root: DataRoot, older_than_seconds: float) -> int:
+    """Removes unfinished records of processes that were killed; returns how many."""
+    removed = 0
+    for path in records_folder(root).glob(".*.part"):
+        try:
+            stale = time.time() - path.stat().st_mtime > older_than_seconds
+        except FileNotFoundError:
+            continue
+        if stale:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fiona_dagster import landing
 from fiona_dagster.errors import Busy
-from fiona_dagster.ledger import Transfer
+from fiona_dagster.ledger import Transfer, remove_parts
 from fiona_dagster.transfers.context import Gateway
 
 STALE_SECONDS = 3600.0
@@ -33,7 +33,7 @@ def remove_leftovers(gateway: Gateway) -> int:
         if _age(path) > STALE_SECONDS:
             path.unlink(missing_ok=True)
             removed += 1
-    return removed
+    return removed + remove_parts(gateway.root, STALE_SECONDS)
 
 
 def _remove_copy(gateway: Gateway, path: Path, transfer: Transfer | None, revision: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
-from fiona_dagster.ledger import Ledger
+from fiona_dagster.ledger import Ledger, records_folder
 from fiona_dagster.operations.accounting.archive import Lines
 from fiona_dagster.operations.accounting.findings import MAINTENANCE, RECEIVER, Account
 
@@ -111,7 +111,7 @@ def check_unfinished(root: DataRoot, account: Account) -> None:
         )
     folders = [root.quarantine, *_below(root.outbox), *_below(root.daic)]
     folders += [folder for tree in trees for folder in _below(tree.conflicts)]
-    for folder in folders:
+    for folder in (*folders, records_folder(root)):
         for path in _parts(folder):
             if _age(path) > YOUNG_SECONDS:
                 account.add(
