@@ -22,11 +22,14 @@ DeidOption = Literal["retain_long_modified_dates"]
 HeldKind = Literal[
     "burned_in_annotation",
     "encapsulated_document",
+    "photograph",
     "private_sop_class",
     "raw_data",
     "screen_save",
     "secondary_capture",
     "ultrasound",
+    "unchecked_pixels",
+    "video",
 ]
 """Kinds of objects whose pixels or documents may identify and can't be cleaned yet."""
 

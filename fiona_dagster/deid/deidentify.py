@@ -13,16 +13,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
-from fiona_dagster.deid.elements import DEFLATED, DicomFile, Element, Value, encode, opened, text
+from fiona_dagster.deid.elements import (
+    DEFLATED,
+    DicomFile,
+    Element,
+    Streamed,
+    Value,
+    encode,
+    flat,
+    opened,
+    text,
+)
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Engine, Tally
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
+from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.profile import Profile
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -194,7 +206,7 @@ class Deidentifier:
             size,
             dict(tally.actions),
             dict(tally.tags),
-            held_kind(found),
+            held_kind(found, tally.unchecked, self.project.allow_kinds),
         )
 
     @staticmethod
@@ -208,7 +220,7 @@ def _value(found: DicomFile, tag: int) -> str:
     return text(element.value) if element else ""
 
 
-def _with_meta(found: DicomFile, elements: list[Element], instance: str) -> list[Value]:
+def _with_meta(found: DicomFile, elements: list[Element], instance: str) -> list[Value | Streamed]:
     """Preamble of zeros, file meta of our own (PS3.10 7.1), data set."""
     meta = [
         Element(0x00020001, "OB", b"\0\1"),
@@ -218,25 +230,25 @@ def _with_meta(found: DicomFile, elements: list[Element], instance: str) -> list
         Element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
         Element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
     ]
-    body = b"".join(encode(meta, False, True))
+    body = b"".join(flat(encode(meta, False, True)))
     length = Element(0x00020000, "UL", len(body).to_bytes(4, "little"))
-    start = bytes(128) + b"DICM" + b"".join(encode([length], False, True)) + body
+    start = bytes(128) + b"DICM" + b"".join(flat(encode([length], False, True))) + body
     chunks = encode(elements, found.implicit, found.little)
     if found.transfer_syntax in DEFLATED:
         packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-        packed = b"".join(packer.compress(chunk) for chunk in chunks) + packer.flush()
+        packed = b"".join(packer.compress(chunk) for chunk in flat(chunks)) + packer.flush()
         chunks = [packed + b"\0" * (len(packed) & 1)]
     return [start, *chunks]
 
 
-def _store(chunks: list[Value], target: Path) -> tuple[str, int]:
+def _store(chunks: list[Value | Streamed], target: Path) -> tuple[str, int]:
     """Writes the file whole or not at all; its SHA-256 and size."""
     digest, size = sha256(), 0
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     small: list[Value] = []
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
-            for chunk in [*chunks, b""]:
+            for chunk in chain(flat(chunks), [b""]):
                 if len(chunk) < 4096 and chunk:
                     small.append(chunk)
                     continue
@@ -251,32 +263,6 @@ def _store(chunks: list[Value], target: Path) -> tuple[str, int]:
     finally:
         part.unlink(missing_ok=True)
     return digest.hexdigest(), size
-
-
-def held_kind(found: DicomFile) -> str:
-    """Why a transfer would hold this object back: what may identify and can't be cleaned yet."""
-    sop_class = found.sop_class
-    if _value(found, 0x00280301) == "YES":
-        return "burned-in annotation"
-    if not sop_class.startswith("1.2.840.10008."):
-        return "private SOP class"
-    kind = _HELD.get(sop_class, "")
-    if not kind and sop_class.startswith(("1.2.840.10008.5.1.4.1.1.7.", "1.2.840.10008.5.1.4.1.1.104.")):
-        return "secondary capture" if ".1.1.7." in sop_class else "encapsulated document"
-    if not kind and "SCREEN SAVE" in _value(found, 0x00080008).upper():
-        return "screen save"
-    return kind
-
-
-_HELD = {
-    "1.2.840.10008.5.1.4.1.1.6": "ultrasound",
-    "1.2.840.10008.5.1.4.1.1.6.1": "ultrasound",
-    "1.2.840.10008.5.1.4.1.1.6.2": "ultrasound",
-    "1.2.840.10008.5.1.4.1.1.3": "ultrasound",
-    "1.2.840.10008.5.1.4.1.1.3.1": "ultrasound",
-    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
-    "1.2.840.10008.5.1.4.1.1.66": "raw data",
-}
 
 
 def deidentify_study(

@@ -11,7 +11,7 @@ import mmap
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +51,19 @@ TEXT = frozenset(
 Value = bytes | memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A large value that is made while it is written.
+
+    Attributes:
+        length: bytes of the whole value.
+        blocks: the bytes, in pieces of any size; can be gone through more than once.
+    """
+
+    length: int
+    blocks: Iterable[Value]
+
+
 @dataclass(slots=True)
 class Element:
     """One data element.
@@ -61,6 +74,7 @@ class Element:
         value: bytes of the value; of encapsulated pixel data everything from the first item to the delimiter.
         items: the items of a sequence that was looked into, else ``None``.
         encapsulated: the value is written with undefined length.
+        streamed: written in place of ``value``.
     """
 
     tag: int
@@ -68,6 +82,7 @@ class Element:
     value: Value = b""
     items: list[list[Element]] | None = None
     encapsulated: bool = False
+    streamed: Streamed | None = None
 
 
 @dataclass
@@ -298,7 +313,9 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
         raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them first")
     known = UID_dictionary.get(syntax, ("", ""))[1] == "Transfer Syntax"
     if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]+){1,4}", syntax):
-        raise RefusedDicom(f"transfer syntax {syntax[:64]!r} is not known; it is not passed on")
+        raise RefusedDicom(
+            "the transfer syntax in its file meta information (0002,0010) is not known; it is not passed on"
+        )
     # newer ones of the standard are explicit little endian like all but three (PS3.5 section 10)
     if syntax in DEFLATED:
         data = memoryview(inflate(view[pos:]))
@@ -351,15 +368,24 @@ def inflate(compressed: Value) -> bytes:
     return data
 
 
-def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value]:
+def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed]:
     """The bytes of a data set in pieces; large values are passed through as they are."""
     order = "<" if little else ">"
-    chunks: list[Value] = []
+    chunks: list[Value | Streamed] = []
     _encode(elements, implicit, order, chunks)
     return chunks
 
 
-def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value]) -> int:
+def flat(chunks: Iterable[Value | Streamed]) -> Iterator[Value]:
+    """The pieces with every streamed value made."""
+    for chunk in chunks:
+        if isinstance(chunk, Streamed):
+            yield from chunk.blocks
+        else:
+            yield chunk
+
+
+def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value | Streamed]) -> int:
     total = 0
     short, long = struct.Struct(order + "HH2sH").pack, struct.Struct(order + "HH2sHI").pack
     plain = struct.Struct(order + "HHI").pack
@@ -375,6 +401,9 @@ def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Va
                 size = _encode(item, implicit, order, chunks)
                 chunks[place] = plain(0xFFFE, 0xE000, size)
                 length += size + 8
+        elif element.streamed:
+            chunks.append(element.streamed)
+            length = element.streamed.length
         else:
             chunks.append(value)
             length = len(value)

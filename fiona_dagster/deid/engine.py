@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fiona_dagster.deid import pixels
 from fiona_dagster.deid.content import ContentCleaner
 from fiona_dagster.deid.elements import (
     MAX_DEPTH,
@@ -56,10 +57,12 @@ class Tally:
     Attributes:
         actions: action -> elements.
         tags: ``(gggg,eeee)`` and action -> elements.
+        unchecked: what the pixel data hold besides pixels is not known.
     """
 
     actions: Counter[str] = field(default_factory=Counter)
     tags: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unchecked: bool = False
 
     def add(self, action: str, tag: int) -> None:
         """Counts one element."""
@@ -113,6 +116,7 @@ class Engine:
         terms = Terms(exempt=self.exempt)
         terms.learn(source_values(source.elements))
         _fit_document_length(elements, source.little)
+        elements = pixels.fit_offset_tables(elements, task.images)
         leftovers = Leftovers(terms, task.originals, self.identities.uid)
         elements = leftovers.clean(elements)
         if leftovers.cleaned:
@@ -135,6 +139,7 @@ class _Task:
         self.implicit, self.little = source.implicit, source.little
         self.tally = Tally()
         self.originals: set[str] = set()
+        self.images: list[tuple[int, int]] = []
         self._handlers: dict[str, Callable[[Element, tuple[int, ...]], Element | None]] = {
             "U": self._uid,
             "uid": self._uid,
@@ -144,21 +149,17 @@ class _Task:
             "U*": self._references,
             "sequence": self._sequence,
             "keep": self._keep,
-            "overlay": self._keep,
             "pixels": self._pixels,
         }
 
     def data_set(self, elements: list[Element], within: tuple[int, ...]) -> list[Element]:
         action_of, add = self.engine.action, self.tally.add
-        planes = {e.tag >> 16 for e in elements if e.tag & 0xFF00FFFF == 0x60003000}
         kept: list[Element] = []
         for element in elements:
             tag = element.tag
             action = action_of(tag)
             if "/" in action:
                 action = resolve(action, tag, within, self.iod)
-            if action == "overlay" and tag >> 16 in planes:
-                action = "X"  # a plane without its data would not be conformant
             handler = self._handlers.get(action)
             if handler is None:  # X, private, unknown
                 add(action, tag)
@@ -167,7 +168,7 @@ class _Task:
             if new is None:
                 add("X" if action in ("Z", "D", "U", "C", "U*") else "not understood", tag)
                 continue
-            if action not in ("keep", "overlay", "sequence", "pixels"):
+            if action not in ("keep", "sequence", "pixels"):
                 add(action, tag)
             kept.append(new)
         return kept
@@ -266,8 +267,6 @@ class _Task:
         tag, vr, known = element.tag, element.vr, dictionary_vr(element.tag)
         if element.items is not None:
             return None  # a sequence where none belongs
-        if tag >> 16 & 0xFF00 == 0x6000 and not known:
-            return None
         if vr == known or self.implicit:
             return element
         if vr == "UN":
@@ -282,7 +281,11 @@ class _Task:
             return None  # pixels of icons and the like
         if element.tag == PIXEL_DATA and element.vr == "UN":
             return None
-        return element
+        made = pixels.clean(element, self.source)
+        self.images = made.images
+        self.tally.unchecked = made.unchecked
+        self.tally.actions.update(made.done)
+        return made.element
 
 
 def _fit_document_length(elements: list[Element], little: bool) -> None:

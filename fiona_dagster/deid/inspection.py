@@ -16,15 +16,14 @@ from pydicom.filereader import read_dataset
 from fiona_dagster.deid.assignment import METHOD
 from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Deidentifier
 from fiona_dagster.deid.elements import (
-    BIG_ENDIAN,
     DEFLATED,
-    IMPLICIT,
-    UNDEFINED,
+    PIXEL_DATA,
     dictionary_vr,
     inflate,
     name_of,
 )
 from fiona_dagster.deid.identities import dummy, is_well_known
+from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.reading import READ_ERRORS, Found, elements, raw_value, read_header
 from fiona_dagster.deid.terms import BINARY, NUMBERS, STRUCTURAL, Term, Terms
 from fiona_dagster.errors import FionaError
@@ -119,7 +118,8 @@ class Inspection:
                 search.uids |= other.uids
         self._table(found)
         self._method(data_set)
-        self._tail(plain, end, syntax)
+        with plain.getbuffer() if isinstance(plain, io.BytesIO) else memoryview(plain) as view:
+            self._tail(view, end, syntax, data_set, search.terms)
         plain.seek(0)
         self._search(plain.read(end), found, search)
 
@@ -149,9 +149,7 @@ class Inspection:
         group, number = e.tag >> 16, e.tag & 0xFFFF
         if group & 1:
             return "table E.1-1: private attribute"
-        if group < 8 or not number or group & 0xFF00 == 0x5000:
-            return "table E.1-1: X"
-        if group & 0xFF00 == 0x6000 and number in (0x3000, 0x4000):
+        if group < 8 or not number or group & 0xFF00 in (0x5000, 0x6000):
             return "table E.1-1: X"
         action = self.profile.action(e.tag)
         if action == "unknown":
@@ -181,35 +179,15 @@ class Inspection:
             if raw_value(data_set, tag) != value:
                 self._find(tag, "does not say how it was de-identified")
 
-    def _tail(self, plain: mmap.mmap | io.BytesIO, end: int, syntax: str) -> None:
-        """Nothing but pixel data stands after the header, and the file ends with them."""
-        plain.seek(0, 2)
-        size = plain.tell()
-        plain.seek(end)
-        start = plain.read(12)
-        if not start.strip(b"\0") and size - end < 2:
-            return
-        big = syntax == BIG_ENDIAN
-        at = 4 if syntax == IMPLICIT else 8
-        group = int.from_bytes(start[:2], "big" if big else "little")
-        length = int.from_bytes(start[at : at + 4], "big" if big else "little")
-        if group != 0x7FE0:
-            self._find("end of file", "bytes after the data set")
-        elif length == UNDEFINED:
-            self._fragments(plain, end + 12, size)
-        elif end + at + 4 + length not in (size, size - 1):
-            self._find("end of file", "bytes after the pixel data")
-
-    def _fragments(self, plain: mmap.mmap | io.BytesIO, pos: int, size: int) -> None:
-        while pos < size:
-            plain.seek(pos)
-            head = plain.read(8)
-            if head[:4] != b"\xfe\xff\x00\xe0":
-                break
-            pos += 8 + int.from_bytes(head[4:], "little")
-        plain.seek(pos)
-        if size - pos not in (8, 9) or plain.read(8) != b"\xfe\xff\xdd\xe0\0\0\0\0":
-            self._find("end of file", "bytes after the pixel data")
+    def _tail(self, view: memoryview, end: int, syntax: str, data_set: Dataset, terms: Terms) -> None:
+        """Nothing but the picture stands after the header."""
+        tail = Tail(view, end, syntax, data_set)
+        for data in tail.pieces():
+            for word in {word for _, _, word in terms.hits(data)}:
+                weak = not terms.words[word].strong or len(word) < _SHORT
+                self._find(PIXEL_DATA, f"residual search: {terms.words[word].kind}", weak=weak)
+        for problem in tail.problems:
+            self._find("end of file" if "after" in problem else PIXEL_DATA, problem)
 
     def _search(self, header: bytes, found: list[Found], search: Search) -> None:
         """The residual search over all bytes of the header but those that the request assigns."""

@@ -119,17 +119,15 @@ class Profile:
         Returns:
             A code of the table (X, Z, D, U, or a combination), or: ``private``, ``unknown`` (both removed);
             ``C`` (shift, or the basic action when that is not possible); ``uid`` (unlisted, may name an
-            instance); ``keep``; ``sequence`` (keep, clean inside); ``overlay`` (kept unless its plane goes).
+            instance); ``keep``; ``sequence`` (keep, clean inside); ``pixels`` (keep the picture alone).
         """
         group = tag >> 16
         if group & 1:
             return "private"
         if group < 0x0008 or not tag & 0xFFFF:
             return "X"  # commands, file meta, directories, group lengths: none belongs into a data set
-        if group & 0xFF00 == 0x5000:
-            return "X"  # curves
-        if group & 0xFF00 == 0x6000:
-            return "X" if tag & 0xFFFF in (0x3000, 0x4000) else "overlay"
+        if group & 0xFF00 in (0x5000, 0x6000):
+            return "X"  # curves; overlays with all that describes them, since their data go
         listed = _attributes()[0].get(tag)
         if listed is None:
             return self._unlisted(tag)
