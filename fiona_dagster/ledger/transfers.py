@@ -72,6 +72,16 @@ class Transfers(Requests):
                 [(transfer.id, transfer.revision, uid, kind) for uid, kind in sorted(kinds.items())],
             )
 
+    def record_rules(self, transfer: Transfer, digest: str) -> None:
+        """By which rules the working copy was made.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+        """
+        with self._store.writing() as db:
+            self.require_current(transfer)
+            db.execute("UPDATE transfers SET rules = ? WHERE id = ?", (digest, transfer.id))
+
     # -- the gate -------------------------------------------------------------------------------
 
     def record_verification(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster import landing
-from fiona_dagster.config import SftpTarget, require_sending
+from fiona_dagster.config import ProjectSettings, SftpTarget, require_sending
 from fiona_dagster.errors import (
     Busy,
     ConfigurationError,
@@ -20,6 +20,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
+from fiona_dagster.transfers.rules import Watch, rules_digest
 from fiona_dagster.transfers.targets import Proof
 
 
@@ -30,14 +31,16 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         The proof, or None when this very package was proven there before (nothing was sent).
 
     Raises:
-        RequestRefused: the project does not name this target.
+        RequestRefused: the project does not name this target, is not active any more, or has other
+            participants or events now.
         Busy: the package is not made yet.
         NotVerified: the gate; the bytes in hand are not those that were verified.
         SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
         DeliveryRefused: the target said no.
         ContentUnproven: the target has everything, but maybe as older bytes.
-        Superseded: another request took the place of this one, maybe while it was sent.
+        Superseded: another request took the place of this one, maybe while it was sent; or the rules changed
+            and it is de-identified again.
         RemovalAwaited: the study lies there under another participant or event.
     """
     transfers = gateway.ledger.transfers
@@ -73,10 +76,12 @@ def _send(
 ) -> Proof:
     target = gateway.target(target_name)
     transfers = gateway.ledger.transfers
+    watch = Watch(gateway, transfer)
 
     def may_go_on() -> None:
         require_sending(gateway.root)
         transfers.require_current(transfer)
+        watch.check()
 
     may_go_on()
     # paramiko and pynetdicom are imported when they are needed: every run is a new process.
@@ -157,6 +162,8 @@ class Settled:
     """Deliveries to targets that were added since the package was made."""
     forgotten: int = 0
     """Deliveries to targets that were taken out."""
+    restarted: int = 0
+    """Transfers whose copy was made by other rules than those in force; they are de-identified again."""
     problems: tuple[str, ...] = ()
     """Projects whose packages can't be looked at, and why; they wait."""
 
@@ -167,21 +174,25 @@ def settle(gateway: Gateway) -> Settled:
     Idempotent; the sensor calls it at every tick, so that neither a kill nor an edited project file
     leaves a transfer that nothing moves on.
     """
-    closed = added = forgotten = 0
-    targets: dict[str, tuple[str, ...]] = {}
+    closed = added = forgotten = restarted = 0
+    projects: dict[str, ProjectSettings] = {}
     problems: dict[str, str] = {}
     for transfer in gateway.ledger.transfers.undelivered():
         name = transfer.project
-        if name not in targets and name not in problems:
+        if name not in projects and name not in problems:
             try:
-                targets[name] = gateway.project(name).targets
+                projects[name] = gateway.project(name)
             except ConfigurationError as error:
                 problems[name] = str(error)
         if name in problems:
             continue
-        more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets[name])
+        targets = projects[name].targets
+        if _start_over(gateway, transfer, projects[name]):
+            restarted += 1
+            continue
+        more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets)
         added, forgotten = added + more, forgotten + fewer
-        if gateway.ledger.transfers.unproven(transfer, targets[name]):
+        if gateway.ledger.transfers.unproven(transfer, targets):
             continue
         # A step that holds the lock closes the transfer itself; one that was replaced needs no closing.
         with (
@@ -189,7 +200,16 @@ def settle(gateway: Gateway) -> Settled:
             landing.study_lock(gateway.root, transfer.study, blocking=False),
         ):
             closed += finish(gateway, transfer)
-    return Settled(closed, added, forgotten, tuple(problems.values()))
+    return Settled(closed, added, forgotten, restarted, tuple(problems.values()))
+
+
+def _start_over(gateway: Gateway, transfer: Transfer, project: ProjectSettings) -> bool:
+    """Starts a transfer again whose copy was made by other rules; an ended project only waits."""
+    if not (project.active and project.targets) or transfer.rules == rules_digest(project):
+        return False
+    with contextlib.suppress(Superseded):  # then there is nothing to start again
+        gateway.ledger.transfers.start_over(transfer, "the rules of the project changed")
+    return True
 
 
 def failed(gateway: Gateway, transfer: Transfer, target: str, message: str, *, permanent: bool) -> None:

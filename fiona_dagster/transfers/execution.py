@@ -25,6 +25,7 @@ from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
 from fiona_dagster.transfers.package import arcnames, build_package
+from fiona_dagster.transfers.rules import require_project, require_rules, rules_digest
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
     from fiona_dagster import deid
@@ -114,11 +115,13 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     allows that kind; the report lists them.
 
     Raises:
+        RequestRefused: the project is not active any more, or has other participants or events now.
         PermanentError: an instance could not be processed, or nothing is left to be sent. Partial is
             failure: nothing is kept.
     """
     from fiona_dagster import deid
 
+    rules = rules_digest(require_project(gateway, transfer))
     originals = _sources(gateway, transfer)
     check_digests(gateway, transfer.study)
     sources = [original.path for original in originals]
@@ -145,6 +148,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
             f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (allow_kinds)"
         )
     _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
+    gateway.ledger.transfers.record_rules(transfer, rules)
     part.replace(folder)
     gateway.ledger.transfers.record_held_back(
         transfer,
@@ -268,11 +272,14 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
 
     Raises:
         NotVerified: no passed verification, or a file differs from what was verified.
+        RequestRefused: the project is not active any more, or has other participants or events now.
+        Superseded: another request took its place, or the rules changed: it is de-identified again.
     """
     transfers = gateway.ledger.transfers
-    expected = transfers.verified_files(transfer)
     transfers.require_current(transfer)
-    transfer = transfer_of(gateway, transfer.study, transfer.project)  # the verification gave it a mapped UID
+    transfer = transfer_of(gateway, transfer.study, transfer.project)  # earlier steps wrote into its row
+    expected = transfers.verified_files(transfer)
+    require_rules(gateway, transfer)
     folder = working_copy(gateway, transfer)
     entries = arcnames(
         [(name, folder / name) for name in sorted(expected)],

@@ -1,0 +1,106 @@
+"""The rules that a copy was made by, and whether they are still those in force.
+
+A package waits, sometimes for days: meanwhile a project may be ended, or its rules made stricter. Nothing
+that was made by other rules than those in force is packaged or sent.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from importlib.resources import files
+
+from fiona_dagster.config import ProjectSettings
+from fiona_dagster.errors import RequestRefused, Superseded
+from fiona_dagster.ledger import Transfer
+from fiona_dagster.transfers.context import Gateway
+
+
+def rules_digest(project: ProjectSettings) -> str:
+    """SHA-256 over everything that decides what a copy holds: the project's choices, our tables and code."""
+    choices = {
+        "options": sorted(project.options),
+        "allow_kinds": sorted(project.allow_kinds),
+        "code": _code_digest(),
+    }
+    return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """An update of FIONA that touches the de-identification counts as another rule."""
+    package = files("fiona_dagster.deid")
+    digest = hashlib.sha256()
+    for folder in (package, package / "data"):
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if file.is_file():
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
+    """The project's settings in force, if it still takes this participant and event.
+
+    Raises:
+        RequestRefused: the project was ended, or its participants or events are others now.
+        ConfigurationError: its file is gone.
+    """
+    project = gateway.project(transfer.project)
+    if not project.active:
+        raise RequestRefused(
+            f"project {transfer.project} is not active any more; nothing is sent for it. What waits goes on "
+            "when it is active again"
+        )
+    if not re.fullmatch(project.participant_pattern, transfer.participant):
+        raise RequestRefused(
+            f"the participant id does not match the pattern of project {transfer.project} any more; "
+            "correct the request, or the project's file"
+        )
+    if project.events and transfer.event not in project.events:
+        raise RequestRefused(
+            f"project {transfer.project} has no such event any more; correct the request or the file"
+        )
+    return project
+
+
+def require_rules(gateway: Gateway, transfer: Transfer) -> None:
+    """The copy of a transfer was made by the rules in force; otherwise the transfer starts again.
+
+    Raises:
+        RequestRefused: see :func:`require_project`.
+        Superseded: the rules changed; a new attempt of the same request is due.
+    """
+    project = require_project(gateway, transfer)
+    if transfer.rules != rules_digest(project):
+        gateway.ledger.transfers.start_over(transfer, "the rules of the project changed")
+        raise Superseded(
+            f"study {transfer.study}, project {transfer.project}: the rules changed since the copy was made; "
+            "nothing of it is sent, it is de-identified again"
+        )
+
+
+class Watch:
+    """Asks for the rules while something is sent, whenever the project's file changes."""
+
+    def __init__(self, gateway: Gateway, transfer: Transfer) -> None:
+        self._gateway, self._transfer = gateway, transfer
+        self._file = gateway.root.project_files / f"{transfer.project}.json"
+        self._seen = self._stamp()
+        require_rules(gateway, transfer)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises as :func:`require_rules`; costs one look at the file when nothing changed."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            require_rules(self._gateway, self._transfer)
+            self._seen = stamp
