@@ -85,10 +85,12 @@ def server(root: DataRoot) -> Iterator[Server]:
 
 
 @contextmanager
-def modality(server: Server, title: str = "CT1") -> Iterator[Any]:
+def modality(server: Server | int, title: str = "CT1") -> Iterator[Any]:
+    """An association of a modality with a server, or with a port of loopback."""
     entity = AE(ae_title=title)
     entity.add_requested_context(MPPS)
-    association = entity.associate("127.0.0.1", server.port, ae_title="FIONA")
+    port = server if isinstance(server, int) else server.port
+    association = entity.associate("127.0.0.1", port, ae_title="FIONA")
     try:
         assert association.is_established
         yield association
