@@ -10,7 +10,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fiona_dagster.config import UMASK, DataRoot, load_settings_apart
+from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError
 from receiver.listener import Listener
 from receiver.log import log_to_stderr
@@ -20,27 +20,28 @@ from receiver.workers import Workers
 
 if TYPE_CHECKING:
     from fiona_dagster.config import ReceiverSettings
+    from fiona_dagster.config.apart import SettingsApart
 
 
 _MOST = 4
 
 
-def run(root: DataRoot) -> int:
+def run(root: DataRoot, reading: SettingsApart) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code 0.
 
     Prints ``listening on HOST:PORT`` to stdout, flushed, as soon as connections are answered.
 
     Args:
         root: the data root.
+        reading: its settings, on their way; the umask was set before.
 
     Raises:
         ConfigurationError: no configuration, or the address can't be listened on.
     """
-    os.umask(UMASK)
     log_to_stderr()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
-    settings, problem = load_settings_apart(root)
+    settings, problem = reading.result()
     if problem:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)
     _raise_descriptor_limit()

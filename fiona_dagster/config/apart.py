@@ -27,40 +27,57 @@ class PlainSection:
         raise AttributeError(f"settings are immutable: {name}")
 
 
-def load_settings_apart(root: DataRoot) -> tuple[Settings, str | None]:
-    """What :func:`~fiona_dagster.config.load_settings_in_force` says, without importing pydantic here.
+class SettingsApart:
+    """Reads the settings in a process of its own, while this one does something else.
 
     The caller must not have started threads yet, since a process is forked.
 
     Args:
         root: the data root.
-
-    Returns:
-        The settings, and why the newest file is not in force (``None`` when it is). Sections are
-        :class:`PlainSection`: attributes only, no methods of the models.
-
-    Raises:
-        ConfigurationError: nothing usable; or the reading process died.
     """
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(read_end)
-            with os.fdopen(write_end, "wb") as pipe:
-                pipe.write(_read(root))
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    if not answer:
-        raise ConfigurationError(f"{root.config_file}: the process that reads it died; see its message above")
-    settings, message = pickle.loads(answer)  # noqa: S301 - from our own child, through our own pipe
-    if settings is None:
-        raise ConfigurationError(message)
-    return cast("Settings", settings), message
+
+    def __init__(self, root: DataRoot) -> None:
+        self._root = root
+        self._pipe, write_end = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(self._pipe)
+                with os.fdopen(write_end, "wb") as pipe:
+                    pipe.write(_read(root))
+            finally:
+                os._exit(0)
+        os.close(write_end)
+
+    def result(self) -> tuple[Settings, str | None]:
+        """Waits for what was read; once.
+
+        Returns:
+            The settings, and why the newest file is not in force (``None`` when it is). Sections are
+            :class:`PlainSection`: attributes only, no methods of the models.
+
+        Raises:
+            ConfigurationError: nothing usable; or the reading process died.
+        """
+        with os.fdopen(self._pipe, "rb") as pipe:
+            answer = pipe.read()
+        os.waitpid(self._pid, 0)
+        if not answer:
+            raise ConfigurationError(
+                f"{self._root.config_file}: the process that reads it died; see its message above"
+            )
+        settings, message = pickle.loads(answer)  # noqa: S301 - from our own child, through our own pipe
+        if settings is None:
+            raise ConfigurationError(message)
+        return cast("Settings", settings), message
+
+
+def load_settings_apart(root: DataRoot) -> tuple[Settings, str | None]:
+    """What :func:`~fiona_dagster.config.load.load_settings_in_force` says, without importing pydantic here.
+
+    See :class:`SettingsApart`.
+    """
+    return SettingsApart(root).result()
 
 
 def _read(root: DataRoot) -> bytes:

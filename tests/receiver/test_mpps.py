@@ -323,7 +323,7 @@ def test_old_steps_go_and_young_ones_stay(root: DataRoot) -> None:
 
 def test_the_storage_scp_never_imports_it(root: DataRoot) -> None:
     modules = {"receiver.mpps", "pynetdicom", "pydicom"}
-    code = f"import receiver, sys; print(sorted({modules!r} & set(sys.modules)))"
+    code = f"import receiver.run, sys; print(sorted({modules!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
