@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from fiona_dagster.dicom import VERIFICATION, dimse, is_storage_class, is_uid, pdu
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
 from fiona_dagster.errors import UnreadableDicom
-from fiona_dagster.landing import Caller, Landing, Visit
+from fiona_dagster.landing import Caller, Counters, Landing, Visit
 from receiver.admission import Rejection, printable
 from receiver.commitment import IncomingRequest
 from receiver.storage import IncomingObject, describe
@@ -36,6 +36,7 @@ class House(Protocol):
     settings: ReceiverSettings
     landing: Landing
     chatter: ThrottledLog
+    counters: Counters
     tls: Tls | None
 
     def admit(self, association: Association, request: pdu.AssociateRequest) -> int | Rejection:
@@ -90,28 +91,33 @@ class Association:
         self._command: dimse.Command | None = None
         self._collected = bytearray()
         self._received = 0
+        self._begun = 0.0
         self._largest = house.settings.max_object_mb << 20
         self._context = 0
         self._counts: Counter[str] = Counter()
 
     def run(self) -> None:
         """Serves until release, abort, time-out, or the connection's end."""
-        reason = "released"
+        reason, how = "released", "released"
         try:
             if self._begin():
                 while True:
                     self._next_pdu()
         except _Ended as end:
             reason = str(end)
+            how = "released" if reason == "released" else "aborted_by_peer"
         except _Abort as abort:
-            reason = f"aborted by us: {abort}"
+            reason, how = f"aborted by us: {abort}", "aborted_by_us"
             self._send_quietly(pdu.encode_abort(abort.reason))
         except PeerSilent:
-            reason = "aborted by us: nothing came for too long"
+            reason, how = "aborted by us: nothing came for too long", "aborted_by_us"
             self._send_quietly(pdu.encode_abort(pdu.ABORT_NO_REASON))
         except PeerGone:
-            reason = "connection broke"
+            reason, how = "connection broke", "broken"
         finally:
+            if self._visit is not None:
+                self._house.counters.add(f"ends.{how}")
+                self._house.counters.add("open", -1)
             self._end(reason)
 
     def break_off(self) -> None:
@@ -188,6 +194,7 @@ class Association:
                 "rejected an association of %s@%s with %s: %s",
                 *(printable(request.calling_ae), self.ip, printable(request.called_ae), admitted.why),
             )
+            self._house.counters.add(f"rejections.{admitted.kind}")
             self._send(pdu.encode_reject(admitted.cause))
             return False
         self._place = admitted
@@ -205,6 +212,7 @@ class Association:
         try:
             secured = tls.wrap(self._sock, self._left())
         except HandshakeFailed as failure:
+            self._house.counters.add("rejections.tls")
             raise _Ended(f"no TLS: {failure}") from None
         self._sock = secured
         self._stream = Stream(secured, self._flush)
@@ -217,6 +225,8 @@ class Association:
         self._peer_max_pdu = request.max_pdu
         caller = Caller(request.calling_ae, printable(request.called_ae) or "-", self.ip)
         self._visit = self._house.landing.visit(caller)
+        self._house.counters.add("associations")
+        self._house.counters.add("open")
         self._stream.grow()
         self._send(pdu.encode_associate_accept(request, answers, self._max_pdu))
 
@@ -283,7 +293,8 @@ class Association:
             return
         self._command = command
         self._received = 0
-        self._stream.until = time.monotonic() + self._house.settings.object_seconds
+        self._begun = time.monotonic()
+        self._stream.until = self._begun + self._house.settings.object_seconds
         landing, visit, syntax = self._house.landing, self._visit, self._contexts[self._context]
         if command.field == dimse.C_STORE_RQ and visit is not None:
             self._incoming = IncomingObject(landing, visit, command, syntax)
@@ -297,6 +308,7 @@ class Association:
             return  # we asked nothing, and have nothing to cancel
         if command.field == dimse.C_ECHO_RQ:
             self._counts["echo"] += 1
+            self._house.counters.add("echoes")
             self._respond(command, dimse.SUCCESS)
         elif command.field == dimse.C_STORE_RQ:
             self._counts["refused"] += 1
@@ -336,6 +348,8 @@ class Association:
         self._counts[outcome.kind] += 1
         self._respond(command, outcome.status, outcome.comment, outcome.element)
         self.quiet_since = time.monotonic()
+        if isinstance(incoming, IncomingObject):
+            self._house.counters.instance(outcome.kind, self._received, self.quiet_since - self._begun)
         self.busy = False
 
     def _respond(self, command: dimse.Command, status: int, comment: str = "", element: int = 0) -> None:

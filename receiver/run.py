@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.landing import prepare_counters
 from receiver.listener import Listener
 from receiver.log import log_to_stderr
 from receiver.places import Places
@@ -51,6 +52,7 @@ def run(root: DataRoot, reading: SettingsApart) -> int:
             listeners += Listener.all_of(root.of_site(name), site)
         for listener in listeners:
             listener.root.make()
+        prepare_counters(root.counters_file)
         _serve(listeners, settings.receiver)
     except OSError as error:
         raise ConfigurationError(

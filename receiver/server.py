@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom.pdu import AssociateRequest
 from fiona_dagster.errors import FionaError
-from fiona_dagster.landing import Landing, adopt_orphans
+from fiona_dagster.landing import Counters, Landing, adopt_orphans, prepare_counters
 from receiver.admission import DRAINING, FULL, Rejection
 from receiver.association import Association
 from receiver.listener import Listener
@@ -45,10 +45,16 @@ class Port:
         landing: this process's door.
         chatter: takes log lines that strangers can cause.
         tls: what secures its connections; None if they are plain.
+        counters: what this process counts.
     """
 
     def __init__(
-        self, listener: Listener, places: Places, lobby: Lobby[Association], closing: threading.Event
+        self,
+        listener: Listener,
+        places: Places,
+        lobby: Lobby[Association],
+        counters: Counters,
+        closing: threading.Event,
     ) -> None:
         self.listener = listener
         self.settings = listener.settings
@@ -57,6 +63,7 @@ class Port:
             listener.root, reserve_mb=self.settings.reserve_mb, durability=self.settings.durability
         )
         self.chatter = ThrottledLog(log)
+        self.counters = counters
         self._places = places
         self._lobby = lobby
         self._closing = closing
@@ -103,7 +110,10 @@ class Receiver:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._lobby = Lobby[Association](max(listener.settings.max_pending for listener in listeners))
-        self._ports = [Port(listener, places, self._lobby, self._closing) for listener in listeners]
+        self._counters = Counters(listeners[0].root.counters_file, number)
+        self._ports = [
+            Port(listener, places, self._lobby, self._counters, self._closing) for listener in listeners
+        ]
         self._selector = selectors.DefaultSelector()
         self._adopts = adopt
 
@@ -114,6 +124,7 @@ class Receiver:
         Raises:
             ConfigurationError: the address can't be listened on.
         """
+        prepare_counters(root.counters_file)
         return cls(Listener.all_of(root, settings), Places(settings.receiver.max_associations))
 
     @property
@@ -197,6 +208,7 @@ class Receiver:
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._counters.add("connections")
         association = Association(sock, _plain_ip(peer[0]), port)
         victim = self._lobby.enter(association)
         if victim is not None:

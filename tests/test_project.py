@@ -172,6 +172,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("sources", settings.Source),
         ("retention", settings.RetentionSettings),
         ("web", settings.WebSettings),
+        ("metrics", settings.MetricsSettings),
         ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),
     ],
 )

@@ -175,6 +175,11 @@ class DataRoot:
         return self.path / "logs"
 
     @property
+    def counters_file(self) -> Path:
+        """What the receiver's processes count (see ``landing.counters``)."""
+        return self.logs / "receiver.counters"
+
+    @property
     def locks(self) -> Path:
         """One lock file a study (see ``landing.study_lock``)."""
         return self.path / "ledger" / "locks"

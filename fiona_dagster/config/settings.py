@@ -206,6 +206,15 @@ class WebSettings(Section):
     """0: chosen freely."""
 
 
+class MetricsSettings(Section):
+    """The page for Prometheus."""
+
+    host: str = "127.0.0.1"
+    """Address that it is served on."""
+    port: int | None = Field(None, ge=0, le=65535)
+    """Port; 0: chosen freely; None: no page."""
+
+
 class SiteSettings(Section):
     """An entry of ``SITES``: a project with a port and a ``site/`` tree of its own.
 
@@ -245,6 +254,7 @@ class Settings(Section):
     """PACS that are asked, before a study counts as complete, how much they have of it."""
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from fiona_dagster.landing.conflicts import (
     place_of,
     waiting_folder,
 )
+from fiona_dagster.landing.counters import Counters, prepare_counters, read_counters
 from fiona_dagster.landing.decisions import (
     OpenConflict,
     archived_of,
@@ -57,6 +58,7 @@ __all__ = [
     "Adoption",
     "Caller",
     "Commitment",
+    "Counters",
     "FlagDecision",
     "ImportReport",
     "Importer",
@@ -90,9 +92,11 @@ __all__ = [
     "open_conflicts",
     "operator",
     "place_of",
+    "prepare_counters",
     "quarantine_count",
     "quarantine_file",
     "quarantined",
+    "read_counters",
     "read_evidence",
     "read_journals",
     "remove_old_steps",

@@ -37,6 +37,7 @@ class Programs:
     inbox: str = "fiona_dagster.operations.inbox"
     mpps: str = "receiver.mpps"
     outreach: str = "fiona_dagster.transfers.outreach"
+    metrics: str = "fiona_dagster.operations.metrics"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,13 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             settings=(settings.sources, settings.receiver.commitment, settings.SITES),
         ),
         Service(
+            "metrics",
+            (python, "-m", programs.metrics),
+            ready=lambda process: listening(process) is not None,
+            grace=2.0,
+            settings=settings.metrics,
+        ),
+        Service(
             "code-server",
             (
                 *(python, "-m", "dagster", "code-server", "start", "-h", "127.0.0.1", "-p", str(ports.code)),
@@ -200,7 +208,7 @@ def listening(process: Process) -> tuple[str, int] | None:
 def listening_for_sites(process: Process) -> dict[str, list[str | int]]:
     """Host and port of every entry in ``SITES``, from the receiver's own words."""
     found = LISTENING.findall(process.output())
-    return {name: [host, int(port)] for host, port, name in found if name}
+    return {name: [host, int(port)] for host, port, name in reversed(found) if name}  # plain before TLS
 
 
 def answers(host: str, port: int) -> bool:

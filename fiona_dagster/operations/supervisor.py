@@ -135,6 +135,8 @@ class Supervisor:
         """Whether the switch file and the configuration ask for a service."""
         if name == "mpps":
             return self._watch.switches.receiver and self._settings.MPPSPORT is not None
+        if name == "metrics":
+            return self._settings.metrics.port is not None
         if name == "outreach":
             return self._settings.has_outreach
         return name != "receiver" or self._watch.switches.receiver
