@@ -189,7 +189,7 @@ def test_as_a_process_it_says_where_it_listens_and_ends_in_order(root: DataRoot,
     assert process.stdout is not None
     line = process.stdout.readline().strip()
     assert line.startswith("listening on 127.0.0.1:")
-    with urllib.request.urlopen(f"http://{line.split()[-1]}/metrics", timeout=20) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://{line.split()[-1]}/metrics", timeout=20) as answer:
         values(answer.read().decode())
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
