@@ -1,4 +1,4 @@
-"""What the receiver counts, in a file that each of its processes maps: a row a process, no locks between them.
+"""What the receiver counts: a file that each of its processes maps, a row a process, no locks between them.
 
 A process adds to its own row alone; who reads adds the rows up. A process that takes the place of a dead one
 goes on with its row, so that sums never fall. The file is a convenience: where it can't be had, counting goes
