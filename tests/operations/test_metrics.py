@@ -113,9 +113,15 @@ def test_workers_are_added_up_and_a_restart_forgets_nothing(root: DataRoot, proc
         for raw in senders:
             raw.sock.close()
         sent += 4
+        counted_up_to(root, sent)
         process.kill()
         wait_until(lambda: read_counters(root.counters_file)["open"] == 0)
         assert read_counters(root.counters_file)["instances.stored"] == sent
+
+
+def counted_up_to(root: DataRoot, number: int) -> None:
+    """Counting follows the answer; a kill between the two would lose it."""
+    wait_until(lambda: read_counters(root.counters_file)["instances.stored"] == number)
 
 
 def test_threads_lose_no_count(root: DataRoot) -> None:
