@@ -196,7 +196,11 @@ def _print_study(document: dict[str, Any]) -> None:
         )
     console.print(series)
     for transfer in document["transfers"]:
-        console.print(f"{transfer['project']}: {transfer['state']} {transfer['reason']}", markup=False)
+        console.print(
+            f"{transfer['project']}: {transfer['state']} {transfer['reason']}"
+            f" (transfer-{transfer['id']}-r{transfer['revision']})",
+            markup=False,
+        )
         package = transfer["package"]
         if package:
             console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)

@@ -6,7 +6,6 @@ the gate, packaging and sending (``transfers``).
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -162,7 +161,7 @@ class ProjectFactory:
             with study_lock(gateway, study):
                 transfer = self._take(gateway, study)
                 proof, package = delivery.deliver(gateway, transfer, target)
-            return StepResult(_delivery_metadata(proof, package), package.sha256)
+            return StepResult(_delivery_metadata(proof, package, transfer), _name_of(transfer))
 
         configured = self._targets.get(target)
 
@@ -241,7 +240,7 @@ class ProjectFactory:
             "weak_hits": len(verified.warnings),
             "terms_searched": sum(verified.searched.values()),
         }
-        return StepResult(shown, _digest_of(verified.files), (check,))
+        return StepResult(shown, _name_of(transfer), (check,))
 
     def _package(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
@@ -249,13 +248,12 @@ class ProjectFactory:
             package = execution.make_package(gateway, transfer)
         return StepResult(
             {
+                "package": _name_of(transfer),
                 "instances": package.instances,
-                "bytes": package.size,
-                "sha256": package.sha256,
-                "md5": package.md5,
+                "megabytes": _megabytes(package),
                 "targets": len(self.project.targets),
             },
-            package.sha256,
+            _name_of(transfer),
         )
 
     # -- jobs -----------------------------------------------------------------------------------
@@ -282,9 +280,19 @@ class ProjectFactory:
         ]
 
 
-def _digest_of(files: Mapping[str, str]) -> str:
-    """One digest over the verified files; their names are mapped UIDs and stay out of Dagster."""
-    return hashlib.sha256("\n".join(sorted(files.values())).encode()).hexdigest()
+def _name_of(transfer: Transfer) -> str:
+    """How Dagster calls what a transfer made: by the ledger's number, never by a digest.
+
+    Recipients have the digests of a package and of its files, with a participant beside them: beside the
+    original StudyInstanceUID they would make Dagster's storage a re-identification table. ``fiona status
+    STUDY`` has them.
+    """
+    return f"transfer-{transfer.id}-r{transfer.revision}"
+
+
+def _megabytes(package: Package) -> int:
+    """Rounded up: the exact size of a package tells it apart as well as a digest."""
+    return -(-package.size // 1_000_000)
 
 
 _PROOFS = {
@@ -294,23 +302,21 @@ _PROOFS = {
 }
 
 
-def _delivery_metadata(proof: Proof | None, package: Package) -> dict[str, Any]:
-    """Kind, counts, digests and time of the proof; no remote path, no mapped UID."""
+def _delivery_metadata(proof: Proof | None, package: Package, transfer: Transfer) -> dict[str, Any]:
+    """Kind, counts and time of the proof; no digest, remote path or mapped UID."""
     shown: dict[str, Any] = {
-        "package_sha256": package.sha256,
-        "bytes": package.size,
+        "package": _name_of(transfer),
+        "megabytes": _megabytes(package),
         "sent": proof is not None,
     }
     if proof is None:
         return {**shown, "proof": "proven before; nothing was sent"}
-    counts = {f"proven_{name}": count for name, count in proof.counts.items()}
-    digests = {f"remote_{name}": digest for name, digest in proof.digests.items()}
+    counts = {f"proven_{name}": count for name, count in proof.counts.items() if name != "bytes"}
     return {
         **shown,
         "proof": f"{proof.kind}: {_PROOFS[proof.kind]}",
         "proven_at": dg.MetadataValue.timestamp(datetime.fromisoformat(proof.time)),
         **counts,
-        **digests,
     }
 
 

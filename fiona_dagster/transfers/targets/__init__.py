@@ -1,7 +1,7 @@
 """Where packages and instances go, and what proves that they arrived.
 
-Each target is one function that either returns a :class:`Proof` or raises. What a proof shows in
-Dagster identifies nobody; names at the other side, mapped UIDs and the like stand in ``private``, for the
+Each target is one function that either returns a :class:`Proof` or raises. Kind, time and counts of a
+proof identify nobody; names at the other side, mapped UIDs and the like stand in ``private``, for the
 ledger only.
 """
 
@@ -39,7 +39,7 @@ class Proof:
     private: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """What everybody may see."""
+        """What is no secret by itself; digests are known to recipients and stay out of Dagster."""
         return {
             "kind": self.kind,
             "target": self.target,
