@@ -126,7 +126,7 @@ def test_a_projects_steps_over_several_studies(site: Site, instance: dg.DagsterI
         assert sorted(materialised(result, PROJECT, name)) == STUDIES
         assert statuses(instance, project_studies(PROJECT), PROJECT, name) == ["MATERIALIZED"] * 3
     packages = materialised(result, PROJECT, "package")
-    assert len({event.metadata["sha256"].value for event in packages.values()}) == 3
+    assert len({event.metadata["package"].value for event in packages.values()}) == 3
     (check,) = result.get_asset_check_evaluations()
     assert check.passed
     assert check.metadata["studies"].value == 3
