@@ -18,6 +18,7 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import Counters, prepare_counters, read_counters
 from fiona_dagster.landing import counters as module
+from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.metrics import CONTENT_TYPE, MetricsServer, page, run
 from tests.making import data_set
@@ -67,7 +68,10 @@ def test_what_was_received_and_refused_is_on_the_page(root: DataRoot, start: Sta
     with Raw(receiver.address) as raw:
         raw.associate(calling="STRANGER")
     wait_until(lambda: values(page(root))["fiona_associations_open"] == 0)
+    with Ledger(root) as ledger:
+        ledger.receipts.read_journals()
     found = values(page(root))
+    assert (found["fiona_studies"], found["fiona_stored_instances"], found["fiona_conflicts"]) == (1, 1, 1)
 
     for outcome in ("stored", "repeat", "conflict", "refused", "too_large"):
         assert found[f'fiona_instances_total{{outcome="{outcome}"}}'] == 1, outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fiona_dagster.config import DataRoot, Settings
 from fiona_dagster.config.settings import ReceiverSettings
 from fiona_dagster.dicom import pdu
-from receiver import admission
+from receiver import Receiver, admission
 from receiver.admission import Admission
+from receiver.listener import Listener
+from receiver.places import Places
 from receiver.throttle import ThrottledLog
 from tests.receiver.conftest import Start
 from tests.receiver.raw import Raw
@@ -196,3 +200,45 @@ def test_what_was_left_out_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     chatter.close()
     assert caplog.records[-1].getMessage() == "1 lines about connections and rejections were left out"
     assert len(caplog.records) == 4
+
+
+def test_a_site_of_its_own_has_rules_of_its_own(root: DataRoot) -> None:
+    settings = Settings.model_validate(
+        {
+            "DICOMIP": "127.0.0.1",
+            "DICOMPORT": 0,
+            "receiver": {"allowed_callers": ["CT1"], "reserve_mb": 0},
+            "SITES": {
+                "HEART": {
+                    "DICOMPORT": 0,
+                    "receiver": {"allowed_callers": ["MR1"], "allowed_networks": ["127.0.0.2"]},
+                }
+            },
+        }
+    )
+    heart = root.of_site("HEART")
+    heart.make()
+    listeners = [Listener(root, settings), Listener(heart, settings.SITES["HEART"])]
+    receiver = Receiver(listeners, Places(8))
+    thread = threading.Thread(target=receiver.serve)
+    thread.start()
+    try:
+        answers = {
+            (port, calling, source): _kind(receiver.addresses[port], calling, source)
+            for port in (0, 1)
+            for calling in ("CT1", "MR1")
+            for source in ("127.0.0.1", "127.0.0.2")
+        }
+    finally:
+        receiver.stop()
+        thread.join(20)
+    assert {key for key, kind in answers.items() if kind == pdu.ASSOCIATE_AC} == {
+        (0, "CT1", "127.0.0.1"),
+        (0, "CT1", "127.0.0.2"),
+        (1, "MR1", "127.0.0.2"),
+    }
+
+
+def _kind(address: tuple[str, int], calling: str, source: str) -> int:
+    with Raw(address, source=source) as raw:
+        return raw.associate(calling=calling).kind
