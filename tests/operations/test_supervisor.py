@@ -93,13 +93,17 @@ def _mpps_comes_and_goes(root: DataRoot, process: subprocess.Popen[bytes]) -> No
     """It is served by a process of its own as soon as it has a port, and no longer than that."""
     assert _runtime(root, process)["services"]["mpps"]["pid"] is None
     assert _runtime(root, process)["services"]["outreach"]["pid"] is None
+    assert _runtime(root, process)["services"]["metrics"]["pid"] is None
     text = root.config_file.read_text()
-    root.config_file.write_text(text.replace('"DICOMPORT"', '"MPPSPORT": 0, "DICOMPORT"', 1))
+    ports = '"MPPSPORT": 0, "metrics": {"port": 0}, "DICOMPORT"'
+    root.config_file.write_text(text.replace('"DICOMPORT"', ports, 1))
     wait_until(lambda: _runtime(root, process)["services"]["mpps"]["ready"], 30)
+    wait_until(lambda: _runtime(root, process)["services"]["metrics"]["ready"], 30)
     socket.create_connection(tuple(_runtime(root, process)["mpps"])).close()
     source = '"sources": {"pacs": {"host": "127.0.0.1", "called_ae_title": "PACS"}}, "DICOMPORT"'
     root.config_file.write_text(text.replace('"DICOMPORT"', source, 1))
     wait_until(lambda: _runtime(root, process)["services"]["mpps"]["pid"] is None, 30)
+    wait_until(lambda: _runtime(root, process)["services"]["metrics"]["pid"] is None, 30)
     wait_until(lambda: _runtime(root, process)["services"]["outreach"]["ready"], 30)
     root.config_file.write_text(text)
     wait_until(lambda: _runtime(root, process)["services"]["outreach"]["pid"] is None, 30)
