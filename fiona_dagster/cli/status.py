@@ -201,6 +201,12 @@ def _print_study(document: dict[str, Any]) -> None:
             f" (transfer-{transfer['id']}-r{transfer['revision']})",
             markup=False,
         )
+        for kind, count in transfer["weak_hits"].items():
+            console.print(
+                f"  {count} weak hits, {kind}: words that may be a name or an id; the package's report.json "
+                "says where",
+                markup=False,
+            )
         package = transfer["package"]
         if package:
             console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)

@@ -327,6 +327,9 @@ class ProjectSettings(Section):
     """An inactive project takes no transfer requests."""
     participant_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_\-]{0,63}"
     """Regular expression that a participant id must match in full."""
+    participant_may_be_identifier: bool = False
+    """Whether a participant id may be the hospital's own PatientID, name or accession number; otherwise such
+    a transfer is refused at the verification."""
     events: tuple[str, ...] = ()
     """Event names that a request may use; empty: any."""
     options: tuple[DeidOption, ...] = ()

@@ -232,12 +232,17 @@ class ProjectFactory:
         check = dg.AssetCheckResult(
             passed=verified.passed,
             check_name=RESIDUAL_CHECK,
-            metadata={"files": len(verified.files), "findings": len(verified.findings)},
+            metadata={
+                "files": len(verified.files),
+                "findings": len(verified.findings),
+                "weak_hits": len(verified.warnings),
+            },
         )
         shown = {
             "files": len(verified.files),
             "findings": len(verified.findings),
             "weak_hits": len(verified.warnings),
+            "weak_hits_by_kind": _kinds_table(verified.warnings_by_kind()),
             "terms_searched": sum(verified.searched.values()),
         }
         return StepResult(shown, _name_of(transfer), (check,))
@@ -330,6 +335,13 @@ _MEANINGS = {
     "private": "private element removed",
 }
 """Actions of PS3.15 table E.1-1a in short; others explain themselves."""
+
+
+def _kinds_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    rows = [dg.TableRecord({"kind": kind, "hits": count}) for kind, count in counts.items()]
+    return dg.MetadataValue.table(
+        rows, dg.TableSchema([dg.TableColumn("kind", "string"), dg.TableColumn("hits", "int")])
+    )
 
 
 def _actions_table(counts: dict[str, int]) -> dg.TableMetadataValue:

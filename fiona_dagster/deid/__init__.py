@@ -4,6 +4,7 @@ Belongs here: from the bytes of an object to a copy without identity, and the in
 Stays out: where files come from and go to, requests, REDCap, the ledger (callers hand its two functions in).
 """
 
+from fiona_dagster.deid.assigned import identifiers_used
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.deidentify import (
     Deidentifier,
@@ -30,6 +31,7 @@ __all__ = [
     "Verification",
     "basic_profile_only",
     "deidentify_study",
+    "identifiers_used",
     "project_key",
     "verify_outputs",
 ]

@@ -6,6 +6,7 @@ whether to send (the gate in transfers asks the ledger for a passed record of th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ class Verification:
     warnings: list[Finding] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     searched: dict[str, int] = field(default_factory=dict)
+
+    def warnings_by_kind(self) -> dict[str, int]:
+        """How many weak hits of each kind there are; nothing identifying."""
+        return dict(sorted(Counter(finding.rule for finding in self.warnings).items()))
 
     @property
     def passed(self) -> bool:

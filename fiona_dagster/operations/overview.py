@@ -62,6 +62,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "event": transfer.event,
                     "mapped_uid": transfer.mapped_uid,
                     "package": asdict(package) if package else None,
+                    "weak_hits": _weak_hits(ledger, transfer),
                     "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
                     "sendings": [
                         _sending(sending)
@@ -126,6 +127,13 @@ def _study(study: Study) -> dict[str, Any]:
 
 def _work(work: Work, switches: Switches) -> dict[str, Any]:
     return {**asdict(work), "held": work.kind == "deliver" and not switches.sending}
+
+
+def _weak_hits(ledger: Ledger, transfer: Transfer) -> dict[str, int]:
+    """What the verification was not sure of, by kind: for a person to look at."""
+    report = ledger.transfers.verification_report(transfer) or {}
+    warnings = report.get("verification", {}).get("warnings", [])
+    return dict(sorted(Counter(str(warning["rule"]) for warning in warnings).items()))
 
 
 def _sending(sending: Sending) -> dict[str, Any]:

@@ -205,6 +205,7 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     deidentifier = _deidentifier(gateway, transfer)
     originals = [original.path for original in _sources(gateway, transfer)]
     verification = deid.verify_outputs(originals, folder, deidentifier)
+    verification.findings += deid.identifiers_used(originals, deidentifier)
     held = sum(report["held_back"].values())
     complete = len(verification.files) + held == report["received"]
     gateway.ledger.transfers.record_verification(

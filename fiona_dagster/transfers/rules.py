@@ -23,6 +23,7 @@ def rules_digest(project: ProjectSettings) -> str:
     choices = {
         "options": sorted(project.options),
         "allow_kinds": sorted(project.allow_kinds),
+        "participant_may_be_identifier": project.participant_may_be_identifier,
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()
