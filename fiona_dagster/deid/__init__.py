@@ -6,6 +6,7 @@ Stays out: where files come from and go to, requests, REDCap, the ledger (caller
 
 from fiona_dagster.deid.assigned import identifiers_used
 from fiona_dagster.deid.assignment import Assignment
+from fiona_dagster.deid.defined import defined_modality
 from fiona_dagster.deid.deidentify import (
     Deidentifier,
     Failure,
@@ -30,6 +31,7 @@ __all__ = [
     "StudyReport",
     "Verification",
     "basic_profile_only",
+    "defined_modality",
     "deidentify_study",
     "identifiers_used",
     "project_key",

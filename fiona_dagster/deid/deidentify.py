@@ -32,6 +32,7 @@ from fiona_dagster.deid.elements import (
     text,
 )
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Engine, Tally
+from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
 from fiona_dagster.deid.kinds import held_kind
@@ -145,9 +146,9 @@ class Deidentifier:
         self.identities = Identities(key.secret, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
 
-    def assigned_words(self) -> frozenset[bytes]:
-        """Values that the request assigns, lower-case: exempt from the residual search."""
-        return frozenset(value.lower().encode() for _, value in self.assignment.values().values() if value)
+    def assigned_words(self) -> frozenset[str]:
+        """Values that the request assigns, folded: exempt from the residual search."""
+        return frozenset(fold(value) for _, value in self.assignment.values().values() if value)
 
     def assigned_tags(self) -> frozenset[int]:
         """Top-level attributes that the request assigns."""

@@ -175,15 +175,29 @@ class _Reader:
         return (found if ordered else _sorted(found)), pos
 
     def _after_pixels(self, pos: int, end: int) -> None:
-        """Elements after the pixel data must be whole: a file that ends within one was cut off."""
+        """Elements after the pixel data must be whole: a file that ends within one was cut off.
+
+        Elements that belong before the pixel data could say whom the object shows, and nobody would know.
+        """
         while end - pos >= 8:
-            group, number, _ = self.tag_long(self.data, pos)
+            group, number, size = self.tag_long(self.data, pos)
             _, _, code, _ = self.tag_vr_short(self.data, pos)
+            tag = group << 16 | number
+            if 8 <= group <= 0x7FE0 and self._is_element(tag, code, size, end - pos - 8):
+                raise RefusedDicom(
+                    f"byte {pos}: element {name_of(tag)} stands after the pixel data, out of "
+                    "order; it is not passed on"
+                )
             looks_right = group > 0x7FE0 and (group & 1 or group in (0xFFFA, 0xFFFC))
             if not looks_right or (not self.implicit and code not in LONG and code not in SHORT):
                 return  # no element: trailing bytes
             (length,) = self.long(self.data, pos + 4)
             pos, _ = self.element(pos, end, group << 16 | number, length, 0)
+
+    def _is_element(self, tag: int, code: bytes, size: int, left: int) -> bool:
+        if not self.implicit:
+            return code in LONG or code in SHORT
+        return bool(dictionary_vr(tag)) and size <= left
 
     def element(self, pos: int, end: int, tag: int, length: int, depth: int) -> tuple[int, Element]:
         """The element whose header begins at ``pos``; where it stops comes first."""
@@ -266,7 +280,14 @@ class _Reader:
 
 
 def _sorted(elements: list[Element]) -> list[Element]:
-    return sorted({e.tag: e for e in elements}.values(), key=lambda e: e.tag)
+    found: dict[int, Element] = {}
+    for e in elements:
+        there = found.setdefault(e.tag, e)
+        if there is not e and not e.tag >> 16 & 1 and (e.items is not None or there.value != e.value):
+            raise RefusedDicom(
+                f"element {name_of(e.tag)} stands twice with different values; it is not passed on"
+            )
+    return sorted(found.values(), key=lambda e: e.tag)
 
 
 def parse_implicit_items(

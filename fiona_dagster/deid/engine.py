@@ -77,11 +77,11 @@ class Engine:
     Args:
         profile: what to do.
         identities: new UIDs and shifted dates.
-        exempt: words that the request assigns, lower-case.
+        exempt: words that the request assigns, folded.
     """
 
     def __init__(
-        self, profile: Profile, identities: Identities, exempt: frozenset[bytes] = frozenset()
+        self, profile: Profile, identities: Identities, exempt: frozenset[str] = frozenset()
     ) -> None:
         self.profile = profile
         self.identities = identities

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from fiona_dagster.deid.assignment import METHOD
+from fiona_dagster.deid.defined import is_defined
 from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Deidentifier
 from fiona_dagster.deid.elements import (
     DEFLATED,
@@ -22,10 +23,12 @@ from fiona_dagster.deid.elements import (
     inflate,
     name_of,
 )
+from fiona_dagster.deid.folding import decode, fold
 from fiona_dagster.deid.identities import dummy, is_well_known
+from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.reading import READ_ERRORS, Found, elements, raw_value, read_header
-from fiona_dagster.deid.terms import BINARY, NUMBERS, STRUCTURAL, Term, Terms
+from fiona_dagster.deid.terms import BINARY, NUMBERS, Hit, Term, Terms
 from fiona_dagster.errors import FionaError
 
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
@@ -114,7 +117,7 @@ class Inspection:
             self._find(0x0020000D, "belongs to none of the originals")
             search = Search(Terms())
             for other in by_study.values():
-                search.terms.words.update(other.terms.words)
+                search.terms.update(other.terms)
                 search.uids |= other.uids
         self._table(found)
         self._method(data_set)
@@ -154,11 +157,14 @@ class Inspection:
         action = self.profile.action(e.tag)
         if action == "unknown":
             return "in no dictionary"
-        return "table E.1-1: X" if action == "X" else ""
+        if action != "X":
+            return ""
+        return "table E.1-1: X" if self.profile.basic(e.tag) else "not in table E.1-1: X"
 
     def _left_over(self, e: Found) -> str:
         """A value where the table asks for none, a dummy, or another UID."""
-        basic, value = self.profile.basic(e.tag), e.value.rstrip(b" \0")
+        action, value = self.profile.action(e.tag), e.value.rstrip(b" \0")
+        basic = self.profile.basic(e.tag) or (action if action in ("Z", "D") else "")
         if not basic or e.items >= 0 or not value or self.profile.action(e.tag) == "C":
             return ""
         vr = dictionary_vr(e.tag) or e.vr
@@ -170,7 +176,7 @@ class Inspection:
         return (
             ""
             if stand_in or value in (dummy(vr).rstrip(b" \0"), dummy(e.vr).rstrip(b" \0"))
-            else f"table E.1-1: {basic}"
+            else f"{'' if self.profile.basic(e.tag) else 'not in '}table E.1-1: {basic}"
         )
 
     def _method(self, data_set: Dataset) -> None:
@@ -183,9 +189,9 @@ class Inspection:
         """Nothing but the picture stands after the header."""
         tail = Tail(view, end, syntax, data_set)
         for data in tail.pieces():
-            for word in {word for _, _, word in terms.hits(data)}:
-                weak = not terms.words[word].strong or len(word) < _SHORT
-                self._find(PIXEL_DATA, f"residual search: {terms.words[word].kind}", weak=weak)
+            for hit in terms.hits(data):
+                weak = not hit.term.strong or 0 < hit.end - hit.start < _SHORT
+                self._find(PIXEL_DATA, f"residual search: {hit.term.kind}", weak=weak)
         for problem in tail.problems:
             self._find("end of file" if "after" in problem else PIXEL_DATA, problem)
 
@@ -193,47 +199,66 @@ class Inspection:
         """The residual search over all bytes of the header but those that the request assigns."""
         masked = bytearray(header)
         for e in found:
-            shifted = self.profile.modified_dates and e.vr in (
-                "DA",
-                "DT",
-            )  # may equal another's original date
-            if e.where >= 0 and ((not e.path and e.tag in self.assigned) or (shifted and not e.path)):
+            if e.where >= 0 and not e.path and self._excused(e):
                 masked[e.where : e.where + len(e.value)] = bytes(len(e.value))
         data = bytes(masked)
         for uid in {uid for uid in _UID_LIKE.findall(data) if uid in search.uids}:
-            self._find(self._places(uid, found)[0], "residual search: uid")
-        for word in {word for _, _, word in search.terms.hits(data)}:
-            self._judge(word, found, search.terms)
+            self._find(self._place_of(uid, found), "residual search: uid")
+        anywhere = search.terms.hits(data)
+        texts = [(e, fold(decode(e.value, e.charset, e.vr))) for e in found if self._is_text(e)]
+        readable = search.terms.find("\n".join(text for _, text in texts), True)
+        if anywhere or readable:
+            self._judge(anywhere, found, search.terms)
+        for e, text in texts:
+            if search.terms.is_value(text):
+                self._find(_place(e), "residual search: id")
+            if b"." in e.value and stray_uids(e.value, search.uids):
+                self._find(_place(e), "residual search: uid")
+        for e in found:
+            if (
+                e.vr in ("DS", "IS")
+                and not self._excused(e)
+                and search.terms.is_number(e.value.decode("latin-1"))
+            ):
+                self._find(_place(e), "residual search: id")
         if search.terms.hits(self.name.encode()):
             self._find("file name", "residual search: word in the file's name")
 
-    def _judge(self, word: bytes, found: list[Found], terms: Terms) -> None:
-        term = terms.words[word]
-        places = self._places(word, found)
-        if not places:
-            return  # only where the request or the standard put it
-        binary = places[0] == "binary" and len(word) < _SHORT
-        number = places[0] == "number" and word.isdigit()
-        self._find(places[-1], f"residual search: {term.kind}", weak=not term.strong or binary or number)
+    def _excused(self, e: Found) -> bool:
+        """Whether the value is there by right: assigned, a term of the standard, or a shifted date."""
+        # a shifted date may equal another's original date
+        shifted = self.profile.modified_dates and e.vr in ("DA", "DT")
+        return (not e.path and e.tag in self.assigned) or shifted or is_defined(e.tag, e.value)
 
-    def _places(self, word: bytes, found: list[Found]) -> list[str]:
-        """Class (text, number, binary) and path of tags where a word stands; empty: only where it may."""
-        probe = Terms({word: Term("", True)})
-        best: list[str] = []
-        excused = False
+    def _is_text(self, e: Found) -> bool:
+        return e.items < 0 and (e.vr in WORDS or e.vr in SYMBOLS or e.vr == "PN") and not self._excused(e)
+
+    def _judge(self, anywhere: list[Hit], found: list[Found], terms: Terms) -> None:
+        """Findings and warnings for the elements that hold the terms."""
+        seen: set[Term] = set()
         for e in found:
-            if not probe.hits(e.value):
+            hits = terms.hits(e.value)
+            if self._is_text(e):
+                hits += terms.find(fold(decode(e.value, e.charset, e.vr)), True)
+            seen.update(hit.term for hit in hits)
+            if self._excused(e):
                 continue
-            shifted = self.profile.modified_dates and e.vr in ("DA", "DT")
-            if (not e.path and e.tag in self.assigned) or e.tag in STRUCTURAL or shifted:
-                excused = True
-                continue
-            kind = "binary" if e.vr in BINARY else "number" if e.vr in NUMBERS else "text"
-            place = ".".join(name_of(tag) for tag in (*e.path, e.tag))
-            if kind == "text":
-                return [kind, place]
-            best = best or [kind, place]
-        return best or ([] if excused else ["text", "header"])
+            for hit in hits:
+                short = e.vr in BINARY and 0 < hit.end - hit.start < _SHORT
+                number = e.vr in NUMBERS and e.value[hit.start : hit.end].isdigit()
+                weak = not hit.term.strong or short or number
+                self._find(_place(e), f"residual search: {hit.term.kind}", weak=weak)
+        for hit in anywhere:
+            if hit.term not in seen:  # between the elements that pydicom sees
+                self._find("header", f"residual search: {hit.term.kind}", weak=not hit.term.strong)
+
+    @staticmethod
+    def _place_of(uid: bytes, found: list[Found]) -> str:
+        return next((_place(e) for e in found if uid in e.value), "header")
+
+
+def _place(e: Found) -> str:
+    return ".".join(name_of(tag) for tag in (*e.path, e.tag))
 
 
 def _plain(raw: mmap.mmap, syntax: str) -> mmap.mmap | io.BytesIO:

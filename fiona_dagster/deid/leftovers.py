@@ -8,27 +8,54 @@ blocks what is left.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.elements import PIXELS, TEXT, Element, dictionary_vr
-from fiona_dagster.deid.terms import STRUCTURAL, Terms
+from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
+from fiona_dagster.deid.terms import Hit, Terms
 
+CHARACTER_SET = 0x00080005
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 """Shorter ones can't be told from numbers."""
-_WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
-_SYMBOLS = frozenset(["CS", "AE", "UR"])
-REPLACEMENT = b"REMOVED"
+WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
+SYMBOLS = frozenset(["CS", "AE", "UR"])
+_NUMBERS = frozenset(["DS", "IS"])
+REPLACEMENT = "REMOVED"
 _LONGEST = {"SH": 16, "LO": 64}
 
 
-def source_values(elements: list[Element]) -> Iterator[tuple[int, str, bytes]]:
-    """Tag, VR and value of everything that was looked into."""
+def source_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:
+    """Tag, VR, value and character set of everything that was looked into."""
+    charset = charset_of(elements) or charset
     for e in elements:
         if e.items is not None:
             for item in e.items:
-                yield from source_values(item)
+                yield from source_values(item, charset)
         elif e.tag not in PIXELS and len(e.value) <= 0x10000:
-            yield e.tag, e.vr, bytes(e.value)
+            yield e.tag, e.vr, bytes(e.value), charset
+
+
+def charset_of(elements: list[Element]) -> bytes:
+    """Specific Character Set of a data set or item; empty when it does not say."""
+    return next((bytes(e.value) for e in elements if e.tag == CHARACTER_SET), b"")
+
+
+def stray_uids(text: bytes, originals: Iterable[bytes]) -> set[bytes]:
+    """UIDs in a text that are no original of this object, but look like instances of the same place.
+
+    Such are UIDs below the first four components of an original, and all of eight components or more.
+    """
+    found = set()
+    roots: set[bytes] = set()
+    for uid in _UID_LIKE.findall(text):
+        parts = uid.split(b".")
+        if len(parts) < 5 or uid.startswith((b"2.25.", b"1.2.840.10008.")):
+            continue
+        roots = roots or {b".".join(original.split(b".")[:4]) for original in originals}
+        if len(parts) >= 8 or b".".join(parts[:4]) in roots:
+            found.add(uid)
+    return found
 
 
 class Leftovers:
@@ -49,23 +76,38 @@ class Leftovers:
         """The elements without leftovers; the same list when there are none."""
         texts: list[bytes] = []
         others: list[bytes] = []
-        for tag, vr, value in _kept_values(elements):
-            (texts if vr in _WORDS or (vr in _SYMBOLS and tag not in STRUCTURAL) else others).append(value)
+        folded: list[str] = []
+        suspicious = False
+        for tag, vr, value, charset in _kept_values(elements):
+            if vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)):
+                texts.append(value)
+                as_read = fold(decode(value, charset))
+                folded.append(as_read)
+                suspicious = suspicious or self.terms.is_value(as_read)
+            else:
+                others.append(value)
+                suspicious = suspicious or (vr in _NUMBERS and self.terms.is_number(value.decode("latin-1")))
         text = b"\n".join(texts)
         uids = self.originals.intersection(_UID_LIKE.findall(text + b"\n" + b"\n".join(others)))
-        words = any(self.terms.words[word].strong for _, _, word in self.terms.hits(text))
-        if not uids and not words:
+        uids |= stray_uids(text, self.originals)
+        hits = (*self.terms.hits(text), *self.terms.find("\n".join(folded), True))
+        if not uids and not suspicious and not any(hit.term.strong for hit in hits):
             return elements
         pattern = None
         if uids:
             ordered = sorted((re.escape(uid) for uid in uids), key=len, reverse=True)
             pattern = re.compile(rb"(?<![0-9.])(?:" + b"|".join(ordered) + rb")(?![0-9]|\.[0-9])")
-        return [new for e in elements if (new := self._element(e, pattern)) is not None]
+        return self._elements(elements, pattern, b"")
 
-    def _element(self, e: Element, pattern: re.Pattern[bytes] | None) -> Element | None:
+    def _elements(
+        self, elements: list[Element], pattern: re.Pattern[bytes] | None, charset: bytes
+    ) -> list[Element]:
+        charset = charset_of(elements) or charset
+        return [new for e in elements if (new := self._element(e, pattern, charset)) is not None]
+
+    def _element(self, e: Element, pattern: re.Pattern[bytes] | None, charset: bytes) -> Element | None:
         if e.items is not None:
-            cleaned = ((self._element(x, pattern) for x in item) for item in e.items)
-            return Element(e.tag, e.vr, b"", [[new for new in item if new is not None] for item in cleaned])
+            return Element(e.tag, e.vr, b"", [self._elements(item, pattern, charset) for item in e.items])
         if e.tag in PIXELS:
             return e
         vr = dictionary_vr(e.tag) or e.vr
@@ -75,35 +117,54 @@ class Leftovers:
             if vr not in TEXT:
                 return None
             value = pattern.sub(lambda found: self.map_uid(found[0].decode()).encode(), value)
-        if vr in _WORDS or (vr in _SYMBOLS and e.tag not in STRUCTURAL):
-            words = self.terms.words
-            spans = [(start, end) for start, end, word in self.terms.hits(value) if words[word].strong]
-            if spans:
+        if vr in _NUMBERS and self.terms.is_number(value.decode("latin-1")):
+            self.cleaned += 1
+            return Element(e.tag, e.vr)
+        if vr in WORDS or (vr in SYMBOLS and not is_defined(e.tag, value)):
+            new = self._text(value, vr, charset)
+            if new != value:
                 self.cleaned += 1
-                if vr in _SYMBOLS:
-                    return Element(e.tag, e.vr)
-                value = _without(value, spans, _LONGEST.get(vr))
+                empty = b"OT" if e.tag == MODALITY else b""
+                return Element(e.tag, e.vr, empty if vr in SYMBOLS else new)
         return e if value == e.value else Element(e.tag, e.vr, value)
 
+    def _text(self, value: bytes, vr: str, charset: bytes) -> bytes:
+        """The text without what identified the person."""
+        text = decode(value, charset)
+        folded, places = fold_with_places(text)
+        if self.terms.is_value(folded):
+            return REPLACEMENT.encode()
+        spans = [(places[h.start], places[h.end]) for h in self._strong(folded, True)]
+        if spans:
+            new = encode(_without(text, spans, _LONGEST.get(vr)), charset)
+            value = new if new is not None else REPLACEMENT.encode()
+        if any(hit.term.strong for hit in self.terms.hits(value)):
+            return REPLACEMENT.encode()  # in another encoding than the one that is declared
+        return value
 
-def _kept_values(elements: list[Element]) -> Iterator[tuple[int, str, bytes]]:
+    def _strong(self, text: str, thorough: bool) -> list[Hit]:
+        return [hit for hit in self.terms.find(text, thorough) if hit.term.strong]
+
+
+def _kept_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:
+    charset = charset_of(elements) or charset
     for e in elements:
         if e.items is not None:
             for item in e.items:
-                yield from _kept_values(item)
+                yield from _kept_values(item, charset)
         elif e.tag not in PIXELS:
-            yield e.tag, dictionary_vr(e.tag) or e.vr, bytes(e.value)
+            yield e.tag, dictionary_vr(e.tag) or e.vr, bytes(e.value), charset
 
 
-def _without(value: bytes, spans: list[tuple[int, int]], longest: int | None) -> bytes:
-    """The value with a neutral word in each span, or without the spans where that would be too long."""
-    for word in (REPLACEMENT, b""):
-        made, at = b"", 0
-        for start, end in sorted(spans):
+def _without(text: str, spans: list[tuple[int, int]], longest: int | None) -> str:
+    """The text with a neutral word in each span, or without the spans where that would be too long."""
+    for word in (REPLACEMENT, ""):
+        made, at = "", 0
+        for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
             if start >= at:
-                made += value[at:start] + word
-                at = end
-        made += value[at:]
-        if longest is None or all(len(part) <= longest for part in made.split(b"\\")):
+                made += text[at:start] + word
+            at = max(at, end)
+        made += text[at:]
+        if longest is None or all(len(part) <= longest for part in made.split("\\")):
             return made
     return REPLACEMENT

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from fiona_dagster.deid.elements import PIXELS, dictionary_vr
+from pydicom._dicom_dict import DicomDictionary
+
+from fiona_dagster.deid.elements import dictionary_vr
 
 EDITION = "2026c"
 
@@ -25,15 +27,7 @@ CODES = {
 }
 """CID 7050 (PS3.16): codes for De-identification Method Code Sequence."""
 
-_CLASS_UIDS = frozenset(
-    (0x00080016, 0x0008001A, 0x0008001B, 0x00080062, 0x0008010C, 0x00080117, 0x00080118, 0x0008040E,
-     0x00081150, 0x0008115A, 0x00083002, 0x00340003, 0x04000010, 0x04000510, 0x30100052, 0x30100053)
-)  # fmt: skip
-"""Unlisted UIDs that name a class, an encoding or a terminology, never an instance."""
-_KEPT_ADDRESSES = frozenset((0x0008010E, 0x00080120, 0x00687005))
-"""UR attributes that name a terminology or a part of the same object; others lead into the hospital."""
 CONTENT_SEQUENCE = 0x0040A730
-TEXT_VALUE = 0x0040A160
 
 REMOVED_FOR = {
     "X": "table E.1-1",
@@ -52,6 +46,32 @@ def _attributes() -> tuple[dict[int, tuple[str, dict[str, str]]], str]:
         options = dict(part.split("=") for part in row["options"].split())
         table[int(row["tag"], 16)] = (row["basic"], options)
     return table, hashlib.sha256(content.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _decisions() -> tuple[dict[str, tuple[str, str]], str]:
+    """What table E.1-1 does not list: attribute, VR, or "retired" and VR -> (action, reason); the digest."""
+    content = (files(__package__) / "data" / "unlisted.csv").read_text("utf-8")
+    rows = csv.DictReader(content.splitlines())
+    return {r["attribute"]: (r["action"], r["reason"]) for r in rows}, hashlib.sha256(
+        content.encode()
+    ).hexdigest()
+
+
+def unlisted(tag: int) -> tuple[str, str]:
+    """Action and reason for an attribute of the dictionary that table E.1-1 does not list.
+
+    Attributes of VRs that may carry text stay only if they were looked at one by one; what the dictionary
+    has and nobody looked at (a newer pydicom, repeating groups) is removed.
+
+    Returns:
+        ``keep``, ``sequence``, ``pixels``, ``uid``, ``date``, X, Z or D; and why.
+    """
+    table = _decisions()[0]
+    found = table.get(f"{tag:08x}")
+    if found is None and tag in DicomDictionary:
+        found = table.get(("retired " if DicomDictionary[tag][3] else "") + dictionary_vr(tag))
+    return found or ("X", "nobody looked at it")
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +127,9 @@ class Profile:
     @property
     def digest(self) -> str:
         """SHA-256 of table and options: changes when the rules do."""
-        return hashlib.sha256((_attributes()[1] + " ".join(sorted(self.options))).encode()).hexdigest()
+        return hashlib.sha256(
+            (_attributes()[1] + _decisions()[1] + " ".join(sorted(self.options))).encode()
+        ).hexdigest()
 
     def basic(self, tag: int) -> str:
         """The basic column for a single tag; "" when it is not listed."""
@@ -140,17 +162,10 @@ class Profile:
         vr = dictionary_vr(tag)
         if not vr:
             return "unknown"
-        if tag in PIXELS:
-            return "pixels"
-        if vr == "SQ":
-            return "sequence"
-        if vr == "UI":
-            return "keep" if tag in _CLASS_UIDS else "uid"
-        if vr in ("DA", "TM", "DT"):
+        action = unlisted(tag)[0]
+        if action == "date":
             return "C" if self.modified_dates else "X"
-        if vr == "PN" or (vr == "UR" and tag not in _KEPT_ADDRESSES):
-            return "X"  # names and addresses that the table forgot
-        return "D" if tag == TEXT_VALUE else "keep"
+        return action
 
 
 def resolve(code: str, tag: int, within: Iterable[int], iod: int | None) -> str:

@@ -51,6 +51,7 @@ class Found:
         value: raw bytes (empty for a sequence).
         where: offset of the value in the file, -1 when not known.
         items: number of items of a sequence, else -1.
+        charset: Specific Character Set (0008,0005) that is in force.
     """
 
     path: tuple[int, ...]
@@ -59,6 +60,7 @@ class Found:
     value: bytes
     where: int
     items: int = -1
+    charset: bytes = b""
 
 
 def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset:
@@ -90,7 +92,7 @@ def elements(data_set: Dataset) -> list[Found]:
     """Every element at every depth; sequences before their content."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(_walk(data_set, ()))
+        return list(_walk(data_set, (), b""))
 
 
 def raw_value(data_set: Dataset, tag: int) -> str:
@@ -100,7 +102,8 @@ def raw_value(data_set: Dataset, tag: int) -> str:
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
 
 
-def _walk(data_set: Dataset, path: tuple[int, ...]) -> Iterator[Found]:
+def _walk(data_set: Dataset, path: tuple[int, ...], charset: bytes) -> Iterator[Found]:
+    charset = _charset(data_set) or charset
     for key in sorted(data_set.keys()):
         tag = int(key)
         item: RawDataElement | DataElement = data_set.get_item(key)
@@ -111,10 +114,19 @@ def _walk(data_set: Dataset, path: tuple[int, ...]) -> Iterator[Found]:
             if children is not None:
                 yield Found(path, tag, "SQ", b"", -1, len(children))
                 for child in children:
-                    yield from _walk(child, (*path, tag))
+                    yield from _walk(child, (*path, tag), charset)
                 continue
         value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode()
-        yield Found(path, tag, vr, value, raw.value_tell if raw else -1)
+        yield Found(path, tag, vr, value, raw.value_tell if raw else -1, charset=charset)
+
+
+def _charset(data_set: Dataset) -> bytes:
+    item = data_set.get_item(0x00080005) if 0x00080005 in data_set else None
+    value = item.value if item is not None else b""
+    if isinstance(value, bytes):
+        return value
+    parts = [value] if isinstance(value, str) else list(value or [])
+    return "\\".join(map(str, parts)).encode("ascii", "replace")
 
 
 def _vr(tag: int) -> str:

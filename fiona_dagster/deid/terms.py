@@ -1,7 +1,8 @@
 """What identified the person of a study, as search terms: taken from originals, searched in copies.
 
 Design section 8: terms have a kind, a minimum length and word boundaries; weak ones (initials, common words)
-only warn. Belongs here: making and finding terms in bytes. Stays out: reading files.
+only warn. Belongs here: making terms and finding them in text. Stays out: reading files, notations of dates
+(``dates``), character sets (``folding``).
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ from __future__ import annotations
 import csv
 import datetime
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 
-from pydicom.charset import python_encoding
+from fiona_dagster.deid import dates
+from fiona_dagster.deid.folding import IDEOGRAPHS, decode, encode, fold, hidden_text, raw_view, spellings
 
-_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-_SPLIT_NAME = re.compile(rb"[\^=\\ ,;/]+|\x1b\([A-Z]|\x1b\$\)?[A-Z]|\x1b-[A-Z]")
+_SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
+_SPLIT_PART = re.compile(r"[-'.]+")
+_ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")
 _WORD = re.compile(r"[^\W\d_]+")
-_TOKEN = re.compile(rb"[0-9a-z]+")
+_RUN = re.compile(r"[a-z]+|[0-9]+")
+_GROUPED = re.compile(r"\d+(?:[ .\-/_]\d+)+")
+_SQUEEZED = re.compile(r"[^\W_]+")
 BINARY = frozenset(
     ["OB", "OD", "OF", "OL", "OV", "OW", "UN", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"]
 )
-_IDEOGRAPHS = "\u2e80"
-"""From here on, two letters make a word."""
 NUMBERS = frozenset(["DS", "IS", "TM", "AS"])
-STRUCTURAL = frozenset((0x00080005, 0x00080060, 0x00080064, 0x00280004, 0x0040A010, 0x0040A040, 0x0040A050))
-"""Attributes whose few values the standard itself lists: a name can't hide there."""
-_DUMMIES = frozenset((b"19000101", b"removed", b"000000", b"anonymized", b"anonymous"))
+_DUMMIES = frozenset(("19000101", "removed", "000000", "anonymized", "anonymous"))
+GLUED = 6
+"""Names of so many letters are found inside longer words, numbers of so many digits in any grouping."""
 
 
 @lru_cache(maxsize=1)
@@ -45,12 +48,12 @@ def common_words() -> frozenset[str]:
     return frozenset(word for line in lines for word in line.split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Term:
     """One thing to look for.
 
     Attributes:
-        kind: name, id, birth_date, date, institution, address, phone, device, issuer, uid.
+        kind: name, id, birth_date, date, institution, address, phone, device, issuer.
         strong: blocks when found.
     """
 
@@ -58,143 +61,167 @@ class Term:
     strong: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A term that was found: where, and what."""
+
+    start: int
+    end: int
+    term: Term
+
+
+def _stronger(table: dict[str, Term], key: str, term: Term) -> bool:
+    there = table.get(key)
+    if there is None or (term.strong and not there.strong):
+        table[key] = term
+        return True
+    return False
+
+
 @dataclass
 class Terms:
     """Search terms of one study.
 
     Attributes:
-        words: lower-case bytes -> term.
-        exempt: what the request assigns, lower-case: never a term.
+        words: folded text, or bytes as :func:`raw_view` shows them -> term, found as whole words.
+        glued: names that are found inside longer words too.
+        numbers: digits without leading zeros -> term, found in any grouping.
+        compact: letters and digits of an id without the signs between them.
+        days: dates.
+        values: folded ids that must not be the whole value of an attribute.
+        exempt: what the request assigns, folded: never a term.
     """
 
-    words: dict[bytes, Term] = field(default_factory=dict, repr=False)
-    exempt: frozenset[bytes] = field(default=frozenset(), repr=False)
-    _index: dict[bytes, list[bytes]] | None = field(default=None, repr=False)
-    _loose: list[bytes] = field(default_factory=list, repr=False)
+    words: dict[str, Term] = field(default_factory=dict, repr=False)
+    glued: dict[str, Term] = field(default_factory=dict, repr=False)
+    numbers: dict[str, Term] = field(default_factory=dict, repr=False)
+    compact: dict[str, Term] = field(default_factory=dict, repr=False)
+    days: dict[dates.Day, Term] = field(default_factory=dict, repr=False)
+    values: set[str] = field(default_factory=set, repr=False)
+    exempt: frozenset[str] = field(default=frozenset(), repr=False)
+    _index: dict[str, list[str]] | None = field(default=None, repr=False)
+    _loose: list[str] = field(default_factory=list, repr=False)
 
-    def add(self, value: bytes, kind: str, strong: bool) -> None:
-        """Adds a term; a strong one wins over a weak one of the same letters."""
-        value = value.strip(b" \0\r\n\t").lower()
+    # -- making
+
+    def add(self, value: str, kind: str, strong: bool) -> None:
+        """Adds a word; a strong one wins over a weak one of the same letters."""
+        value = value.strip(" \0\r\n\t")
         if not value or value in self.exempt or value in _DUMMIES:
             return
-        there = self.words.get(value)
-        if there is None or (strong and not there.strong):
-            self.words[value] = Term(kind, strong)
+        if _stronger(self.words, value, Term(kind, strong)):
             self._index = None
 
-    def _indexed(self) -> dict[bytes, list[bytes]]:
-        """Terms by their first run of letters and digits; others are searched anywhere."""
-        if self._index is None:
-            index: dict[bytes, list[bytes]] = {}
-            self._loose = []
-            for word in sorted(self.words, key=lambda word: (-len(word), word)):
-                first = _TOKEN.match(word)
-                if word.isascii() and first:
-                    index.setdefault(first[0], []).append(word)
-                else:
-                    self._loose.append(word)
-            self._index = index
-        return self._index
+    def update(self, other: Terms) -> None:
+        """Takes over the terms of another study."""
+        for mine, theirs in (
+            (self.words, other.words),
+            (self.glued, other.glued),
+            (self.numbers, other.numbers),
+            (self.compact, other.compact),
+        ):
+            mine.update(theirs)
+        self.days.update(other.days)
+        self.values |= other.values
+        self._index = None
 
-    def hits(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """Where terms stand in ``data`` as whole words: start, end, term. Letter case does not matter."""
-        index, low = self._indexed(), data.lower()
-        found: list[tuple[int, int, bytes]] = []
-        get, size = index.get, len(low)
-        for token in _TOKEN.finditer(low):
-            candidates = get(token[0])
-            if candidates is None:
-                continue
-            start = token.start()
-            for word in candidates:
-                end = start + len(word)
-                if low.startswith(word, start) and (end == size or not _TOKEN.match(low, end)):
-                    found.append((start, end, word))
-                    break
-        for word in self._loose:
-            start = low.find(word)
-            while start >= 0:
-                found.append((start, start + len(word), word))
-                start = low.find(word, start + len(word))
-        return found
+    def counts(self) -> Iterator[str]:
+        """The kind of every term."""
+        for term in (*self.words.values(), *self.days.values()):
+            yield term.kind
 
-    def learn(self, elements: Iterable[tuple[int, str, bytes]]) -> None:
+    def learn(self, elements: Iterable[tuple[int, str, bytes, bytes]]) -> None:
         """Takes the terms from one original.
 
         Args:
-            elements: tag, VR and raw value of every element at every depth, in order.
+            elements: tag, VR, raw value and Specific Character Set in force, of every element at every depth.
         """
-        charset = "latin-1"
         identifying = _identifying()
-        for tag, vr, value in elements:
+        for tag, vr, value, charset in elements:
             if not value:
                 continue
             kind, minimum = identifying.get(tag, ("", 0))
-            if tag == 0x00080005:
-                first = value.split(b"\\")[0].decode("ascii", "replace").strip()
-                charset = python_encoding.get(first, charset)
-            elif vr == "PN":
+            if vr == "PN" or kind == "name":
                 self._name(value, charset)
             elif kind == "birth_date":
                 self._date(value, "birth_date")
-            elif kind == "name":
-                self._name(value, charset)
             elif kind:
-                for part in value.split(b"\\"):
-                    self._text(part.strip(b" \0"), kind, minimum, charset)
+                for part in decode(value, charset).split("\\"):
+                    self._text(part.strip(" \0"), kind, minimum, charset)
             elif vr in ("DA", "DT") and not tag >> 16 & 1:
                 self._date(value, "date")
 
-    def _name(self, value: bytes, charset: str) -> None:
-        whole = value.strip(b" \0")
-        parts = [part.strip(b" .-\0") for part in _SPLIT_NAME.split(value)]
+    def _name(self, value: bytes, charset: bytes) -> None:
+        parts = [part.strip(" .-\0") for part in _SPLIT_NAME.split(decode(value, charset, "PN"))]
         for part in parts:
-            self._encoded(part, "name", self._is_strong(part, "name", 4, charset), charset)
+            for piece in {part, *_SPLIT_PART.split(part)}:
+                self._spelled(piece, "name", is_strong(piece, "name", 4), charset)
         long = [part for part in parts if len(part) > 1]
-        if len(long) > 1 and any(self._is_strong(p, "name", 3, charset) for p in long):
-            for form in (whole, b" ".join(long), b" ".join([*long[1:], long[0]]), long[0] + b", " + long[1]):
-                self._encoded(form, "name", len(form) >= 6, charset)
+        if len(long) > 1 and any(is_strong(part, "name", 3) for part in long):
+            first, second, *rest = long
+            for form in (" ".join(long), " ".join([second, *rest, first]), f"{first}, {second}"):
+                self._spelled(form, "name", len(form) >= GLUED, charset)
+            for form in (first + second, second + first):
+                self._glue(form, "name")
 
-    def _text(self, value: bytes, kind: str, minimum: int, charset: str) -> None:
-        if len(value) < 3:
-            return
-        self._encoded(value, kind, self._is_strong(value, kind, minimum, charset), charset)
-        digits = re.sub(rb"[^0-9]", b"", value)
-        if kind == "phone" and len(digits) >= 7:
-            self.add(digits, kind, True)
-
-    @staticmethod
-    def _is_strong(value: bytes, kind: str, minimum: int, charset: str) -> bool:
-        if len(value) < minimum:
-            return False
-        try:
-            text = value.decode(charset, "replace").lower()
-        except LookupError:
-            text = value.decode("latin-1").lower()
-        if text.isdigit():
-            return len(set(text)) > 1 and len(text) >= (6 if kind != "name" else 8)
-        if kind == "department":
-            return False
-        words = _WORD.findall(text)
-        if any(ch.isdigit() for ch in text) and kind in ("id", "device", "phone", "address"):
-            return True
-        telling = (w for w in words if len(w) > (1 if w[0] >= _IDEOGRAPHS else 2) and w not in common_words())
-        return any(telling) or not words
-
-    def _encoded(self, value: bytes, kind: str, strong: bool, charset: str) -> None:
-        """The value in its own bytes; of what is not ASCII also the usual other notations."""
+    def _spelled(self, value: str, kind: str, strong: bool, charset: bytes) -> None:
+        """A value in its spellings; of what is not ASCII also the bytes of usual encodings."""
         if len(value) < 2:
             return
-        self.add(value, kind, strong)
+        for form in spellings(value):
+            self.add(form, kind, strong)
+        if strong and kind == "name":
+            self._glue(value, kind)
         if value.isascii():
             return
-        try:
-            text = value.decode(charset)
-        except (UnicodeDecodeError, LookupError):
-            return  # its own bytes are searched; other notations of unknown letters can't be made
-        for form in {text, text.lower(), text.upper()}:
-            for encoding in ("utf-8", "latin-1", charset):
-                self.add(form.encode(encoding, "ignore"), kind, strong and len(form) > 1)
+        for case in {value, value.lower(), value.upper()}:
+            own = encode(case, charset) or b""
+            bare = _ESCAPE.sub(b"", own)  # some programs forget the escape
+            wide = [case.encode("utf-16-le"), case.encode("utf-16-be")]
+            for made in (
+                own,
+                bare if not bare.isascii() else b"",
+                case.encode("utf-8"),
+                case.encode("latin-1", "ignore"),
+                *wide,
+            ):
+                if len(made) > 2:
+                    self.add(raw_view(made), kind, strong)
+
+    def _glue(self, value: str, kind: str) -> None:
+        for form in spellings(value):
+            letters = "".join(_WORD.findall(form))
+            least = GLUED if letters < IDEOGRAPHS else 2
+            if len(letters) >= least and letters not in common_words() and letters not in self.exempt:
+                self.glued[letters] = Term(kind, True)
+
+    def _text(self, value: str, kind: str, minimum: int, charset: bytes) -> None:
+        if len(value) < 3:
+            return
+        strong, folded = is_strong(value, kind, minimum), fold(value)
+        self._spelled(value, kind, strong, charset)
+        digits = re.sub(r"[^0-9]", "", value)
+        if kind == "phone" and len(digits) >= 7:
+            self._number(digits, kind)
+        if kind not in ("id", "device") or folded in self.exempt:
+            return
+        squeezed = "".join(_SQUEEZED.findall(folded))
+        if squeezed.isdigit():
+            self._number(squeezed, kind)
+        elif len(squeezed) >= GLUED and digits and strong:
+            self.compact[squeezed] = Term(kind, True)
+            core = re.fullmatch(r"[a-z]*(\d{6,})[a-z]*", squeezed)
+            if core:
+                self._number(core[1], kind)
+        if kind == "id" and len(folded) >= 4 and (digits or folded not in common_words()):
+            self.values.add(folded)
+
+    def _number(self, digits: str, kind: str) -> None:
+        bare = digits.lstrip("0")
+        if len(bare) < 3 or any(bare == exempt.lstrip("0") for exempt in self.exempt):
+            return
+        strong = len(bare) >= GLUED and len(set(bare)) > 1
+        _stronger(self.numbers, bare, Term(kind, strong))
 
     def _date(self, value: bytes, kind: str) -> None:
         digits = value.strip(b" \0").replace(b".", b"")[:8].decode("ascii", "replace")
@@ -202,18 +229,180 @@ class Terms:
             day = datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
         except ValueError:
             return
-        y, m, d = f"{day.year:04d}", f"{day.month:02d}", f"{day.day:02d}"
-        month = _MONTHS[day.month - 1]
-        forms = [f"{y}{m}{d}", f"{y}-{m}-{d}", f"{y}.{m}.{d}", f"{y}/{m}/{d}"]
-        for s in ".-/":
-            forms += [f"{d}{s}{m}{s}{y}", f"{m}{s}{d}{s}{y}"]
-        forms += [
-            f"{d}{m}{y}",
-            f"{d}-{month}-{y}",
-            f"{d} {month} {y}",
-            f"{month} {d}, {y}",
-            f"{month} {day.day}, {y}",
-        ]
-        forms += [f"{day.day}/{day.month}/{y}", f"{day.month}/{day.day}/{y}", f"{day.day}.{day.month}.{y}"]
-        for form in forms:
-            self.add(form.encode(), kind, True)
+        if digits in _DUMMIES:
+            return
+        term = Term(kind, True)
+        for year in (day.year, day.year % 100):
+            there = self.days.get((year, day.month, day.day))
+            if there is None or there.kind == "date":
+                self.days[year, day.month, day.day] = term
+
+    # -- finding
+
+    def hits(self, data: bytes) -> list[Hit]:
+        """Terms in bytes as they stand, text in UTF-16 and percent-encoding included (at no place)."""
+        raw = raw_view(data)
+        hidden = hidden_text(raw)
+        return self.find(raw) + ([Hit(0, 0, hit.term) for hit in self.find(hidden, True)] if hidden else [])
+
+    def find(self, text: str, thorough: bool = False) -> list[Hit]:
+        """Where terms stand.
+
+        Args:
+            text: folded, or bytes as :func:`raw_view` shows them.
+            thorough: for text that people wrote: grouped numbers and ids, short dates.
+        """
+        runs = set(_RUN.findall(text))
+        found = list(self._words(text, runs))
+        found += self._inside(text, runs)
+        found += self._digits(text, runs)
+        found += self._dates(text, thorough)
+        if thorough:
+            found += self._grouped(text)
+            found += self._squeezed(text)
+        return found
+
+    def _indexed(self) -> dict[str, list[str]]:
+        """Words by their first run of letters or digits; others are searched anywhere."""
+        if self._index is None:
+            index: dict[str, list[str]] = {}
+            self._loose = []
+            for word in sorted(self.words, key=lambda word: (-len(word), word)):
+                first = _RUN.match(word)
+                if word.isascii() and first:
+                    index.setdefault(first[0], []).append(word)
+                else:
+                    self._loose.append(word)
+            self._index = index
+        return self._index
+
+    def _words(self, text: str, runs: set[str]) -> Iterator[Hit]:
+        index = self._indexed()
+        if not index.keys().isdisjoint(runs):
+            for run in _RUN.finditer(text):
+                start = run.start()
+                for word in index.get(run[0], ()):
+                    end = start + len(word)
+                    if text.startswith(word, start) and not _goes_on(text, end):
+                        yield Hit(start, end, self.words[word])
+                        break
+        for word in self._loose:
+            yield from self._all(text, word, self.words[word])
+
+    @staticmethod
+    def _all(text: str, word: str, term: Term) -> Iterator[Hit]:
+        start = text.find(word)
+        while start >= 0:
+            yield Hit(start, start + len(word), term)
+            start = text.find(word, start + len(word))
+
+    def _inside(self, text: str, runs: set[str]) -> Iterator[Hit]:
+        """Names inside longer words; a common word that holds one by chance is left alone."""
+        letters = "\n".join(run for run in runs if len(run) >= GLUED and run not in common_words())
+        for name, term in self.glued.items():
+            if not name.isascii():
+                yield from self._all(text, name, term)
+            elif name in letters:
+                for hit in self._all(text, name, term):
+                    start, end = hit.start, hit.end
+                    while start and "a" <= text[start - 1] <= "z":
+                        start -= 1
+                    while end < len(text) and "a" <= text[end] <= "z":
+                        end += 1
+                    if text[start:end] not in common_words():
+                        yield hit
+
+    def _digits(self, text: str, runs: set[str]) -> Iterator[Hit]:
+        wanted = {run for run in runs if run.isdigit() and run.lstrip("0") in self.numbers}
+        if wanted:
+            for run in re.finditer(r"[0-9]+", text):
+                if run[0] in wanted:
+                    yield Hit(run.start(), run.end(), self.numbers[run[0].lstrip("0")])
+
+    def _dates(self, text: str, thorough: bool) -> Iterator[Hit]:
+        if not self.days:
+            return
+        readers: list[Callable[[str], Iterator[dates.Found]]] = [dates.compact, dates.separated]
+        if thorough:
+            readers += [dates.named]
+        for reader in readers:
+            for start, end, day in reader(text):
+                term = self.days.get(day)
+                if term:
+                    yield Hit(start, end, term)
+        if thorough:
+            for start, end, day in dates.six_digits(text):
+                term = self.days.get(day)
+                if term and term.kind == "birth_date":
+                    yield Hit(start, end, term)
+
+    def _grouped(self, text: str) -> Iterator[Hit]:
+        """Numbers whose digits stand in groups."""
+        if not self.numbers:
+            return
+        longest = max(map(len, self.numbers)) + 8  # leading zeros
+        for chain in _GROUPED.finditer(text):
+            groups = list(re.finditer(r"\d+", chain[0]))
+            for first in range(len(groups)):
+                digits = ""
+                for group in groups[first : first + 12]:
+                    digits += group[0]
+                    if len(digits) > longest:
+                        break
+                    term = self.numbers.get(digits.lstrip("0"))
+                    if term and term.strong and digits != group[0]:
+                        yield Hit(chain.start() + groups[first].start(), chain.start() + group.end(), term)
+
+    def _squeezed(self, text: str) -> Iterator[Hit]:
+        """Ids of letters and digits with other signs between them, or inside longer words."""
+        if not self.compact:
+            return
+        parts = list(_SQUEEZED.finditer(text))
+        joined = "".join(part[0] for part in parts)
+        for word, term in self.compact.items():
+            if word not in joined:
+                continue
+            pattern = r"[\W_]{0,2}".join(map(re.escape, word))
+            before = r"(?<!\d)" if word[0].isdigit() else ""
+            after = r"(?!\d)" if word[-1].isdigit() else ""
+            for match in re.finditer(before + pattern + after, text):
+                yield Hit(match.start(), match.end(), term)
+
+    def is_value(self, text: str) -> bool:
+        """Whether one of the values of an attribute is an id and nothing else."""
+        return any(part.strip(" \0") in self.values for part in text.split("\\"))
+
+    def is_number(self, text: str) -> bool:
+        """Whether one of the values of DS or IS is a strong id of digits."""
+        for part in text.split("\\"):
+            whole = re.fullmatch(r"[+-]?0*(\d+)(?:\.0*)?", part.strip(" \0"))
+            if whole and (term := self.numbers.get(whole[1])) and term.strong:
+                return True
+        return False
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether the run of letters or digits before ``end`` goes on there."""
+    if end >= len(text):
+        return False
+    last, after = text[end - 1], text[end]
+    return (last.isdigit() and "0" <= after <= "9") or ("a" <= last <= "z" and "a" <= after <= "z")
+
+
+def is_strong(value: str, kind: str, minimum: int) -> bool:
+    """Whether a value tells enough to block: long enough, and no word that stands in harmless text."""
+    text = fold(value)
+    words = _WORD.findall(text)
+    if not any(letter >= IDEOGRAPHS for letter in text) and len(text) < minimum:
+        return False
+    if kind == "name" and any(letter > "\x7f" and not letter.isalpha() for letter in text):
+        return len(text) >= minimum  # read in a character set that it was not written in: nothing can be told
+    if text.isdigit():
+        bare = text.lstrip("0")
+        return len(set(bare)) > 1 and len(bare) >= (GLUED if kind != "name" else 8)
+    if kind == "department":
+        return False
+    if any(letter.isdigit() for letter in text) and kind in ("id", "device", "phone", "address"):
+        return True
+    telling = (w for w in words if len(w) > (1 if w[0] >= IDEOGRAPHS else 2) and w not in common_words())
+    return any(telling) or not words

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster.deid.deidentify import Deidentifier
+from fiona_dagster.deid.elements import opened, text
+from fiona_dagster.deid.engine import SOP_INSTANCE
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
 from fiona_dagster.deid.reading import UNREADABLE, bounded, elements, raw_value, read_header
 from fiona_dagster.deid.terms import Terms
+from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 _INSTANCE_UIDS = ("U", "D")
 
@@ -61,18 +64,18 @@ def verify_outputs(sources: Sequence[Path], out_dir: Path, deidentifier: Deident
     """Reads every file below ``out_dir`` again and looks for what identified the person of its study.
 
     Args:
-        sources: the originals of these copies. Files that can't be read are skipped: they have no copy.
+        sources: the originals of these copies. A file that can't be read must have no copy.
         out_dir: the folder of copies; everything in it is looked at.
         deidentifier: the rules and identities that were used.
 
     Returns:
         Findings, warnings and the digests of the very bytes that were searched.
     """
-    by_study = _searches(sources, deidentifier)
     result = Verification()
+    by_study = _searches(sources, out_dir, deidentifier, result)
     for search in by_study.values():
-        for term in search.terms.words.values():
-            result.searched[term.kind] = result.searched.get(term.kind, 0) + 1
+        for kind in search.terms.counts():
+            result.searched[kind] = result.searched.get(kind, 0) + 1
         result.searched["uid"] = result.searched.get("uid", 0) + len(search.uids)
     for path in sorted(p for p in out_dir.rglob("*") if p.is_symlink() or not p.is_dir()):
         inspection = Inspection(path, str(path.relative_to(out_dir)), deidentifier)
@@ -84,24 +87,41 @@ def verify_outputs(sources: Sequence[Path], out_dir: Path, deidentifier: Deident
     return result
 
 
-def _searches(sources: Sequence[Path], deidentifier: Deidentifier) -> dict[str, Search]:
+def _searches(
+    sources: Sequence[Path], out_dir: Path, deidentifier: Deidentifier, result: Verification
+) -> dict[str, Search]:
     """What to look for, by *new* Study Instance UID."""
     made: dict[str, Search] = {}
     for source in sources:
         try:
             bounded(source)
             data_set = read_header(source, force=True)
+            found = elements(data_set)
         except UNREADABLE:
-            continue  # no copy exists of what can't be read
+            result.findings += _copies_of(source, out_dir, deidentifier)
+            continue
         study = deidentifier.map_uid(raw_value(data_set, 0x0020000D))
         if study not in made:
             made[study] = Search(Terms(exempt=deidentifier.assigned_words()))
-        found = elements(data_set)
-        made[study].terms.learn((e.tag, e.vr, e.value) for e in found)
+        made[study].terms.learn((e.tag, e.vr, e.value, e.charset) for e in found)
         for e in found:
             if e.vr == "UI" and deidentifier.profile.basic(e.tag) in _INSTANCE_UIDS:
                 made[study].uids.update(_instance_uids(e.value))
     return made
+
+
+def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[Finding]:
+    """Copies of an original that pydicom can't read: nobody knows what to search in them."""
+    try:
+        with opened(source, deidentifier.engine.opaque) as read:
+            instance = read.find(SOP_INSTANCE)
+            name = deidentifier.map_uid(text(instance.value)) if instance else ""
+    except (UnreadableDicom, RefusedDicom, OSError):
+        return []  # the engine can't read it either, so that it made no copy
+    copies = [path for path in out_dir.rglob(f"{name}*.dcm") if path.stem.split("_")[0] == name]
+    return [
+        Finding(str(path.relative_to(out_dir)), "file", "its original can't be searched") for path in copies
+    ]
 
 
 def _instance_uids(value: bytes) -> list[bytes]:

@@ -95,13 +95,15 @@ def _number(folder: str, headers: list[_Header]) -> list[tuple[str, Path]]:
 
 
 def _folder(header: _Header, participant: str, event: str) -> tuple[str, ...]:
+    from fiona_dagster.deid import defined_modality
+
     values = header.values
     number = f"{max(header.number('SeriesNumber'), 0):03d}"
     description = safe_component(values["SeriesDescription"])
     parts = [
         safe_component(participant or values["PatientID"], "participant"),
         safe_component(event or values["ClinicalTrialTimePointID"]),
-        safe_component(values["Modality"], "OT"),
+        defined_modality(values["Modality"]),
         f"{number}_{description}" if description else number,
     ]
     return tuple(part for part in parts if part)

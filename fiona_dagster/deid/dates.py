@@ -1,0 +1,92 @@
+"""Dates in text, in every notation that people and programs use.
+
+Belongs here: which days a text may name. Stays out: which of them matter (``terms``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+Day = tuple[int, int, int]
+"""Year, month, day; a year below 100 has lost its century."""
+
+_MONTHS = {
+    name: number
+    for number, names in enumerate(
+        ["jan", "feb fev", "mar mae", "apr avr", "may mai", "jun jui", "jul", "aug aou", "sep", "oct okt"], 1
+    )
+    for name in names.split()
+} | {"nov": 11, "dec": 12, "dez": 12, "des": 12}
+"""Months by their first three letters; ``jui`` is taken for June and, see ``named``, for July."""
+_NAMES = "|".join(_MONTHS)
+_COMPACT = re.compile(r"(?<!\d)\d{8}(?=(?:\d\d){0,3}(?!\d))")
+_SEPARATED = re.compile(r"(?=(\d{1,4})([./\-_ ])(\d{1,2})\2(\d{1,4})(?!\d))")
+_DAY, _YEAR = r"(\d{1,2})(?:st|nd|rd|th)?", r"(\d{4}|\d{2})(?!\d)"
+_DAY_FIRST = re.compile(rf"(?<!\d){_DAY}[ .\-/,]*({_NAMES})[a-z]*[ .\-/,]*{_YEAR}")
+_MONTH_FIRST = re.compile(rf"\b({_NAMES})[a-z]*[ .\-/]*{_DAY}[ ,.\-/]+{_YEAR}")
+_SIX = re.compile(r"(?<![\d.])\d{6}(?![\d.]|\.\d)")
+_ELEVEN = re.compile(r"(?<!\d)(\d{6})\d{5}(?!\d)")
+
+Found = tuple[int, int, Day]
+
+
+def compact(text: str) -> Iterator[Found]:
+    """Days of eight digits, alone or before a time of day."""
+    for match in _COMPACT.finditer(text):
+        digits, start = match[0], match.start()
+        yield start, match.end(), (int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+        yield start, match.end(), (int(digits[4:]), int(digits[2:4]), int(digits[:2]))
+        yield start, match.end(), (int(digits[4:]), int(digits[:2]), int(digits[2:4]))
+
+
+def separated(text: str) -> Iterator[Found]:
+    """Days of three numbers with the same sign between them."""
+    for match in _SEPARATED.finditer(text):
+        start, end, sign = match.start(), match.end(4), match[2]
+        if start and text[start - 1].isdigit():
+            continue
+        parts = (match[1], match[3], match[4])
+        a, b, c = map(int, parts)
+        sizes = tuple(map(len, parts))
+        if sizes[0] == 4 and sizes[2] <= 2:
+            yield start, end, (a, b, c)
+        elif sizes[2] == 4 and sizes[0] <= 2:
+            yield start, end, (c, b, a)
+            yield start, end, (c, a, b)
+        elif _short_year(text, start, end, sign, sizes):
+            yield start, end, (c, b, a)
+            yield start, end, (c, a, b)
+            yield start, end, (a, b, c)
+
+
+def _short_year(text: str, start: int, end: int, sign: str, sizes: tuple[int, ...]) -> bool:
+    """Whether three short numbers look like a day rather than a version or an address."""
+    if sign not in "./-" or sizes[2] != 2 or sizes[0] > 2 or (sign != "/" and sizes != (2, 2, 2)):
+        return False
+    before, after = text[max(start - 2, 0) : start], text[end : end + 2]
+    longer = re.fullmatch(r"\d" + re.escape(sign), before) or re.fullmatch(re.escape(sign) + r"\d", after)
+    return not longer
+
+
+def named(text: str) -> Iterator[Found]:
+    """Days with the month in letters, English, German, French or Norwegian."""
+    for match in _DAY_FIRST.finditer(text):
+        yield from _of_month(match, match[3], match[2], match[1])
+    for match in _MONTH_FIRST.finditer(text):
+        yield from _of_month(match, match[3], match[1], match[2])
+
+
+def _of_month(match: re.Match[str], year: str, month: str, day: str) -> Iterator[Found]:
+    months = (6, 7) if month == "jui" else (_MONTHS[month],)
+    for number in months:
+        yield match.start(), match.end(), (int(year), number, int(day))
+
+
+def six_digits(text: str) -> Iterator[Found]:
+    """Days of six digits: alone, or at the start of a national number of eleven."""
+    for match in (*_SIX.finditer(text), *_ELEVEN.finditer(text)):
+        digits = match[0][:6]
+        a, b, c = int(digits[:2]), int(digits[2:4]), int(digits[4:])
+        for day in ((a, b, c), (c, b, a), (c, a, b)):
+            yield match.start(), match.end(), day

@@ -1,0 +1,118 @@
+"""Text as it is compared: decoded by its declared character sets, without case and marks.
+
+Belongs here: character sets (PS3.3 C.12.1.1.2), transliterations, text hidden in other encodings. Stays out:
+what is looked for (``terms``).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from functools import lru_cache
+from urllib.parse import unquote
+
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
+IDEOGRAPHS = "\u2e80"
+"""From here on, two letters make a word, and a letter has no case and no marks."""
+_PLAIN = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "\u0131": "i"}
+)
+_SPELLED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
+_LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
+_BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
+
+_PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
+
+
+@lru_cache(maxsize=64)
+def _encodings(charset: bytes) -> tuple[str, ...]:
+    names = [part.decode("ascii", "replace").strip(" \0") for part in charset.split(b"\\")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return tuple(convert_encodings(names))
+        except (LookupError, ValueError):
+            return ("latin_1",)
+
+
+def decode(value: bytes, charset: bytes, vr: str = "LO") -> str:
+    """A value as text; what its character sets can't say becomes a replacement sign.
+
+    Args:
+        value: raw bytes.
+        charset: Specific Character Set (0008,0005) that is in force, as it stands in the file.
+        vr: PN has delimiters of its own.
+    """
+    if value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return decode_bytes(value, _encodings(charset), PN_DELIMS if vr == "PN" else TEXT_VR_DELIMS)
+        except (LookupError, ValueError):
+            return value.decode("latin-1")
+
+
+def encode(text: str, charset: bytes) -> bytes | None:
+    """The bytes of a text in its character sets; ``None``: they can't say it."""
+    if text.isascii():
+        return text.encode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = encode_string(text, _encodings(charset))
+        except (LookupError, ValueError):
+            return None
+    return made if decode(made, charset) == text else None
+
+
+def fold(text: str) -> str:
+    """Lower case, without marks, in plain letters where a script has them."""
+    if text.isascii():
+        return text.lower()
+    return "".join(_folded(char) for char in text)
+
+
+def fold_with_places(text: str) -> tuple[str, list[int]]:
+    """The folded text, and for each of its letters the place in ``text`` (one more for the end)."""
+    if text.isascii():
+        return text.lower(), list(range(len(text) + 1))
+    made, places = [], []
+    for place, char in enumerate(text):
+        folded = _folded(char)
+        made.append(folded)
+        places += [place] * len(folded)
+    return "".join(made), [*places, len(text)]
+
+
+@lru_cache(maxsize=4096)
+def _folded(char: str) -> str:
+    if char >= IDEOGRAPHS:
+        return unicodedata.normalize("NFKC", char).lower()
+    apart = unicodedata.normalize("NFKD", char.lower().translate(_PLAIN))
+    return "".join(c for c in apart if not unicodedata.combining(c))
+
+
+def spellings(text: str) -> set[str]:
+    """The folded text, and as it is spelled where letters with marks are missing (``ae`` for ``ä``)."""
+    if text.isascii():
+        return {text.lower()}
+    return {fold(text), fold(unicodedata.normalize("NFC", text).lower().translate(_SPELLED))}
+
+
+def raw_view(value: bytes) -> str:
+    """Bytes as they stand, each a letter, in lower case."""
+    return value.decode("latin-1").lower()
+
+
+def hidden_text(raw: str) -> str:
+    """Text of UTF-16 and of percent-encoding in what :func:`raw_view` shows; "" when there is none."""
+    found = []
+    if "\0" in raw:
+        found = [run[::2] for run in _LITTLE.findall(raw)] + [run[1::2] for run in _BIG.findall(raw)]
+    if "%" in raw:
+        found += [unquote(part, errors="replace") for part in _PERCENT.findall(raw)]
+    return fold("\n".join(found))

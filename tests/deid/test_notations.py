@@ -1,0 +1,343 @@
+"""Identity in other words: every notation goes and is found, and what only looks like it stays."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.datadict import tag_for_keyword
+
+from fiona_dagster.deid import defined_modality, verify_outputs
+from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
+from fiona_dagster.deid.terms import Terms
+from tests.deid import phantoms
+from tests.deid.conftest import Make
+from tests.deid.phantoms import BIG, DEFLATED, EXPLICIT, IMPLICIT
+
+PERSON = {
+    "PatientName": "Kowalski^Anna",
+    "PatientID": "48151623",
+    "PatientBirthDate": "19720314",
+    "StudyDate": "20240517",
+    "SeriesDate": "20240517",
+    "AcquisitionDate": "20240517",
+}
+LEFT = [
+    ({}, "SequenceName", "KowalskiAnna"),
+    ({}, "SoftwareVersions", "MRN48151623"),
+    ({}, "SoftwareVersions", "ID 0048151623"),
+    ({}, "SoftwareVersions", "48 151 623"),
+    ({}, "SoftwareVersions", "4815-1623/2"),
+    ({}, "SoftwareVersions", "b 14.03.72"),
+    ({}, "SoftwareVersions", "born 3/14/72"),
+    ({}, "SoftwareVersions", "14. Maerz 1972"),
+    ({}, "SoftwareVersions", "14-MAR-1972"),
+    ({}, "SoftwareVersions", "March 14th, 1972"),
+    ({}, "SoftwareVersions", "14032 140372 1"),
+    ({}, "SoftwareVersions", "v20240517"),
+    ({}, "SoftwareVersions", "at 20240517101112"),
+    ({}, "SoftwareVersions", "2024-05-17T10:11"),
+    ({}, "SoftwareVersions", "anna_kowalski2"),
+    ({}, "SoftwareVersions", "file:///C%3A/Users/Ann%61%20Kowa%6Cski"),
+    ({"PatientID": "14037212345"}, "SoftwareVersions", "140372-12345"),
+    ({"PatientID": "0000481516"}, "SoftwareVersions", "no 481516"),
+    ({"PatientID": "ZX-830155"}, "SoftwareVersions", "xZX830155"),
+    ({"PatientID": "54321"}, "SoftwareVersions", "54321"),
+    ({"PatientID": "7777777"}, "SoftwareVersions", "7777777"),
+    ({"PatientID": "A123"}, "ScanOptions", "A123"),
+    ({}, "ConversionType", "48151623"),
+    ({}, "Modality", "KOWALSKI"),
+    ({}, "PhotometricInterpretation", "KOWALSKI"),
+    ({}, "AcquisitionNumber", "48151623"),
+    ({}, "EchoTime", "48151623"),
+    ({}, "EchoTime", "48151623.0"),
+    ({"PatientName": "Müller-Lüdenscheidt^Änne"}, "SoftwareVersions", "for Mueller"),
+    ({"PatientName": "Müller-Lüdenscheidt^Änne"}, "SoftwareVersions", "MULLER x"),
+    ({"PatientName": "Müller-Lüdenscheidt^Änne"}, "SoftwareVersions", "M%C3%BCller"),
+    ({"PatientName": "Bjørgård^Åse"}, "SoftwareVersions", "Bjoergaard"),
+    ({"PatientName": "Lee^Jong"}, "SoftwareVersions", "LeeJong 3"),
+    ({}, "SoftwareVersions", phantoms.STUDY + ".9.77"),
+    ({}, "SoftwareVersions", "1.2.752.24.7.3404.1.5.20.3"),
+]
+KEPT = [
+    ({"PatientName": "Hand^Long"}, "SoftwareVersions", "Hand TA Long HandLong"),
+    ({"PatientName": "Philip^Sagit"}, "SoftwareVersions", "Philips sagittal"),
+    ({"PatientName": "Martin^Eva"}, "SoftwareVersions", "evaluation MR"),
+    ({"PatientName": "Dixon^Ann"}, "SequenceName", "*fl3d_dixon"),
+    ({"PatientID": "HEAD"}, "BodyPartExamined", "HEAD"),
+    ({"PatientID": "123"}, "SoftwareVersions", "123"),
+    ({"PatientID": "4815"}, "EchoTime", "4815"),
+    ({}, "EchoTime", "48.151623"),
+    ({}, "ImagingFrequency", "123.48151623"),
+    ({}, "SoftwareVersions", "4.8.15"),
+    ({}, "SoftwareVersions", "syngo MR E11 17.05.2023"),
+    ({}, "SoftwareVersions", "14.3.72"),
+    ({}, "SoftwareVersions", "1.14.03.72"),
+    ({}, "SoftwareVersions", "20240516 20240518"),
+    ({}, "SoftwareVersions", "148151623"),
+    ({}, "SoftwareVersions", "48151 6234"),
+    ({}, "Modality", "MR"),
+    ({}, "ScanOptions", "FS"),
+    ({}, "SoftwareVersions", "1.2.840.10008.1.2.3.4.5.6"),
+    ({}, "ConversionType", "WSD"),
+]
+
+
+def person(changes: dict[str, str], syntax: str = EXPLICIT, sop_class: str = phantoms.CT) -> pydicom.Dataset:
+    ds = phantoms.image(syntax=syntax, sop_class=sop_class)
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in (PERSON | changes).items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def put(ds: pydicom.Dataset, keyword: str, value: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds.add_new(tag_for_keyword(keyword) or 0, pydicom.datadict.dictionary_VR(keyword), value)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, DEFLATED])
+def test_no_notation_survives(make: Make, tmp_path: Path, out: Path, syntax: str) -> None:
+    sources = []
+    for number, (changes, keyword, value) in enumerate(LEFT):
+        ds = person(changes, syntax)
+        ds.SOPInstanceUID, ds.StudyInstanceUID = f"{phantoms.ROOT}.8.{number}", phantoms.STUDY
+        put(ds, keyword, value)
+        sources.append(phantoms.write(ds, tmp_path / f"{number}.dcm"))
+
+    for source, (_, keyword, value) in zip(sources, LEFT, strict=True):
+        report = make().file(source, out)
+        copy = pydicom.dcmread(out / report.name)
+        assert value not in str(copy.get(keyword)), value
+        assert verify_outputs([source], out, make()).passed, value
+        (out / report.name).unlink()
+
+
+@pytest.mark.parametrize(("changes", "keyword", "value"), LEFT)
+def test_the_search_blocks_every_notation(
+    make: Make, tmp_path: Path, out: Path, changes: dict[str, str], keyword: str, value: str
+) -> None:
+    source = phantoms.write(person(changes), tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    assert verify_outputs([source], out, make()).passed
+    ds = pydicom.dcmread(copy)
+    put(ds, keyword, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds.save_as(copy)
+
+    result = verify_outputs([source], out, make())
+
+    tag = f"({tag_for_keyword(keyword):08X})"
+    tag = f"{tag[:5]},{tag[5:]}"
+    assert tag in {finding.tag for finding in result.findings}
+    assert value not in str(result.to_json())
+
+
+@pytest.mark.parametrize(("changes", "keyword", "value"), KEPT)
+def test_what_only_looks_like_it_stays(
+    make: Make, tmp_path: Path, out: Path, changes: dict[str, str], keyword: str, value: str
+) -> None:
+    ds = person(changes)
+    put(ds, keyword, value)
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    assert str(pydicom.dcmread(out / report.name).get(keyword)) == value
+    assert verify_outputs([source], out, make()).findings == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("tag", [0x00282000, 0x00281201])
+def test_text_of_two_bytes_a_letter_is_found_in_binary_values(
+    make: Make, tmp_path: Path, out: Path, encoding: str, tag: int
+) -> None:
+    ds = person({})
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    changed = pydicom.dcmread(copy)
+    changed.add_new(tag, "OB" if tag == 0x00282000 else "OW", b"profile " + "by Kowalski".encode(encoding))
+    changed.save_as(copy)
+
+    assert "residual search: name" in {f.rule for f in verify_outputs([source], out, make()).findings}
+
+
+CHARSETS = [
+    ("ISO_IR 100", "Bjørgård^Åse", "Bjørgård"),
+    ("ISO_IR 101", "Wałęsa^Danuta", "Wałęsa"),
+    ("ISO_IR 126", "Παπαδόπουλος^Νίκος", "παπαδοπουλος"),
+    ("ISO_IR 138", "שרון^דבורה", "דבורה"),
+    ("ISO_IR 144", "Иванова^Анна", "ИВАНОВОЙ Иванова"),
+    ("ISO_IR 166", "นามสกุล^ชื่อ", "นามสกุล"),
+    ("ISO_IR 192", "山田^太郎", "山田"),
+    ("GB18030", "欧阳^小东", "欧阳小东"),
+    ("GBK", "王^小东", "小东"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "山田"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "yamadatarou"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "やまだたろう"),
+    (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", "山田太郎"),
+    (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "길동"),
+    (["", "ISO 2022 IR 58"], "Zhang^XiaoDong=张^小东=", "小东"),
+]
+
+
+@pytest.mark.parametrize(("charset", "name", "planted"), CHARSETS)
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
+def test_names_are_found_in_the_declared_character_set(
+    make: Make, tmp_path: Path, out: Path, charset: str | list[str], name: str, planted: str, syntax: str
+) -> None:
+    ds = phantoms.image(syntax=syntax)
+    ds.SpecificCharacterSet, ds.PatientName = charset, name
+    ds.SoftwareVersions = f"v2 {planted} end"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    left = str(pydicom.dcmread(out / report.name).SoftwareVersions)
+    assert planted not in left
+    assert "REMOVED" in left
+    assert verify_outputs([source], out, make()).passed
+
+
+@pytest.mark.parametrize(("charset", "name", "planted"), CHARSETS)
+def test_the_search_finds_names_in_the_declared_character_set(
+    make: Make, tmp_path: Path, out: Path, charset: str | list[str], name: str, planted: str
+) -> None:
+    ds = phantoms.image()
+    ds.SpecificCharacterSet, ds.PatientName = charset, name
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    changed = pydicom.dcmread(copy)
+    changed.SoftwareVersions = f"v2 {planted} end"
+    changed.save_as(copy)
+
+    assert "residual search: name" in {f.rule for f in verify_outputs([source], out, make()).findings}
+
+
+@pytest.mark.parametrize(("charset", "name", "planted"), CHARSETS)
+def test_other_text_of_the_character_set_stays(
+    make: Make, tmp_path: Path, out: Path, charset: str | list[str], name: str, planted: str
+) -> None:
+    kept = f"{name[1]} V2 axial"
+    ds = phantoms.image()
+    ds.SpecificCharacterSet, ds.PatientName = charset, name
+    ds.SoftwareVersions = kept
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    assert str(pydicom.dcmread(out / report.name).SoftwareVersions) == kept
+
+
+@pytest.mark.shared
+def test_real_character_sets_hide_no_name(make: Make, shared: Path, out: Path) -> None:
+    for source in sorted((shared / "data" / "visible" / "charsets").glob("chr*.dcm")):
+        ds = pydicom.dcmread(source)
+        name = ds.get("PatientName")
+        if name is None or source.name.startswith("chrSQ"):
+            continue
+        copy = out / make().file(source, out).name
+        changed = pydicom.dcmread(copy)
+        parts = [part for group in str(name).split("=") for part in group.split("^") if len(part) > 3]
+        changed.SoftwareVersions = (parts or [str(name).replace("^", " ").split("=")[-1]])[0]
+        changed.save_as(copy)
+        assert not verify_outputs([source], out, make()).passed, source.name
+        copy.unlink()
+
+
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.11.1"])
+def test_reports_and_presentation_states_lose_every_notation(
+    make: Make, tmp_path: Path, out: Path, sop_class: str
+) -> None:
+    for changes, keyword, value in LEFT:
+        ds = person(changes, sop_class=sop_class)
+        del ds.PixelData
+        put(ds, keyword, value)
+        item, name = pydicom.Dataset(), pydicom.Dataset()
+        name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = "1", "99LOCAL", f"of {value}"
+        item.ConceptNameCodeSequence, item.ValueType, item.TextValue = [name], "TEXT", f"by {value}"
+        item.RelationshipType = "CONTAINS"
+        layer = pydicom.Dataset()
+        layer.GraphicLayer, layer.GraphicLayerDescription = "LAYER", f"of {value}"
+        ds.ContentSequence, ds.GraphicLayerSequence = [item], [layer]
+        source = phantoms.write(ds, tmp_path / "in.dcm")
+
+        report = make().file(source, out)
+
+        assert value.encode() not in (out / report.name).read_bytes(), value
+        result = verify_outputs([source], out, make())
+        assert result.passed, (value, result.findings)
+        (out / report.name).unlink()
+
+
+def test_a_modality_that_is_none_is_other() -> None:
+    assert [defined_modality(value) for value in ("MR", "KOWALSKI", "", "mr", "CT\\MR")] == [
+        "MR",
+        "OT",
+        "OT",
+        "OT",
+        "OT",
+    ]
+
+
+def test_an_attribute_that_is_no_text_any_more_is_emptied(make: Make, tmp_path: Path, out: Path) -> None:
+    ds = person({})
+    ds.Modality = "KOWALSKI"
+    ds.AcquisitionNumber = 48151623
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    copy = pydicom.dcmread(out / make().file(source, out).name)
+
+    assert copy.Modality == "OT"
+    assert copy.AcquisitionNumber is None
+
+
+@given(st.text(max_size=40))
+def test_folded_text_knows_where_it_came_from(text: str) -> None:
+    folded, places = fold_with_places(text)
+
+    assert folded == fold(text)
+    assert len(places) == len(folded) + 1
+    assert places == sorted(places)
+    assert places[-1] == len(text)
+
+
+@given(
+    st.binary(max_size=60),
+    st.sampled_from([b"", b"ISO_IR 100", b"\\ISO 2022 IR 87", b"GB18030", b"nonsense"]),
+)
+def test_any_bytes_can_be_read_and_said_again_or_not(value: bytes, charset: bytes) -> None:
+    text = decode(value, charset)
+    made = encode(text, charset)
+    assert made is None or decode(made, charset) == text
+
+
+@given(st.text(max_size=300), st.binary(max_size=300))
+def test_searching_breaks_on_nothing(text: str, data: bytes) -> None:
+    terms = Terms()
+    values: list[tuple[int, str, bytes, bytes]] = [
+        (0x00100010, "PN", b"Kowalski^Anna", b""),
+        (0x00100020, "LO", b"0048151623", b""),
+        (0x00100030, "DA", b"19720314", b""),
+    ]
+    terms.learn(values)
+    for hit in terms.find(fold(text), True):
+        assert 0 <= hit.start <= hit.end <= len(fold(text))
+    assert terms.find(fold(text + " kowalski 00481-51623 "), True)
+    assert terms.hits(data + b" Kowalski ")
+
+
+def test_counts_of_terms_are_shown_by_kind(make: Make, tmp_path: Path, out: Path) -> None:
+    source = phantoms.write(person({}), tmp_path / "in.dcm")
+    make().file(source, out)
+
+    searched: dict[str, Any] = verify_outputs([source], out, make()).searched
+
+    assert {"name", "id", "birth_date", "date", "uid"} <= set(searched)
