@@ -24,6 +24,7 @@ _SPELLED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": 
 _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
 _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
 
+_ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
 _PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
 
 
@@ -51,7 +52,8 @@ def decode(value: bytes, charset: bytes, vr: str = "LO") -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return decode_bytes(value, _encodings(charset), PN_DELIMS if vr == "PN" else TEXT_VR_DELIMS)
+            text = decode_bytes(value, _encodings(charset), PN_DELIMS if vr == "PN" else TEXT_VR_DELIMS)
+            return _ESCAPE.sub("", text)  # pydicom leaves those of ISO 2022 IR 58
         except (LookupError, ValueError):
             return value.decode("latin-1")
 

@@ -236,6 +236,20 @@ def test_other_text_of_the_character_set_stays(
     assert str(pydicom.dcmread(out / report.name).SoftwareVersions) == kept
 
 
+def test_an_escape_that_pydicom_does_not_know_hides_no_name(make: Make, tmp_path: Path, out: Path) -> None:
+    first, given_ = b"\x1b$)A\xd5\xc5", b"\x1b$)A\xd0\xa1\xb6\xab"
+    ds = phantoms.image()
+    ds.SpecificCharacterSet = ["", "ISO 2022 IR 58"]
+    phantoms.unknown(ds, 0x00100010, b"Zhang^XiaoDong=" + first + b"^" + given_)
+    phantoms.unknown(ds, 0x00181020, b"of " + given_ + b" v2")
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    report = make().file(source, out)
+
+    assert b"\xd0\xa1\xb6\xab" not in (out / report.name).read_bytes()
+    assert verify_outputs([source], out, make()).passed
+
+
 @pytest.mark.shared
 def test_real_character_sets_hide_no_name(make: Make, shared: Path, out: Path) -> None:
     for source in sorted((shared / "data" / "visible" / "charsets").glob("chr*.dcm")):
