@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
+import os
+import pwd
 
 import click
 
@@ -30,6 +31,14 @@ def assign(study: str, project: str, participant: str, event: str, as_json: bool
         click.echo(f"request {instance} of study {study} for project {project} is in REDCap")
 
 
+def _who() -> str:
+    """The person as the operating system knows it; environment variables don't count."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
 @click.command()
 @click.argument("study")
 @click.option("--project", required=True, help="Project that the copies were sent for.")
@@ -45,7 +54,7 @@ def removed(study: str, project: str, targets: tuple[str, ...], unasked: bool, a
     from fiona_dagster.transfers.removal import confirm_removed
 
     with Gateway(DataRoot.from_environment()) as gateway:
-        names = confirm_removed(gateway, study, project, targets, by=getpass.getuser(), ask=not unasked)
+        names = confirm_removed(gateway, study, project, targets, by=_who(), ask=not unasked)
     if as_json:
         click.echo(json.dumps({"study": study, "project": project, "targets": names}))
     else:
