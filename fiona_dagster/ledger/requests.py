@@ -22,18 +22,18 @@ class Requests:
     def handled(self, request: Request) -> bool:
         """Whether this request, with this date and these very words, is the one that was dealt with last.
 
-        A request whose participant or event was edited is looked at again, in whatever state it is; so is
-        one that awaited the removal of an older copy, once that is confirmed.
+        A request whose project, participant or event was edited is looked at again, in whatever state it is;
+        so is one that awaited the removal of an older copy, once that is confirmed.
         """
         row = self._store.row(
-            """SELECT * FROM transfers WHERE study = ? AND project = ? AND request = ?
-               AND requested_date = ? ORDER BY id DESC LIMIT 1""",
+            """SELECT * FROM transfers WHERE study = ? AND request = ? AND requested_date = ?
+               ORDER BY id DESC LIMIT 1""",
             request.study,
-            request.project,
             request.instance,
             request.requested_date,
         )
-        if row is None or (row["participant"], row["event"]) != (request.participant, request.event):
+        wanted = (request.project, request.participant, request.event)
+        if row is None or (row["project"], row["participant"], row["event"]) != wanted:
             return False
         return not row["awaits_removal"] or bool(self._elsewhere(request))
 
@@ -69,10 +69,30 @@ class Requests:
             # In the transaction: a delivery that begins at this moment is either seen here or sees this.
             self.require_removed(request)
             self._supersede(db, study, project)
+            self._leave_other_projects(db, request)
             transfer = self._insert(db, request, revision, "accepted", "")
             self._work.need("transfer", study, revision, project=project, again=True)
             self._store.note(study, f"request {request.instance} accepted for project {project}")
         return transfer
+
+    def _leave_other_projects(self, db: sqlite3.Connection, request: Request) -> None:
+        """The very request named another project before: nothing more is sent for that one."""
+        found = db.execute(
+            """SELECT DISTINCT project FROM transfers WHERE study = ? AND request = ? AND requested_date = ?
+               AND project != ? AND state IN ('accepted', 'packaged', 'failed')""",
+            (request.study, request.instance, request.requested_date, request.project),
+        ).fetchall()
+        for (left,) in found:
+            state = "stopped" if self.sendings.at(request.study, left) else "superseded"
+            db.execute(
+                """UPDATE transfers SET state = ?, changed = ?,
+                   reason = 'stopped: the request names another project now'
+                   WHERE study = ? AND project = ? AND request = ? AND requested_date = ?
+                   AND state IN ('accepted', 'packaged', 'failed')""",
+                (state, utc_now(), request.study, left, request.instance, request.requested_date),
+            )
+            self._work.drop(request.study, left)
+            self._store.note(request.study, f"{left}: {state}: the request names another project now")
 
     def start_over(self, transfer: Transfer, why: str) -> Transfer:
         """The same request again, from the de-identification on; what was made before is never sent.

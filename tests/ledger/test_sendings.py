@@ -212,3 +212,26 @@ def test_a_record_beside_the_archive_has_it_before_the_ledger(ledger: Ledger, ar
     ((_, record),) = read_records(ledger.root)
     assert record is not None
     assert [row["removed_by"] for row in record["sendings"]] == ["Jo"]
+
+
+@pytest.mark.parametrize(("begun", "state"), [(False, "superseded"), (True, "stopped")])
+def test_a_request_that_names_another_project_leaves_the_first(
+    ledger: Ledger, transfer: Transfer, begun: bool, state: str
+) -> None:
+    if begun:
+        begin(ledger, transfer)
+    ledger.transfers.accept(asked(project="Q"), 1)
+    states = [(one.project, one.state) for one in ledger.transfers.all("1.2")]
+    assert states == [("P", state), ("Q", "accepted")]
+    assert not ledger.transfers.handled(asked()), "and it may come back"
+    assert [work.project for work in ledger.work.open("1.2")] == ["Q"]
+    with pytest.raises(Superseded):
+        begin(ledger, transfer)
+
+
+def test_two_requests_for_two_projects_are_two_transfers(ledger: Ledger, transfer: Transfer) -> None:
+    ledger.transfers.accept(asked(project="Q", instance=2), 1)
+    assert [(one.project, one.state) for one in ledger.transfers.all("1.2")] == [
+        ("P", "accepted"),
+        ("Q", "accepted"),
+    ]
