@@ -164,6 +164,8 @@ def _run(
         stage.mkdir(mode=0o700, parents=True)
         report = deid.deidentify_study(deidentifier, inputs, stage)
         verification = deid.verify_outputs(inputs, stage, deidentifier)
+        # A transfer would be refused; here the person who calls chose the id, and nothing is sent.
+        verification.warnings += deid.identifiers_used(inputs, deidentifier)
         bad = {finding.file for finding in verification.findings}
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in report.files:

@@ -124,3 +124,16 @@ def test_broken_files_never_crash_it(data: Path, shared: Path, tmp_path: Path) -
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert all(p.name.startswith("2.25.") for p in (tmp_path / "out").iterdir())
+
+
+def test_the_hospitals_own_number_as_participant_is_pointed_out(data: Path, tmp_path: Path) -> None:
+    """A transfer would be refused."""
+    image = phantoms.image(1)
+    image.PatientID = "SUBJ-0001"
+    source = phantoms.write(image, tmp_path / "in.dcm")
+
+    done = fiona(data, source, tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    assert "(0010,0020): is the assigned participant id" in done.stderr
+    assert "SUBJ" not in done.stderr
