@@ -333,7 +333,7 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
     if syntax in _REFERENCED:
         raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them first")
     known = UID_dictionary.get(syntax, ("", ""))[1] == "Transfer Syntax"
-    if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]+){1,4}", syntax):
+    if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]{1,3}){1,4}", syntax):
         raise RefusedDicom(
             "the transfer syntax in its file meta information (0002,0010) is not known; it is not passed on"
         )

@@ -27,9 +27,8 @@ from fiona_dagster.deid.folding import decode, fold
 from fiona_dagster.deid.identities import dummy, is_well_known
 from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids
 from fiona_dagster.deid.pixel_inspection import Tail
-from fiona_dagster.deid.reading import READ_ERRORS, Found, elements, raw_value, read_header
+from fiona_dagster.deid.reading import UNREADABLE, Found, elements, quiet, raw_value, read_header
 from fiona_dagster.deid.terms import BINARY, NUMBERS, Hit, Term, Terms
-from fiona_dagster.errors import FionaError
 
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _OWN_NAME = re.compile(r"2\.25\.[0-9]{1,39}(_[0-9]+)?\.dcm")
@@ -94,11 +93,10 @@ class Inspection:
             raw = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         with raw:
             try:
-                self._look(raw, by_study)
-            except READ_ERRORS:
+                with quiet():
+                    self._look(raw, by_study)
+            except UNREADABLE:
                 self._find("file", "can't be read again")
-            except FionaError:
-                self._find("file", "can't be inflated again")
             with memoryview(raw) as view:
                 return sha256(view).hexdigest()
 

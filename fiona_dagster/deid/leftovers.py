@@ -21,6 +21,7 @@ _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
 SYMBOLS = frozenset(["CS", "AE", "UR"])
 _NUMBERS = frozenset(["DS", "IS"])
+_LETTERS = re.compile(r"[^0-9.+\-\\ \0e]")
 REPLACEMENT = "REMOVED"
 _LONGEST = {"SH": 16, "LO": 64}
 
@@ -86,7 +87,7 @@ class Leftovers:
                 suspicious = suspicious or self.terms.is_value(as_read)
             else:
                 others.append(value)
-                suspicious = suspicious or (vr in _NUMBERS and self.terms.is_number(value.decode("latin-1")))
+                suspicious = suspicious or (vr in _NUMBERS and self._tells(value))
         text = b"\n".join(texts)
         uids = self.originals.intersection(_UID_LIKE.findall(text + b"\n" + b"\n".join(others)))
         uids |= stray_uids(text, self.originals)
@@ -117,7 +118,7 @@ class Leftovers:
             if vr not in TEXT:
                 return None
             value = pattern.sub(lambda found: self.map_uid(found[0].decode()).encode(), value)
-        if vr in _NUMBERS and self.terms.is_number(value.decode("latin-1")):
+        if vr in _NUMBERS and self._tells(value):
             self.cleaned += 1
             return Element(e.tag, e.vr)
         if vr in WORDS or (vr in SYMBOLS and not is_defined(e.tag, value)):
@@ -127,6 +128,14 @@ class Leftovers:
                 empty = b"OT" if e.tag == MODALITY else b""
                 return Element(e.tag, e.vr, empty if vr in SYMBOLS else new)
         return e if value == e.value else Element(e.tag, e.vr, value)
+
+    def _tells(self, value: bytes) -> bool:
+        """Whether a number is an id, or holds words."""
+        text = value.decode("latin-1").lower()
+        words = _LETTERS.search(text) and any(
+            not text[hit.start : hit.end].isdigit() for hit in self._strong(text, False)
+        )
+        return bool(words) or self.terms.is_number(text)
 
     def _text(self, value: bytes, vr: str, charset: bytes) -> bytes:
         """The text without what identified the person."""

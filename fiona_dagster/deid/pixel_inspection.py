@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from fiona_dagster.deid.codestreams import foreign_bytes, parser_of
 from fiona_dagster.deid.elements import BIG_ENDIAN, IMPLICIT, UNDEFINED
-from fiona_dagster.deid.pixels import Geometry, grouped, image_of, look, split
+from fiona_dagster.deid.pixels import Geometry, grouped, image_of, look, number_of_frames, split
 from fiona_dagster.deid.reading import raw_value
 
 BATCH = 1 << 20
@@ -33,7 +33,7 @@ def shape_of(data_set: Dataset, big: bool) -> Geometry:
     return Geometry(
         number(0x00280010),
         number(0x00280011),
-        1 if not frames else int(frames) if frames.isdigit() else 0,
+        number_of_frames(frames),
         number(0x00280002, 1),
         number(0x00280100),
         number(0x00280101),

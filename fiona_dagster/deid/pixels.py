@@ -7,6 +7,7 @@ Pixel values are never changed, and large data never stand in memory: what is ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -81,6 +82,13 @@ class Geometry:
         return max((size for size in self.sizes(tag) if size <= length), default=0)
 
 
+def number_of_frames(said: str) -> int:
+    """Number of Frames (IS) as a number: 1 where it does not say, 0 where it says nonsense."""
+    if not said:
+        return 1
+    return int(said) if re.fullmatch(r"[0-9]{1,12}", said) else 0
+
+
 def geometry(source: DicomFile) -> Geometry:
     """Reads the Image Pixel module of an object."""
     order = "little" if source.little else "big"
@@ -95,7 +103,7 @@ def geometry(source: DicomFile) -> Geometry:
     return Geometry(
         number(0x00280010),
         number(0x00280011),
-        1 if not said else int(said) if said.isdigit() else 0,
+        number_of_frames(said),
         number(0x00280002, 1),
         number(0x00280100),
         number(0x00280101),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,30 +15,35 @@ from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
 from fiona_dagster.deid.elements import DEFLATED, inflate
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 WALK_DEPTH = 80
-READ_ERRORS = (
-    InvalidDicomError,
-    ValueError,
-    OSError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RecursionError,
-    AttributeError,
-)
-"""What pydicom raises on damaged files."""
-UNREADABLE = (*READ_ERRORS, UnreadableDicom, RefusedDicom)
-"""The same, and what :func:`bounded` raises."""
+UNREADABLE = (UnreadableDicom, RefusedDicom, OSError)
+"""What the functions here raise."""
 
 # values are looked at as bytes and never validated: pydicom's complaints would quote them
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lets pydicom say nothing: warnings are dropped, errors tell nothing of what they are about.
+
+    Raises:
+        UnreadableDicom: pydicom raised something; on damaged files it may be anything, and quote values.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (UnreadableDicom, RefusedDicom, OSError):
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            raise UnreadableDicom("pydicom can't read it") from None
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,9 @@ def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset
     """Everything before the pixel data.
 
     Raises:
-        READ_ERRORS: whatever pydicom raises; the messages may hold values, never show them.
+        UnreadableDicom: pydicom can't read it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         return pydicom.dcmread(source, stop_before_pixels=True, force=force)
 
 
@@ -89,9 +94,12 @@ def bounded(source: Path) -> None:
 
 
 def elements(data_set: Dataset) -> list[Found]:
-    """Every element at every depth; sequences before their content."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Every element at every depth; sequences before their content.
+
+    Raises:
+        UnreadableDicom: pydicom can't read it.
+    """
+    with quiet():
         return list(_walk(data_set, (), b""))
 
 
@@ -138,7 +146,8 @@ def _vr(tag: int) -> str:
 
 def _children(data_set: Dataset, key: BaseTag) -> list[Dataset] | None:
     try:
-        value = data_set[key].value
-    except READ_ERRORS:
+        with quiet():
+            value = data_set[key].value
+    except UNREADABLE:
         return None  # what pydicom can't read as a sequence is searched as bytes
     return list(value) if value is not None and not isinstance(value, bytes | str) else None

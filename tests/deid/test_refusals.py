@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fiona_dagster.deid import deidentify_study, verify_outputs
-from fiona_dagster.errors import RefusedDicom
+from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 from tests.deid import phantoms
 from tests.deid.conftest import Make
 from tests.deid.phantoms import BIG, EXPLICIT, IMPLICIT
@@ -88,7 +90,7 @@ def test_a_copy_whose_original_cant_be_searched_blocks(
 
     def failing(source: Path, *, force: bool = False) -> object:
         if source == sources[1]:
-            raise ValueError("pydicom can't read this")
+            raise UnreadableDicom("pydicom can't read it")
         return read(source, force=force)
 
     monkeypatch.setattr(verify, "read_header", failing)
@@ -119,3 +121,56 @@ def test_an_unknown_transfer_syntax_is_not_quoted(make: Make, tmp_path: Path, ou
     assert "transfer syntax" in report.failures[0].reason
     assert "(0002,0010)" in report.failures[0].reason
     assert "48151623" not in report.failures[0].reason
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
+def test_words_in_a_number_are_emptied(make: Make, tmp_path: Path, out: Path, syntax: str) -> None:
+    ds = phantoms.image(syntax=syntax)
+    ds.add_new(0x00180081, "DS", "88888888")
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    raw = source.read_bytes()
+    assert b"88888888" in raw
+    source.write_bytes(raw.replace(b"88888888", b"Quisling"))
+
+    report = make().file(source, out)
+
+    assert b"Quisling" not in (out / report.name).read_bytes()
+    copy = pydicom.dcmread(out / report.name)
+    assert copy.EchoTime is None
+    assert copy.SliceThickness == 1.5
+    assert verify_outputs([source], out, make()).passed
+
+
+DAMAGE = st.lists(
+    st.tuples(st.integers(0, 3000), st.binary(max_size=6), st.integers(0, 8)), min_size=1, max_size=6
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(DAMAGE, st.booleans())
+def test_damaged_files_are_refused_or_searched_and_break_nothing(
+    make: Make, tmp_path: Path, damage: list[tuple[int, bytes, int]], original: bool
+) -> None:
+    folder = tmp_path / "copies"
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+
+    def hurt(path: Path) -> None:
+        raw = path.read_bytes()
+        for at, new, gone in damage:
+            place = at % len(raw) if raw else 0
+            raw = raw[:place] + new + raw[place + gone :]
+        path.write_bytes(raw)
+
+    if original:
+        hurt(source)
+    report = deidentify_study(make(), [source], folder)
+    copies = [folder / file.name for file in report.files]
+    if not original:
+        hurt(copies[0])
+
+    result = verify_outputs([source], folder, make())
+
+    assert len(copies) + len(report.failures) == 1
+    assert "uisling" not in str(result.to_json()) + str(report.to_json())
+    for copy in copies:
+        copy.unlink(missing_ok=True)
