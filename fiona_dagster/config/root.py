@@ -180,6 +180,11 @@ class DataRoot:
         return self.logs / "receiver.counters"
 
     @property
+    def redcap_calls_file(self) -> Path:
+        """When REDCap was called last: all processes here share one budget (see ``redcap.budget``)."""
+        return self.path / "ledger" / "redcap-calls"
+
+    @property
     def locks(self) -> Path:
         """One lock file a study (see ``landing.study_lock``)."""
         return self.path / "ledger" / "locks"

@@ -6,15 +6,8 @@ with the answer (transfers), and where tokens come from (config). The sandbox is
 
 from fiona_dagster.redcap.client import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, shipped_projects
-from fiona_dagster.redcap.incoming import (
-    ANONYMIZATION_ERROR,
-    PIXELS_REWRITTEN,
-    SEND_ERROR,
-    IncomingProject,
-    Registration,
-    TransferRequest,
-    site_time,
-)
+from fiona_dagster.redcap.incoming import IncomingProject, Registration, site_time
+from fiona_dagster.redcap.layout import ANONYMIZATION_ERROR, PIXELS_REWRITTEN, SEND_ERROR, TransferRequest
 
 __all__ = [
     "ANONYMIZATION_ERROR",

@@ -17,6 +17,10 @@ from fiona_dagster.errors import RedcapRejected, RedcapUnavailable
 _HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
 _XML_ERROR = re.compile(r"<error>\s*(?:<!\[CDATA\[)?(.*?)(?:\]\]>)?\s*</error>", re.IGNORECASE | re.DOTALL)
 _CSV_ERROR = re.compile(r'\s*"?error:\s*', re.IGNORECASE)
+_BAN = re.compile(
+    r"\b(temporarily|has been|have been|is|are) (banned|blocked)\b",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|\u201c([^\u201d]*)\u201d|\u2018([^\u2019]*)\u2019")
 _PLAIN_WORD = re.compile(r"[a-z][a-z/-]*")
@@ -57,6 +61,11 @@ def is_html(body: str) -> bool:
     return _HTML.match(body[:4096].lstrip("\ufeff")) is not None
 
 
+def is_ban(status: int, body: str) -> bool:
+    """Whether the server shut us out for calling too often: a page, not REDCap's words, with any status."""
+    return is_html(body) and (status < 300 or status in (401, 403, 429)) and _BAN.search(body) is not None
+
+
 def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: Iterable[str]) -> None:
     """Raises what an answer means unless it is a success.
 
@@ -68,10 +77,15 @@ def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: I
         sent: values of ours that must not.
 
     Raises:
-        RedcapUnavailable: 408, 429, 5xx, or an HTML page with status 200.
+        RedcapUnavailable: 408, 429, 5xx, a ban, or an HTML page with status 200.
         RedcapRejected: everything else that isn't a success.
     """
     what = f"REDCap call content={content}"
+    if is_ban(status, body):
+        raise RedcapUnavailable(
+            f"{what}: the server shut this address out for calling too often (status {status}); "
+            "lower redcap.calls_per_minute, or have the address excepted there"
+        )
     if is_transient(status):
         raise RedcapUnavailable(f"{what}: server answered with status {status}; try again later")
     if status >= 300:

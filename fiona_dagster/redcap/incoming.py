@@ -8,65 +8,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.dicom.uids import is_uid
 from fiona_dagster.errors import (
     ConfigurationError,
     RedcapRejected,
-    RedcapUnavailable,
     RequestRefused,
     UnknownStudy,
     UsageError,
 )
 from fiona_dagster.redcap.client import RedcapClient
-from fiona_dagster.redcap.rows import INSTANCE, INSTRUMENT, Row, clean_value, same_value
+from fiona_dagster.redcap.layout import (
+    ANONYMIZATION_ERROR,
+    REQUEST_FIELDS,
+    SEND_ERROR,
+    SERIES,
+    STUDY,
+    TRANSFER_ERRORS,
+    Layout,
+    TransferRequest,
+    base_row,
+    holds,
+)
+from fiona_dagster.redcap.rows import Row, clean_value
 
 log = logging.getLogger("fiona.redcap")
-
-STUDY = "study_instance_uid"
-SERIES = "series_instance_uid"
-
-ANONYMIZATION_ERROR = 1
-SEND_ERROR = 2
-PIXELS_REWRITTEN = 3
-TRANSFER_ERRORS = (ANONYMIZATION_ERROR, SEND_ERROR, PIXELS_REWRITTEN)
-"""Choices of the checkbox ``transfer_error``."""
-
-_REQUEST_FIELDS = (
-    "transfer_requested_date",
-    "transfer_project_name",
-    "transfer_name",
-    "transfer_event_name",
-    "transfer_date",
-    "transfer_error",
-    "transfer_mapped_uid",
-)
-
-
-@dataclass(frozen=True)
-class TransferRequest:
-    """One instance of the instrument *transfers*. Its repr shows no participant, event or mapped UID."""
-
-    study: str
-    instance: int
-    requested_date: str
-    """As REDCap has it, site time, ``YYYY-MM-DD HH:MM``; empty when not requested."""
-    project: str
-    participant: str = field(repr=False)
-    event: str = field(repr=False)
-    transfer_date: str = ""
-    """When it was done, site time; empty when it wasn't."""
-    errors: tuple[int, ...] = ()
-    """Ticked choices of ``transfer_error``."""
-    mapped_uid: str = field(default="", repr=False)
-
-    @property
-    def active(self) -> bool:
-        """A request counts when its date and its project are filled in."""
-        return bool(self.requested_date and self.project)
 
 
 @dataclass(frozen=True)
@@ -85,6 +55,10 @@ class IncomingProject:
     def __init__(self, client: RedcapClient) -> None:
         self._client = client
 
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout(self._client.repeating())
+
     def register_study(
         self,
         study_fields: Mapping[str, object],
@@ -94,7 +68,8 @@ class IncomingProject:
         """Makes the study's record say this, series by series.
 
         A series keeps its instance number, found by ``series_instance_uid``; a new one gets the next free.
-        Series that REDCap has and we don't are left alone.
+        Series that REDCap has and we don't are left alone. Where *series* does not repeat, the one with the
+        most images stands there.
 
         Args:
             study_fields: ``study_instance_uid`` and the other ``study_*`` fields.
@@ -109,43 +84,46 @@ class IncomingProject:
         study = _uid(study_fields, STUDY)
         wanted_study = {key: clean_value(value) for key, value in study_fields.items()}
         if optional_fields:
-            there = {row.get("export_field_name", "") for row in self._client.field_names()}
+            there = self._client.columns
             wanted_study |= {k: clean_value(v) for k, v in optional_fields.items() if k in there}
         wanted_series = [{key: clean_value(value) for key, value in row.items()} for row in series_rows]
         names = {key for row in wanted_series for key in row}
         stored = self._client.export_records(records=[study], fields=sorted({STUDY, *wanted_study, *names}))
-        series = _instances(stored, "series")
-        rows = [] if _equal(wanted_study, _base(stored)) else [_row(study, "", "", wanted_study)]
+        rows = self._study_rows(study, wanted_study, wanted_series, stored)
+        return Registration(len(rows), self._write(rows, strict=(STUDY, SERIES)))
+
+    def _study_rows(self, study: str, wanted: Row, series_rows: list[Row], stored: list[Row]) -> list[Row]:
+        """The rows that have to be written."""
+        for row in series_rows:
+            _uid(row, SERIES)
+        repeats = "series" in self._layout.repeating
+        if not repeats and series_rows:
+            largest: Row = max(series_rows, key=_images)
+            wanted = {**wanted, **largest}
+        rows = [] if holds(wanted, base_row(stored)) else [self._layout.row(study, "", "", wanted)]
+        if not repeats:
+            return rows
+        series = self._layout.series(stored)
         numbers = {row.get(SERIES, ""): number for number, row in sorted(series.items(), reverse=True)}
         free = max(series, default=0)
-        for wanted in wanted_series:
-            number = numbers.get(_uid(wanted, SERIES))
+        for row in series_rows:
+            number = numbers.get(row[SERIES])
             if number is None:
                 free += 1
-                number = numbers[wanted[SERIES]] = free
-            if not _equal(wanted, series.get(number, {})):
-                rows.append(_row(study, "series", number, wanted))
-        return Registration(len(rows), self._write(rows, strict=(STUDY, SERIES)))
+                number = numbers[row[SERIES]] = free
+            if not holds(row, series.get(number, {})):
+                rows.append(self._layout.row(study, "series", number, row))
+        return rows
 
     def requests(self) -> list[TransferRequest]:
         """All transfer requests of all records, whether active, done or neither, by study and instance.
 
         Records whose name is no StudyInstanceUID are counted in the log and left out.
         """
-        rows = self._client.export_records(fields=(STUDY, *_REQUEST_FIELDS))
-        found: list[TransferRequest] = []
-        strangers = 0
-        for row in rows:
-            plain = INSTRUMENT not in row
-            if not plain and row[INSTRUMENT] != "transfers":
-                continue
-            request = _request(row)
-            if not any(row.get(name) for name in _REQUEST_FIELDS) and not request.errors:
-                continue
-            if is_uid(request.study):
-                found.append(request)
-            else:
-                strangers += 1
+        rows = self._client.export_records(fields=(STUDY, *REQUEST_FIELDS))
+        every = self._layout.requests(rows, self._client.missing_codes)
+        found = [request for request in every if is_uid(request.study)]
+        strangers = len(every) - len(found)
         if strangers:
             log.warning(
                 "Incoming has %d request(s) in records that are named by no StudyInstanceUID", strangers
@@ -158,12 +136,13 @@ class IncomingProject:
         Raises:
             UnknownStudy: *Incoming* has no such record.
         """
-        rows = self._client.export_records(records=[study], fields=(STUDY, *_REQUEST_FIELDS))
+        rows = self._client.export_records(records=[study], fields=(STUDY, *REQUEST_FIELDS))
         if not rows:
             raise UnknownStudy(
                 f"study {study} is not registered in REDCap's Incoming; wait until it is complete"
             )
-        return [_request(row) for _, row in sorted(_instances(rows, "transfers").items())]
+        found = self._layout.requests(rows, self._client.missing_codes)
+        return sorted(found, key=lambda request: request.instance)
 
     def write_request(
         self, study: str, project: str, participant: str, event: str, now: datetime, *, zone: str = "UTC"
@@ -183,6 +162,7 @@ class IncomingProject:
 
         Raises:
             UnknownStudy: *Incoming* has no such record.
+            RequestRefused: *transfers* does not repeat, and the request that stands there still waits.
         """
         date = site_time(now, zone)
         wanted = {
@@ -197,9 +177,19 @@ class IncomingProject:
             waits = request.active and not request.transfer_date and not _failed(request)
             if same and (waits or request.requested_date == date):
                 return request.instance
-        instance = max((request.instance for request in there), default=0) + 1
-        self._write([_row(study, "transfers", instance, wanted)], strict=tuple(wanted))
+            if waits and "transfers" not in self._layout.repeating:
+                raise RequestRefused(
+                    f"study {study} has a request that still waits, and this Incoming has room for one; "
+                    "make the instrument transfers repeating, or wait until that request is done"
+                )
+        instance = self._free_instance(there)
+        self._write([self._layout.row(study, "transfers", instance, wanted)], strict=tuple(wanted))
         return instance
+
+    def _free_instance(self, there: Iterable[TransferRequest]) -> int:
+        if "transfers" not in self._layout.repeating:
+            return 1
+        return max((request.instance for request in there), default=0) + 1
 
     def write_outcome(
         self,
@@ -233,14 +223,14 @@ class IncomingProject:
         """
         self._still_there(study, instance, expected)
         wanted = {
-            f"transfer_error___{code}": "1" if code in errors else "0" for code in self._error_codes(errors)
+            column: "1" if code in errors else "0" for code, column in self._error_columns(errors).items()
         }
         wanted["transfer_error_message"] = clean_value(message)
         if transfer_date is not None:
             wanted["transfer_date"] = site_time(transfer_date, zone)
         if mapped_uid is not None:
             wanted["transfer_mapped_uid"] = clean_value(mapped_uid)
-        row = _row(study, "transfers", instance, wanted)
+        row = self._layout.row(study, "transfers", instance, wanted)
         if not self._client.differences([row]):
             return False
         self._write([row], strict=tuple(name for name in wanted if name != "transfer_error_message"))
@@ -258,10 +248,21 @@ class IncomingProject:
         ):
             raise RequestRefused(f"{where} was changed in REDCap meanwhile; its outcome is not written")
 
-    def _error_codes(self, errors: Collection[int]) -> tuple[int, ...]:
+    def _error_columns(self, errors: Collection[int]) -> dict[int, str]:
+        """Export names of the boxes of ``transfer_error``, as the server says.
+
+        Raises:
+            UsageError: REDCap has never had such a box.
+            RedcapRejected: this site's dictionary lacks one that is to be ticked.
+        """
         if unknown := set(errors) - set(TRANSFER_ERRORS):
             raise UsageError(f"transfer_error has no choice {sorted(unknown)}; use {TRANSFER_ERRORS}")
-        return TRANSFER_ERRORS
+        there = self._client.columns_of("transfer_error")
+        if lacking := [code for code in errors if str(code) not in there]:
+            raise RedcapRejected(
+                f"REDCap's transfer_error lacks choice {lacking[0]}; `fiona redcap check` says what else", 200
+            )
+        return {code: there[str(code)] for code in TRANSFER_ERRORS if str(code) in there}
 
     def _write(self, rows: Sequence[Row], *, strict: Collection[str]) -> tuple[str, ...]:
         """Imports, reads back, and returns the names of fields that were stored differently.
@@ -271,7 +272,7 @@ class IncomingProject:
         """
         if not rows:
             return ()
-        self._client.import_records(rows, overwrite=True)
+        self._client.import_records(rows, overwrite=True, read_back=False)
         altered = self._client.differences(rows)
         if lost := altered & set(strict):
             raise RedcapRejected(
@@ -311,39 +312,6 @@ def _uid(row: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _row(study: str, instrument: str, instance: int | str, values: Mapping[str, str]) -> Row:
-    return {STUDY: study, INSTRUMENT: instrument, INSTANCE: str(instance), **values}
-
-
-def _base(rows: Iterable[Row]) -> Row:
-    return next((row for row in rows if not row.get(INSTRUMENT)), {})
-
-
-def _instances(rows: Iterable[Row], instrument: str) -> dict[int, Row]:
-    return {_number(row): row for row in rows if row.get(INSTRUMENT) == instrument}
-
-
-def _number(row: Row) -> int:
-    text = row.get(INSTANCE) or "1"
-    if not text.isdigit():
-        raise RedcapUnavailable("REDCap sent a redcap_repeat_instance that is no number")
-    return int(text)
-
-
-def _equal(wanted: Row, stored: Row) -> bool:
-    return all(name in stored and same_value(name, value, stored[name]) for name, value in wanted.items())
-
-
-def _request(row: Row) -> TransferRequest:
-    ticked = (code for code in TRANSFER_ERRORS if row.get(f"transfer_error___{code}") == "1")
-    return TransferRequest(
-        study=row.get(STUDY, ""),
-        instance=_number(row),
-        requested_date=row.get("transfer_requested_date", ""),
-        project=row.get("transfer_project_name", ""),
-        participant=row.get("transfer_name", ""),
-        event=row.get("transfer_event_name", ""),
-        transfer_date=row.get("transfer_date", ""),
-        errors=tuple(ticked),
-        mapped_uid=row.get("transfer_mapped_uid", ""),
-    )
+def _images(row: Row) -> tuple[int, str]:
+    number = row.get("series_num_files", "")
+    return (int(number) if number.isdecimal() else 0), row[SERIES]

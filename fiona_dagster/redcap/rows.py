@@ -37,8 +37,10 @@ def clean_row(row: Mapping[str, object]) -> Row:
 
 
 def row_key(row: Mapping[str, str], record_id: str) -> tuple[str, str, str, str]:
-    """What identifies a row: record, event, instrument, instance."""
-    return row.get(record_id, ""), row.get(EVENT, ""), row.get(INSTRUMENT, ""), row.get(INSTANCE, "")
+    """What identifies a row: record, event, instrument, instance (1 where an instrument has none)."""
+    instrument = row.get(INSTRUMENT, "")
+    number = row.get(INSTANCE, "") or ("1" if instrument else "")
+    return row.get(record_id, ""), row.get(EVENT, ""), instrument, number
 
 
 def same_value(name: str, sent: str, stored: str) -> bool:

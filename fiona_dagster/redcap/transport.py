@@ -6,11 +6,9 @@ and is part of no message, log line or repr.
 
 from __future__ import annotations
 
-import collections
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -19,6 +17,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from fiona_dagster.errors import ConfigurationError, RedcapUnavailable
+from fiona_dagster.redcap.budget import CallBudget
 
 _LOOPBACK = ("localhost", "::1")
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -44,38 +43,19 @@ class Secret:
         raise TypeError("a token is not pickled")
 
 
-class CallBudget:
-    """At most so many calls in any 60 seconds; waits when they are used up. Shared between threads."""
-
-    def __init__(
-        self,
-        calls_per_minute: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._limit = max(1, calls_per_minute)
-        self._clock = clock
-        self._sleep = sleep
-        self._lock = threading.Lock()
-        self._taken: collections.deque[float] = collections.deque(maxlen=self._limit)
-
-    def take(self) -> None:
-        """Returns as soon as one more call is allowed, and counts it."""
-        with self._lock:
-            if len(self._taken) == self._limit:
-                wait = self._taken[0] + 60.0 - self._clock()
-                if wait > 0:
-                    self._sleep(wait)
-            self._taken.append(self._clock())
-
-
 @dataclass(frozen=True)
 class Reply:
-    """Status and decoded body of an answer."""
+    """Status and body of an answer."""
 
     status: int
-    body: str
+    content: bytes
+    content_type: str
     retry_after: float | None
+
+    @property
+    def body(self) -> str:
+        """The body as text; REDCap writes UTF-8."""
+        return self.content.decode("utf-8", "replace")
 
 
 class _Session(requests.Session):
@@ -120,25 +100,39 @@ class Transport:
         # a proxy of the environment has no business on loopback
         self._session.trust_env = not _is_loopback(self.url)
 
-    def post(self, fields: Mapping[str, str]) -> Reply:
+    def post(self, fields: Mapping[str, str], file: tuple[str, bytes] | None = None) -> Reply:
         """One call; a redirect to the same host is posted again, once.
+
+        Args:
+            fields: form fields without the token.
+            file: name and bytes of a file to send along, as multipart.
 
         Raises:
             RedcapUnavailable: no connection, no valid certificate, or time is up.
         """
-        response, body = self._send(self.url, fields)
+        response, body = self._send(self.url, fields, file)
         target = self._target(response)
         if target is not None:
-            response, body = self._send(target, fields)
-        return Reply(response.status_code, body, _seconds(response.headers.get("Retry-After")))
+            response, body = self._send(target, fields, file)
+        headers = response.headers
+        return Reply(
+            response.status_code, body, headers.get("Content-Type", ""), _seconds(headers.get("Retry-After"))
+        )
 
-    def _send(self, url: str, fields: Mapping[str, str]) -> tuple[requests.Response, str]:
+    def pause(self, seconds: float) -> None:
+        """Keeps every process here from calling for so long."""
+        self._budget.pause(seconds)
+
+    def _send(
+        self, url: str, fields: Mapping[str, str], file: tuple[str, bytes] | None
+    ) -> tuple[requests.Response, bytes]:
         self._budget.take()
         started = time.monotonic()
         try:
             with self._session.post(
                 url,
                 data={**fields, "token": self._token.reveal()},
+                files={"file": file} if file else None,
                 timeout=self._timeout,
                 verify=self._verify,
                 allow_redirects=False,
@@ -154,8 +148,8 @@ class Transport:
             problem = f"can't be reached or broke off ({type(error).__name__}); check address and network"
         raise RedcapUnavailable(f"REDCap at {self._host} {problem}")
 
-    def _read(self, response: requests.Response, started: float) -> str:
-        """The body, decoded as UTF-8; a server that drips is cut off."""
+    def _read(self, response: requests.Response, started: float) -> bytes:
+        """The body; a server that drips is cut off."""
         limit = started + 10 * self._timeout
         parts: list[bytes] = []
         # read1 returns with what is there; iter_content would wait for a full chunk however slowly it comes
@@ -163,7 +157,7 @@ class Transport:
             parts.append(part)
             if time.monotonic() > limit:
                 raise requests.Timeout
-        return b"".join(parts).decode("utf-8", "replace")
+        return b"".join(parts)
 
     def _target(self, response: requests.Response) -> str | None:
         """Where a redirect leads, if that may have the token: same scheme, host and port."""

@@ -53,6 +53,7 @@ class Gateway:
             timeout=redcap.timeout_seconds,
             ca_file=str(resolve(self.root, redcap.ca_file)) if redcap.ca_file else None,
             calls_per_minute=redcap.calls_per_minute,
+            budget_file=self.root.redcap_calls_file,
         )
         return IncomingProject(client)
 
