@@ -36,7 +36,16 @@ _INSTANCE = """INSERT INTO site_instances (study, site, sop_instance, series, so
         :archived, :size, :time, :filed, :accepted, :repeat, :conflict)
     ON CONFLICT (study, site, sop_instance) DO UPDATE SET """
 
-_SEEN_AGAIN = _INSTANCE + "repeats = repeats + :repeat, conflicts = conflicts + :conflict"
+_SEEN_AGAIN = (
+    _INSTANCE
+    + """repeats = repeats + :repeat, conflicts = conflicts + :conflict,
+    series = CASE WHEN :archived != '' AND path = '' AND filed = '' THEN :series ELSE series END,
+    sop_class = CASE WHEN :archived != '' AND path = '' AND filed = '' THEN :sop_class ELSE sop_class END,
+    transfer_syntax = CASE WHEN :archived != '' AND path = '' AND filed = '' THEN :transfer_syntax
+        ELSE transfer_syntax END,
+    size = CASE WHEN :archived != '' AND path = '' AND filed = '' THEN :size ELSE size END,
+    path = CASE WHEN path = '' THEN :archived ELSE path END"""
+)
 
 _BYTES = """
     series = CASE WHEN :filed > filed THEN :series ELSE series END,
@@ -81,10 +90,13 @@ _DECISIONS = ("accepted", "rejected", "superseded")
 def book(db: sqlite3.Connection, receipt: landing.Receipt, site: str = "") -> None:
     """Books one line of a journal of ``site``.
 
-    A repeat or a conflict changes counts only; ``stored`` and ``adopted`` make an instance; a decision about
-    a conflict moves what was set aside and, if it was accepted, says which bytes the instance has now.
+    ``stored`` and ``adopted`` make an instance. A repeat or a conflict changes counts only, but a repeat may be
+    all that tells of a file: the process that placed it was killed before its line, and the sender came again.
+    A decision about a conflict moves what was set aside and, if it was accepted, says which bytes the instance
+    has now.
     """
     kind = receipt.kind
+    tells_of_file = kind in ("stored", "adopted", "repeat") and not landing.is_set_aside(receipt.path)
     values = {
         "study": receipt.StudyInstanceUID,
         "site": site,
@@ -93,7 +105,7 @@ def book(db: sqlite3.Connection, receipt: landing.Receipt, site: str = "") -> No
         "sop_class": receipt.SOPClassUID,
         "transfer_syntax": receipt.transfer_syntax,
         "path": receipt.path,
-        "archived": receipt.path if kind in ("stored", "adopted") else "",
+        "archived": receipt.path if tells_of_file else "",
         "size": receipt.size,
         "time": receipt.time,
         "calling_ae": receipt.calling_ae,

@@ -61,6 +61,22 @@ def test_the_archived_file_is_the_instance_whichever_line_is_read_first(
     assert row["conflicts"] == 1
 
 
+@pytest.mark.parametrize(
+    "order", [("repeat",), ("conflict", "repeat"), ("repeat", "conflict"), ("repeat", "stored")]
+)
+def test_a_repeat_alone_tells_of_the_archived_file(
+    ledger: Ledger, arrive: Arrive, order: tuple[str, ...]
+) -> None:
+    """Whoever placed the file was killed before its line; the sender came again, and was told Success."""
+    there = "site/archive/scp_1.2/CT.1.2.3.1"
+    for kind in order:
+        aside = kind == "conflict"
+        arrive(kind=kind, path="site/conflicts/1.2/CT.1.2.3.1" if aside else there, size=7 if aside else 10)
+
+    (row,) = ledger.receipts.instances("1.2")
+    assert (row["path"], row["size"]) == (there, 10)
+
+
 def test_an_unknown_study_is_named_as_such(ledger: Ledger) -> None:
     with pytest.raises(UnknownStudy, match=r"9\.9"):
         ledger.receipts.study("9.9")

@@ -17,7 +17,7 @@ from fiona_dagster.ledger import Ledger, Package, Request
 from fiona_dagster.operations.accounting import account_for
 from tests.accounting import assert_all_accounted
 from tests.landing.test_door import file_one
-from tests.making import STUDY
+from tests.making import STUDY, data_set, part10
 
 ONE, TWO = "1.2.3.100.1.1", "1.2.3.100.1.2"
 
@@ -221,6 +221,40 @@ def test_a_file_without_a_line_is_adopted_by_the_next_start(filed: DataRoot) -> 
     assert codes(filed) == ([], [])
 
 
+def without_line(root: DataRoot) -> None:
+    """One file as a process leaves it that was killed between its name and its line."""
+    with Landing(root) as landing, landing.visit(IMPORTER) as visit:
+        file_one(landing, visit, ONE)
+    journal(root).unlink()
+
+
+def test_what_was_sent_again_after_a_kill_before_its_line_is_accounted_for(root: DataRoot) -> None:
+    without_line(root)
+    with Landing(root) as landing, landing.visit(IMPORTER) as visit:
+        assert file_one(landing, visit, ONE).kind == "repeat"
+    assert codes(root) == ([], [])
+    with Ledger(root) as ledger:
+        (row,) = ledger.receipts.instances(STUDY)
+    assert root.path / row["path"] == archived(root)
+
+
+def test_a_conflict_with_a_file_without_a_line_waits_for_its_adoption(root: DataRoot) -> None:
+    without_line(root)
+    with Landing(root) as landing, landing.visit(IMPORTER) as visit:
+        other = part10(data_set(ONE, pixels=b"other"), ONE)
+        assert file_one(landing, visit, ONE, other).kind == "conflict"
+    assert codes(root)[1] == ["no_journal_line"]
+    assert "no_receipt" not in codes(root)[0]
+
+    adopt_orphans(root)
+    assert codes(root) == ([], [])
+
+
+def test_a_lost_journal_is_told_once(filed: DataRoot) -> None:
+    journal(filed).unlink()
+    assert codes(filed) == (["no_receipt", "no_receipt"], [])
+
+
 def test_a_file_in_a_folder_with_old_times_is_left_to_the_thorough_pass(filed: DataRoot) -> None:
     adopt_orphans(filed)
     archived(filed, "1.2.3.100.1.3").write_bytes(b"put there by hand")
@@ -243,7 +277,7 @@ def test_a_rotten_line_is_made_good_by_adoption(filed: DataRoot) -> None:
     lines = journal(filed).read_bytes().splitlines(keepends=True)
     assert decode_line(lines[0].rstrip(b"\n")) is not None
     journal(filed).write_bytes(lines[0].replace(b"stored", b"st0red") + lines[1])
-    assert sorted(codes(filed)[1]) == ["no_journal_line"]
+    assert codes(filed) == (["no_receipt"], [])
 
     adopt_orphans(filed, everything=True)
     assert codes(filed) == ([], [])

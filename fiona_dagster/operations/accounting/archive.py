@@ -27,7 +27,8 @@ class Lines:
     """What all journals say.
 
     Attributes:
-        filed: paths that have a line ``stored`` or ``adopted``, with the study.
+        filed: paths in the archive that have a line (of a file that was placed by a process that was killed
+            before its line, only a repeat tells), with the study.
         aside: paths of what was set aside, with the study.
         damage: lines whose checksum is wrong, with the tree that they are in.
         count: number of sound lines.
@@ -85,10 +86,10 @@ def _read_tree(tree: DataRoot, study: str | None, lines: Lines) -> None:
 
     for _, _, receipt in landing.read_journals(tree, {}, study=study, on_damage=on_damage):
         lines.count += 1
-        if receipt.kind in ("stored", "adopted"):
-            lines.filed[receipt.path] = receipt.StudyInstanceUID
-        elif landing.is_set_aside(receipt.path):
+        if landing.is_set_aside(receipt.path):
             lines.aside[receipt.path] = receipt.StudyInstanceUID
+        elif receipt.kind in ("stored", "adopted", "repeat"):
+            lines.filed[receipt.path] = receipt.StudyInstanceUID
 
 
 def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines, account: Account) -> None:
@@ -100,7 +101,7 @@ def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines
     listed = {f"{folder}/{name}": size for folder, names in listing.items() for name, size in names.items()}
     account.checked["archived files"] = len(listed)
     account.checked["journal lines"] = lines.count
-    _files_without_line(root, listing, lines, account)
+    orphans = _files_without_line(root, listing, lines)
     for path, study in lines.filed.items():
         if path not in listed and not (root.path / path).is_file():
             account.add(
@@ -109,12 +110,20 @@ def check_archive(root: DataRoot, ledger: Ledger, listing: Listing, lines: Lines
                 path,
                 "acknowledged, but not in the archive any more; restore it or have it sent again",
             )
-    _compare_ledger(ledger, listed, lines, account)
+    nameless = {(study, path.rpartition("/")[2].partition(".")[2]) for path, study in orphans.items()}
+    _compare_ledger(ledger, listed, lines, nameless, account)
+    told = {finding.path for finding in account.unaccounted}
+    for path, study in orphans.items():
+        if path not in told:
+            message = "in the archive without a journal line (killed before the answer)"
+            account.add("no_journal_line", study, path, message, MAINTENANCE)
     for tree, damage in lines.damage:
         _judge_damage(tree, damage, listed, lines, account)
 
 
-def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account: Account) -> None:
+def _files_without_line(root: DataRoot, listing: Listing, lines: Lines) -> dict[str, str]:
+    """Paths that no journal tells of, and that no open association may still be about to write down."""
+    found: dict[str, str] = {}
     for folder, names in listing.items():
         study, tree = _study_of(folder), root.tree_of(folder)
         orphans = [name for name in names if f"{folder}/{name}" not in lines.filed]
@@ -124,22 +133,26 @@ def _files_without_line(root: DataRoot, listing: Listing, lines: Lines, account:
         for name in orphans:
             path = f"{folder}/{name}"
             if path not in known and (root.path / path).is_file():
-                account.add(
-                    "no_journal_line",
-                    study,
-                    path,
-                    "in the archive without a journal line (killed before the answer)",
-                    MAINTENANCE,
-                )
+                found[path] = study
+    return found
 
 
-def _compare_ledger(ledger: Ledger, listed: dict[str, int], lines: Lines, account: Account) -> None:
+def _compare_ledger(
+    ledger: Ledger,
+    listed: dict[str, int],
+    lines: Lines,
+    orphans: set[tuple[str, str]],
+    account: Account,
+) -> None:
+    """``orphans``: (study, SOP Instance UID) of files without a line, of which only a conflict may have one."""
     known: set[str] = set()
     rows = ledger.store.rows("SELECT study, sop_instance, path, size, altered FROM site_instances")
     account.checked["instances"] = len(rows)
     for row in rows:
         path, study = row["path"], row["study"]
         known.add(path)
+        if not path and (study, row["sop_instance"]) in orphans:
+            continue  # told as a file without a line
         if path not in lines.filed:
             where = path or row["sop_instance"]
             account.add(
