@@ -184,3 +184,19 @@ def test_every_setting_is_documented_with_its_default(heading: str, model: type[
         expected[name] = "" if plain else json.dumps(default)
 
     assert _documented()[heading] == expected
+
+
+def test_every_decision_is_listed_under_its_number() -> None:
+    listed = (CHECKOUT / "docs" / "developers" / "README.md").read_text()
+    for path in sorted((CHECKOUT / "docs" / "adr").glob("*.md")):
+        number = int(path.name[:4])
+        assert f"| [{number}](../adr/{path.name}) |" in listed
+        assert path.read_text().startswith(f"# {number}. "), path
+
+
+def test_every_command_is_in_the_table_of_the_readme() -> None:
+    from fiona_dagster.cli import COMMANDS
+
+    readme = (CHECKOUT / "README.md").read_text()
+    missing = [name for name in COMMANDS if f"fiona {name}" not in readme]
+    assert missing == []

@@ -105,6 +105,10 @@ def _run() -> int:
 
 def _describe(error: Exception) -> str:
     """Type and place of an error that nobody foresaw; its text may quote patient data."""
+    from fiona_dagster.ledger.store import DAMAGED, is_damage
+
+    if is_damage(error):
+        return DAMAGED
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "fiona_dagster" in frame.filename] or list(frames)
     place = f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else "an unknown place"

@@ -9,10 +9,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import PermanentError
 from fiona_dagster.ledger import records
 from fiona_dagster.ledger.migrations import migrate
 
 BUSY_SECONDS = 30.0
+DAMAGED = "the ledger is damaged; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file itself is broken (result codes SQLITE_CORRUPT, SQLITE_NOTADB)."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
 def utc_now() -> str:
@@ -41,6 +49,9 @@ class Store:
     Args:
         root: the data root.
         file: another file than the ledger's own, while it is rebuilt.
+
+    Raises:
+        PermanentError: the file is damaged, or a newer version wrote it.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
@@ -50,10 +61,16 @@ class Store:
         self._keeps_records = True
         self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute("PRAGMA foreign_keys=ON")
-        migrate(self._connection, file)
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA foreign_keys=ON")
+            migrate(self._connection, file)
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            if is_damage(error):
+                raise PermanentError(f"{file}: {DAMAGED}") from None
+            raise
         records.watch(self._connection)
 
     @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import import_paths
+from fiona_dagster.operations import initialise
 from tests.cli.running import fiona
 from tests.making import STUDY, write_object
 
@@ -40,3 +41,21 @@ def test_states_are_in_status(root: DataRoot, tmp_path: Path) -> None:
     detail = json.loads(fiona("status", STUDY, "--json", data=root.path).stdout)
     assert [entry["state"] for entry in detail["instance_states"]] == ["received", "received"]
     assert "received" in fiona("status", STUDY, data=root.path).stdout
+
+
+def test_a_damaged_ledger_says_what_to_do(root: DataRoot, tmp_path: Path) -> None:
+    initialise(root)
+    import_paths(root, [write_object(tmp_path, "1.2.3")])
+    assert fiona("status", data=root.path).returncode == 0
+    for ending in ("-wal", "-shm"):
+        Path(f"{root.ledger_file}{ending}").unlink(missing_ok=True)
+    whole = root.ledger_file.read_bytes()
+    for broken in (b"no database" * 1000, whole[:4096] + b"\xff" * (len(whole) - 4096)):
+        root.ledger_file.write_bytes(broken)
+        done = fiona("status", "--unaccounted", data=root.path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "`fiona rebuild`" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+    assert fiona("rebuild", data=root.path).returncode == 0
+    assert fiona("status", "--unaccounted", data=root.path).returncode == 0
