@@ -90,10 +90,10 @@ _DECISIONS = ("accepted", "rejected", "superseded")
 def book(db: sqlite3.Connection, receipt: landing.Receipt, site: str = "") -> None:
     """Books one line of a journal of ``site``.
 
-    ``stored`` and ``adopted`` make an instance. A repeat or a conflict changes counts only, but a repeat may be
-    all that tells of a file: the process that placed it was killed before its line, and the sender came again.
-    A decision about a conflict moves what was set aside and, if it was accepted, says which bytes the instance
-    has now.
+    ``stored`` and ``adopted`` make an instance. A repeat or a conflict changes counts only, but a repeat may
+    be all that tells of a file: the process that placed it was killed before its line, and the sender came
+    again. A decision about a conflict moves what was set aside and, if it was accepted, says which bytes the
+    instance has now.
     """
     kind = receipt.kind
     tells_of_file = kind in ("stored", "adopted", "repeat") and not landing.is_set_aside(receipt.path)
