@@ -144,7 +144,7 @@ def _compare_ledger(
     orphans: set[tuple[str, str]],
     account: Account,
 ) -> None:
-    """``orphans``: (study, SOP Instance UID) of files without a line; a conflict with one may have its own."""
+    """``orphans``: (study, SOP Instance UID) of files without a line; what conflicts with one has no path."""
     known: set[str] = set()
     rows = ledger.store.rows("SELECT study, sop_instance, path, size, altered FROM site_instances")
     account.checked["instances"] = len(rows)
