@@ -6,6 +6,7 @@ what is looked for (``terms``).
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 import warnings
@@ -25,6 +26,8 @@ _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
 _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
 
 _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
+_ENTITY = re.compile(r"[!-~]*&#?[0-9a-z]{2,8};[!-~]*")
+_UNICODE = re.compile(r"[!-~]*\\u[0-9a-f]{4}[!-~]*")
 _PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
 
 
@@ -110,11 +113,20 @@ def raw_view(value: bytes) -> str:
     return value.decode("latin-1").lower()
 
 
+def _escaped(text: str) -> str:
+    """Text with the escapes of JSON made letters."""
+    return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
+
+
 def hidden_text(raw: str) -> str:
-    """Text of UTF-16 and of percent-encoding in what :func:`raw_view` shows; "" when there is none."""
+    """Text of UTF-16, percent-encoding, HTML and JSON in what :func:`raw_view` shows; "" without any."""
     found = []
     if "\0" in raw:
         found = [run[::2] for run in _LITTLE.findall(raw)] + [run[1::2] for run in _BIG.findall(raw)]
+    if "&" in raw:
+        found += [html.unescape(part) for part in _ENTITY.findall(raw)]
+    if "\\u" in raw:
+        found += [_escaped(part) for part in _UNICODE.findall(raw)]
     if "%" in raw:
         found += [unquote(part, errors="replace") for part in _PERCENT.findall(raw)]
     return fold("\n".join(found))

@@ -54,10 +54,17 @@ class Finding:
 
 @dataclass
 class Search:
-    """What identified the person of one study: words, and UIDs that are compared as a whole."""
+    """What identified the person of one study.
+
+    Attributes:
+        terms: words, numbers and dates.
+        uids: UIDs of the originals, compared as a whole.
+        overlays: new SOP Instance UIDs of objects whose original had overlays in unused bits.
+    """
 
     terms: Terms
     uids: set[bytes] = field(default_factory=set)
+    overlays: set[str] = field(default_factory=set)
 
 
 class Inspection:
@@ -120,7 +127,7 @@ class Inspection:
         self._table(found)
         self._method(data_set)
         with plain.getbuffer() if isinstance(plain, io.BytesIO) else memoryview(plain) as view:
-            self._tail(view, end, syntax, data_set, search.terms)
+            self._tail(view, end, syntax, data_set, search)
         plain.seek(0)
         self._search(plain.read(end), found, search)
 
@@ -183,13 +190,15 @@ class Inspection:
             if raw_value(data_set, tag) != value:
                 self._find(tag, "does not say how it was de-identified")
 
-    def _tail(self, view: memoryview, end: int, syntax: str, data_set: Dataset, terms: Terms) -> None:
+    def _tail(self, view: memoryview, end: int, syntax: str, data_set: Dataset, search: Search) -> None:
         """Nothing but the picture stands after the header."""
         tail = Tail(view, end, syntax, data_set)
         for data in tail.pieces():
-            for hit in terms.hits(data):
+            for hit in search.terms.hits(data):
                 weak = not hit.term.strong or 0 < hit.end - hit.start < _SHORT
                 self._find(PIXEL_DATA, f"residual search: {hit.term.kind}", weak=weak)
+        if search.overlays and raw_value(data_set, 0x00080018) in search.overlays and tail.unused_bits():
+            self._find(PIXEL_DATA, "an overlay in bits that the pixels don't use")
         for problem in tail.problems:
             self._find("end of file" if "after" in problem else PIXEL_DATA, problem)
 

@@ -105,6 +105,25 @@ class Tail:
             self.problems.append("bytes after the pixel data")
         self._value = begin, min(pos + 8, len(view))
 
+    def unused_bits(self) -> bool:
+        """Whether anything but the sign stands in bits of native pixels that Bits Stored leaves free."""
+        import numpy as np
+
+        shape, (begin, end) = self.shape, self._value
+        if self._encapsulated or not 0 < shape.stored < shape.allocated or shape.allocated not in (8, 16, 32):
+            return False
+        size = shape.allocated // 8
+        cell = np.dtype(f"{'>' if self.syntax == BIG_ENDIAN else '<'}u{size}")
+        used = ((1 << shape.stored) - 1) << max(shape.high + 1 - shape.stored, 0)
+        free = (1 << shape.allocated) - 1 - used
+        sign = free & ~((1 << shape.high) - 1) if shape.signed else 0
+        for at in range(begin, end - size + 1, BATCH):
+            stop = at + (min(at + BATCH, end) - at) // size * size
+            left = np.frombuffer(self.view[at:stop], cell) & cell.type(free)
+            if ((left != 0) & (left != cell.type(sign))).any():
+                return True
+        return False
+
     def pieces(self) -> Iterator[bytes]:
         """The bytes that are no compressed picture and no native pixels, to be searched."""
         if self._encapsulated:
@@ -114,7 +133,10 @@ class Tail:
         table, fragments = split(value)
         parse = parser_of(self.syntax, self.shape.plane, self.shape.frame)
         found = [bytes(value[table[0] : table[1]])]
-        for group in grouped(value, fragments, self.syntax):
+        groups = grouped(value, fragments, self.syntax)
+        if len(groups) != self.shape.frames:
+            parse = None
+        for group in groups:
             layout = look(value, group, parse) if parse else None
             if layout is None:  # nobody knows what is picture: all of it
                 for start, end in group:

@@ -8,7 +8,7 @@ Pixel values are never changed, and large data never stand in memory: what is ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from fiona_dagster.deid.codestreams import Layout, NotUnderstood, Parser, begins, foreign_bytes, parser_of
@@ -145,14 +145,23 @@ def clean(element: Element, source: DicomFile) -> Cleaned:
 
 
 def _embedded(source: DicomFile) -> bool:
-    """Whether an overlay may stand in unused bits of the pixels (retired; PS3.5-2003 section 8.1.2)."""
+    overlays = ((e.tag, bytes(e.value[:2])) for e in source.elements if e.tag >> 24 == 0x60)
+    return has_embedded_overlay(overlays, source.little)
+
+
+def has_embedded_overlay(elements: Iterable[tuple[int, bytes]], little: bool) -> bool:
+    """Whether an overlay may stand in unused bits of the pixels (retired; PS3.5-2003 section 8.1.2).
+
+    Args:
+        elements: tag and value of top-level elements of groups 60xx.
+        little: their byte order.
+    """
     parts: dict[int, dict[int, bytes]] = {}
-    for e in source.elements:
-        if e.tag >> 24 == 0x60 and e.items is None:
-            parts.setdefault(e.tag >> 16, {})[e.tag & 0xFFFF] = bytes(e.value[:2])
+    for tag, value in elements:
+        parts.setdefault(tag >> 16, {})[tag & 0xFFFF] = value[:2]
     for found in parts.values():
         own = 0x3000 in found or not found.keys() & {0x0010, 0x0100, 0x0102}
-        order = "little" if source.little else "big"
+        order = "little" if little else "big"
         bits = int.from_bytes(found.get(0x0100, b""), order)  # type: ignore[arg-type]
         place = int.from_bytes(found.get(0x0102, b""), order)  # type: ignore[arg-type]
         if not own and (bits != 1 or place):
@@ -239,6 +248,8 @@ def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Clean
     groups = grouped(value, fragments, source.transfer_syntax)
     parse = parser_of(source.transfer_syntax, shape.plane, shape.frame)
     edits: list[tuple[int, int, bytes]] = []
+    if len(groups) != shape.frames:  # what follows an image might be the next one
+        return Cleaned(element, unchecked=True)
     for group in groups:
         layout = look(value, group, parse) if parse else None
         if layout is None:

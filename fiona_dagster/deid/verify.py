@@ -17,6 +17,7 @@ from fiona_dagster.deid.elements import opened, text
 from fiona_dagster.deid.engine import SOP_INSTANCE
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
+from fiona_dagster.deid.pixels import has_embedded_overlay
 from fiona_dagster.deid.reading import UNREADABLE, bounded, elements, raw_value, read_header
 from fiona_dagster.deid.terms import Terms
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
@@ -103,6 +104,9 @@ def _searches(
         study = deidentifier.map_uid(raw_value(data_set, 0x0020000D))
         if study not in made:
             made[study] = Search(Terms(exempt=deidentifier.assigned_words()))
+        overlays = ((e.tag, e.value) for e in found if e.tag >> 24 == 0x60 and not e.path)
+        if has_embedded_overlay(overlays, data_set.original_encoding[1] is not False):
+            made[study].overlays.add(deidentifier.map_uid(raw_value(data_set, 0x00080018)))
         made[study].terms.learn((e.tag, e.vr, e.value, e.charset) for e in found)
         for e in found:
             if e.vr == "UI" and deidentifier.profile.basic(e.tag) in _INSTANCE_UIDS:

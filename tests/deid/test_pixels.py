@@ -346,6 +346,16 @@ def test_what_cant_be_cleaned_is_held_by_kind(through: Through, change: dict[str
     assert through(ds)[2] == kind
 
 
+def test_two_images_in_one_fragment_are_not_touched(through: Through) -> None:
+    ds = compressed([CLEAN_JPEG + CLEAN_JPEG], JPEG)
+    ds.NumberOfFrames = 2
+
+    copy, _, held = through(ds)
+
+    assert copy.PixelData == ds.PixelData
+    assert held == "unchecked pixels"
+
+
 def test_a_kind_that_is_allowed_hides_no_other(make: Make, tmp_path: Path, out: Path) -> None:
     ds = compressed([b"\0\0\0\1"], "1.2.840.10008.1.2.4.103")
     ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
@@ -392,6 +402,29 @@ def test_the_search_finds_native_data_that_are_too_long(make: Make, tmp_path: Pa
 
     assert ("end of file", "bytes after the image") in {
         (finding.tag, finding.rule) for finding in verify_outputs([source], out, make()).findings
+    }
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_the_search_finds_an_overlay_that_was_left(
+    make: Make, tmp_path: Path, out: Path, syntax: str, signed: int
+) -> None:
+    ds = phantoms.image(syntax=syntax)
+    order = ">" if syntax == BIG else "<"
+    ds.PixelRepresentation = signed
+    overlay = np.full(64, 0x2001, np.uint16).astype(f"{order}u2").tobytes()
+    ds.PixelData = overlay
+    ds.add_new(0x60000100, "US", 16)
+    ds.add_new(0x60000102, "US", 13)
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    assert verify_outputs([source], out, make()).passed
+    raw = copy.read_bytes()
+    copy.write_bytes(raw[: -len(overlay)] + overlay)
+
+    assert "an overlay in bits that the pixels don't use" in {
+        finding.rule for finding in verify_outputs([source], out, make()).findings
     }
 
 
