@@ -150,7 +150,7 @@ class InflateSource:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_sequence(tag: int) -> bool:
+def is_sequence(tag: int) -> bool:
     """Whether the dictionary has VR SQ for a tag; private ones are unknown."""
     from pydicom.datadict import dictionary_VR  # costs a tenth of a second: only for implicit VR
 
@@ -196,7 +196,7 @@ class Walk:
         explicit: bool = True,
         big: bool = False,
         max_depth: int = WALK_DEPTH,
-        is_sequence: Callable[[int], bool] = _is_sequence,
+        is_sequence: Callable[[int], bool] = is_sequence,
     ) -> None:
         self._is_sequence = is_sequence
         self._source = source

@@ -15,7 +15,8 @@ from fiona_dagster.studies.completion import (
     settled_after,
 )
 from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
-from fiona_dagster.studies.header import InstanceHeader, read_instance
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.model import RuleSet
 from fiona_dagster.studies.names import safe_name
 from fiona_dagster.studies.paths import Classified, classify_paths

@@ -11,7 +11,8 @@ from pathlib import Path
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom.uids import is_uid
 from fiona_dagster.errors import UnknownStudy
-from fiona_dagster.studies.header import InstanceHeader, read_instance
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.values import EMPTY, printed
 
 PATIENT_ID, ISSUER, PATIENT_NAME, BIRTH_DATE = 0x00100020, 0x00100021, 0x00100010, 0x00100030

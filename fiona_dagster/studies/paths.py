@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster.dicom.uids import MEDIA_DIRECTORY, is_uid
-from fiona_dagster.studies.header import InstanceHeader, read_instance
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.model import RuleSet
 from fiona_dagster.studies.record import clean_connection, series_record
 

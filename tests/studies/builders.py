@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.studies.header import InstanceHeader, read_instance
+from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.reader import read_instance
 
 STUDY = "1.2.826.0.1.3680043.10.1"
 SERIES = STUDY + ".1"

@@ -1,0 +1,221 @@
+"""Steps over a sound data set as fast as Python can; anything odd is left to the walker.
+
+Belongs here: little endian data sets whose structure is whole (PS3.5 section 7). Stays out: naming what is
+wrong. :func:`scan` either reads a data set to its last byte, with the structure of every sequence checked, or
+gives ``None``; :class:`~fiona_dagster.dicom.walker.Walk` then says why. So there is one meaning of a header.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Container, Mapping
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, Protocol
+
+from fiona_dagster.dicom.walker import MAX_DEPTH, PIXEL_DATA, UNDEFINED, Element
+
+CHUNK = 32 * 1024
+"""Bytes that are read at once."""
+MAX_CHUNKS = 4096
+"""Reads after which the walker takes over; an object has a few."""
+
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_NAME = {vr: vr.decode("ascii") for vr in _SHORT | _LONG}
+_HEAD = struct.Struct("<I2sH")
+_IMPLICIT = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE  # as read: element, then group
+_PIXELS = PIXEL_DATA >> 16 | (PIXEL_DATA & 0xFFFF) << 16
+_PIXEL_TAGS = frozenset((_PIXELS, 0x00087FE0, 0x00097FE0))
+_DATASET, _ITEMS, _FRAGMENTS = range(3)
+
+
+class Sink(Protocol):
+    """Takes the elements that are wanted."""
+
+    wanted: Container[int]
+    """Top-level tags, each as :func:`swapped`; may grow while the scan runs."""
+    nested: Mapping[int, AbstractSet[int]]
+    """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well."""
+
+    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0913
+        """A wanted top-level element; ``data`` are bytes of the file from ``base`` on, if they reach."""
+
+    def found_inside(  # noqa: PLR0913
+        self, sequence: int, tag: int, vr: str, offset: int, length: int, data: bytes, base: int, depth: int
+    ) -> None:
+        """A wanted element inside the items of ``sequence``, ``depth`` sequences deep."""
+
+
+class Scanned(NamedTuple):
+    """What a whole scan knows besides what its sink got: the pixels and the bytes of their fragments."""
+
+    pixels: Element | None
+    fragments: int
+
+
+def swapped(tag: int) -> int:
+    """A tag as little endian readers get it in one number: element above group."""
+    return (tag & 0xFFFF) << 16 | tag >> 16
+
+
+def scan(
+    read: Callable[[int, int], bytes],
+    position: int,
+    size: int,
+    sink: Sink,
+    *,
+    explicit: bool,
+    is_sequence: Callable[[int], bool],
+    first: bytes = b"",
+) -> Scanned | None:
+    """Reads a data set to its end.
+
+    Args:
+        read: ``read(offset, length)`` gives bytes of the file.
+        position: of the first element.
+        size: bytes of the file.
+        sink: takes what is wanted.
+        explicit: explicit VR little endian, else implicit.
+        is_sequence: whether a tag is a sequence; asked in implicit VR.
+        first: bytes at ``position`` that were read already.
+
+    Returns:
+        ``None`` where the structure is not wholly plain; the sink's elements are then worth nothing.
+    """
+    try:
+        return _scan(read, position, size, sink, explicit, is_sequence, first)
+    except struct.error:
+        return None  # cut inside a head
+
+
+def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls would cost what it saves
+    read: Callable[[int, int], bytes],
+    base: int,
+    size: int,
+    sink: Sink,
+    explicit: bool,
+    is_sequence: Callable[[int], bool],
+    data: bytes,
+) -> Scanned | None:
+    head, implicit, long_length = _HEAD.unpack_from, _IMPLICIT.unpack_from, _LENGTH.unpack_from
+    short, long, wanted = _SHORT, _LONG, sink.wanted
+    # at: index into data; end: where the frame ends; limit: last index at which a head is surely whole.
+    at, end, limit, chunks = 0, size - base, len(data) - 12, 0
+    kind, open_end, sequence, inside = _DATASET, False, 0, sink.nested.get(0)
+    stack: list[tuple[int, int, bool, int, AbstractSet[int] | None, bool]] = []
+    pixels: Element | None = None
+    fragments, piece = 0, CHUNK
+    while True:
+        if at > limit or at >= end:
+            if at >= end:
+                if not stack:
+                    return Scanned(pixels, fragments) if at == end else None
+                if at > end or open_end:
+                    return None
+                kind, end, open_end, sequence, inside, explicit = stack.pop()
+                end -= base
+                continue
+            if base + len(data) < size:
+                base, end, chunks = base + at, end - at, chunks + 1
+                data, at = read(base, piece), 0
+                if chunks > MAX_CHUNKS or len(data) < 8:
+                    return None
+                limit = len(data) - 12
+            elif end - at < 8 and not stack and not data[at:].strip(b"\0"):
+                return Scanned(pixels, fragments)  # padding behind the data set
+            limit = max(limit, len(data) - 8) if base + len(data) >= size else limit
+        if kind != _DATASET:
+            tag, length = implicit(data, at)
+            at += 8
+            if tag == _ITEM:
+                if kind == _FRAGMENTS:
+                    fragments += length
+                    at += length
+                    if at > end:
+                        return None
+                    continue
+                stack.append((kind, end + base, open_end, sequence, inside, explicit))
+                kind, open_end = _DATASET, length == UNDEFINED
+                if not open_end:
+                    if at + length > end:
+                        return None
+                    end = at + length
+                continue
+            if tag != _SEQUENCE_END or not open_end or length:
+                return None
+            if kind == _FRAGMENTS:
+                piece = CHUNK
+            kind, end, open_end, sequence, inside, explicit = stack.pop()
+            end -= base
+            continue
+        if explicit:
+            tag, vr, length = head(data, at)
+            if vr in short:
+                start = at + 8
+            elif vr in long:
+                (length,) = long_length(data, at + 8)
+                start = at + 12
+            elif tag == _ITEM_END:
+                if not open_end or data[at + 4 : at + 8] != b"\0\0\0\0":
+                    return None
+                at += 8
+                kind, end, open_end, sequence, inside, explicit = stack.pop()
+                end -= base
+                continue
+            else:
+                return None
+        else:
+            vr = b""
+            tag, length = implicit(data, at)
+            start = at + 8
+            if tag == _ITEM_END:
+                if not open_end or length:
+                    return None
+                at = start
+                kind, end, open_end, sequence, inside, explicit = stack.pop()
+                end -= base
+                continue
+        if tag & 0xFFFF == 0xFFFE:
+            return None
+        enter = False
+        if length == UNDEFINED:
+            if vr == b"UN":
+                return None
+            enter = True
+        elif start + length > end:
+            return None
+        elif vr == b"SQ":
+            enter = True
+        elif not explicit and length >= 8 and is_sequence((tag & 0xFFFF) << 16 | tag >> 16):
+            enter = True
+        if stack:
+            if inside is not None and tag in inside:
+                full, name = (tag & 0xFFFF) << 16 | tag >> 16, _NAME.get(vr, "")
+                depth = len(stack) // 2
+                sink.found_inside(swapped(sequence), full, name, base + start, length, data, base, depth)
+        elif tag in wanted:
+            full, name = (tag & 0xFFFF) << 16 | tag >> 16, _NAME.get(vr, "")
+            if tag in _PIXEL_TAGS:
+                pixels = Element(full, name, base + start, length, 0)
+            sink.found(full, name, base + start, length, data, base)
+            wanted = sink.wanted  # a private creator may have added to it
+        if not enter:
+            at = start + length
+            continue
+        if len(stack) >= 2 * MAX_DEPTH:
+            return None
+        stack.append((kind, end + base, open_end, sequence, inside, explicit))
+        open_end = length == UNDEFINED
+        kind = _ITEMS
+        if open_end and (tag == _PIXELS or vr in (b"OB", b"OW")):
+            kind, piece = _FRAGMENTS, 64
+            if tag != _PIXELS or len(stack) > 1:
+                return None  # pixels of icons: the walker keeps these apart
+        sequence = tag
+        inside = sink.nested.get(tag)
+        at = start
+        if not open_end:
+            end = start + length
+

@@ -1,0 +1,235 @@
+"""Which elements of a header are kept, and under which tag: fed by the scan or by the walk."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Container, Mapping
+
+from fiona_dagster.dicom.scan import swapped
+from fiona_dagster.dicom.walker import PIXEL_DATA, UNDEFINED, Element
+from fiona_dagster.studies import frames, private, siemens
+from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader
+
+MAX_KEPT = 16 * 1024
+"""Values longer than so many bytes count as present but are not kept."""
+MAX_KEPT_FILE = 2**20
+"""Bytes of values that are kept of one file."""
+MAX_KEPT_ELEMENTS = 5000
+"""Elements that are kept of one file; none has so many at the top level."""
+MAX_VENDOR = 4 * 2**20
+"""Bytes of a vendor's header that are looked at."""
+PIXELS = frozenset((PIXEL_DATA, 0x7FE00008, 0x7FE00009))
+BASIC_TAGS = frozenset(
+    (
+        SPECIFIC_CHARACTER_SET,
+        0x00080016,
+        0x00080018,
+        0x00080021,
+        0x00080060,
+        0x00100010,
+        0x00100020,
+        0x00100021,
+        0x00100030,
+        0x0020000D,
+        0x0020000E,
+        0x00200013,
+        0x00200052,
+        PIXEL_REPRESENTATION,
+        0x00287FE0,
+        0x00280002,
+        0x00280004,
+        0x00280008,
+        0x00280010,
+        0x00280011,
+        0x00280100,
+    )
+)
+"""Tags that are kept whatever the rules want: identities, frame of reference, the shape of the pixels."""
+_ALWAYS = BASIC_TAGS | frames.SOURCES | PIXELS | {frames.SHARED, frames.PER_FRAME} | frozenset(private.CSA_TAGS)
+
+
+class _Everything:
+    """Contains every tag."""
+
+    def __contains__(self, tag: object) -> bool:
+        return True
+
+
+def wanted_with_creators(tags: Collection[int]) -> frozenset[int]:
+    """The tags and the private creators (PS3.5 section 7.8.1) of those that are private."""
+    creators = {
+        tag & 0xFFFF0000 | tag >> 8 & 0xFF for tag in tags if tag >> 16 & 1 and tag & 0xFFFF >= 0x1000
+    }
+    return frozenset(tags) | creators
+
+
+@functools.lru_cache(maxsize=16)
+def _plan(tags: frozenset[int]) -> frozenset[int]:
+    """Wanted tags as the scan compares them."""
+    return frozenset(swapped(tag) for tag in wanted_with_creators(tags) | _ALWAYS | private.CREATORS)
+
+
+@functools.lru_cache(maxsize=256)
+def _extended(plan: frozenset[int], tags: frozenset[int]) -> frozenset[int]:
+    """A plan with the places of private elements in one file; mostly they are in it already."""
+    more = frozenset(swapped(tag) for tag in tags)
+    return plan if more <= plan else plan | more
+
+
+def _inside() -> dict[int, frozenset[int]]:
+    table: dict[int, set[int]] = {}
+    for sequence, tag in frames.GROUPS:
+        table.setdefault(swapped(sequence), set()).add(swapped(tag))
+    for block in range(0x10, 0x100):  # Siemens XA: protocol and phase direction in sequences of their own
+        low = {0x00210000 | block, 0x00210019 | block << 8, 0x0021001C | block << 8}
+        table[swapped(0x002100FE | block << 8)] = {swapped(tag) for tag in low}
+    return {sequence: frozenset(tags) for sequence, tags in table.items()}
+
+
+_NESTED: Mapping[int, frozenset[int]] = _inside()
+_EVERYTHING = _Everything()
+
+
+class Keeper:
+    """Keeps what is wanted of one file (a :class:`~fiona_dagster.dicom.scan.Sink`).
+
+    Args:
+        tags: top-level tags that are wanted; ``None``: all short elements.
+        read: ``read(offset, length)`` gives bytes of the data set.
+        big: big endian.
+    """
+
+    nested: Mapping[int, frozenset[int]] = _NESTED
+
+    def __init__(
+        self, tags: frozenset[int] | None, read: Callable[[int, int], bytes], *, big: bool
+    ) -> None:
+        plan = None if tags is None else _plan(tags)
+        self.wanted: Container[int] = _EVERYTHING if plan is None else plan
+        self._plan = plan
+        self._read = read
+        self._big = big
+        self._room = MAX_KEPT_FILE
+        self._elements: dict[int, tuple[str, bytes]] = {}
+        self._creators: dict[int, str] = {}
+        self._counts_as: dict[int, int] = {}
+        self._inner_counts_as: dict[int, int] = {}
+        self._frames: dict[int, tuple[str, bytes]] = {}
+        self._vendor: dict[str, str | tuple[str, ...]] = {}
+        self._varying: set[int] = set()
+        self._in_frames = False
+
+    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0913
+        """See :class:`~fiona_dagster.dicom.scan.Sink`."""
+        kept = self._elements
+        if length == UNDEFINED or vr == "SQ" or tag in PIXELS:
+            if tag == frames.SHARED or tag == frames.PER_FRAME:
+                self._in_frames = True
+            kept[tag] = ("SQ", b"")
+            return
+        counts_as = self._counts_as.get(tag)
+        if counts_as is not None or tag in private.CSA_TAGS:
+            self._vendors(counts_as, tag, offset, length)
+        if tag in kept or (self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS):
+            return
+        if length <= MAX_KEPT and length <= self._room:
+            self._room -= length
+            index = offset - base
+            value = data[index : index + length] if 0 <= index <= len(data) - length else None
+            kept[tag] = (vr, self._read(offset, length) if value is None else value)
+            if tag in private.CREATORS:
+                self._creator(tag, kept[tag][1])
+        else:
+            kept[tag] = (vr, b"")
+
+    def found_inside(  # noqa: PLR0913
+        self, sequence: int, tag: int, vr: str, offset: int, length: int, data: bytes, base: int, depth: int
+    ) -> None:
+        """See :class:`~fiona_dagster.dicom.scan.Sink`."""
+        if not self._in_frames or length == UNDEFINED or length > MAX_VENDOR:
+            return
+        group = frames.GROUPS.get((sequence, tag))
+        if group is None:
+            self._vendor_inside(tag, offset, length)
+            return
+        if depth != 2 + (sequence in frames.INNER) or length > MAX_KEPT:
+            return
+        index = offset - base
+        value = data[index : index + length] if 0 <= index <= len(data) - length else self._read(offset, length)
+        known = self._frames.get(group)
+        if known is None:
+            self._frames[group] = (vr, value)
+        elif known[1] != value:
+            self._varying.add(group)
+
+    def take(self, element: Element, *, whole: bool) -> None:
+        """A top-level element of a walk; ``whole``: its value is all there."""
+        tag, vr, offset, length, _ = element
+        if self._plan is not None and swapped(tag) not in self._plan:
+            return
+        if whole or length == UNDEFINED or vr == "SQ" or tag in PIXELS:
+            self.found(tag, vr, offset, length, b"", 0)
+
+    def take_inside(self, sequence: int, element: Element) -> None:
+        """An element inside items, of a walk."""
+        inside = self.nested.get(swapped(sequence))
+        if inside is not None and swapped(element.tag) in inside:
+            tag, vr, offset, length, depth = element
+            self.found_inside(sequence, tag, vr, offset, length, b"", 0, depth)
+
+    def hand_over(self, header: InstanceHeader) -> None:
+        """Gives the header what was kept; nothing at the top level is overwritten by functional groups."""
+        elements = self._elements
+        if self._in_frames:
+            for tag, (vr, data) in self._frames.items():
+                said = vr or frames.vr_of_group(tag)
+                elements.setdefault(tag, frames.classic(tag, said, data, big=self._big))
+            frames.derive(elements)
+            header.varying = frozenset(self._varying)
+        if self._creators:
+            private.settle(elements, self._creators)
+        header.elements = elements
+        header.vendor = self._vendor
+
+    def _creator(self, tag: int, data: bytes) -> None:
+        name = data.decode("latin-1").strip(" \0")
+        self._creators[tag] = name
+        found = private.aliases(tag, name)
+        if found:
+            self._counts_as.update(found)
+            if self._plan is not None:
+                self.wanted = self._plan = _extended(self._plan, frozenset(found))
+
+    def _vendors(self, counts_as: int | None, tag: int, offset: int, length: int) -> None:
+        """CSA headers; without a creator only what begins like one."""
+        if counts_as is None:
+            counts_as = private.CSA_TAGS[tag]
+            if self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF) or self._read(offset, 4) != b"SV10":
+                return
+        if length > MAX_VENDOR or not length:
+            return
+        if counts_as == private.CSA_IMAGE:
+            self._learn(siemens.image_values(self._read(offset, length)))
+        elif counts_as in (private.CSA_SERIES, private.PROTOCOL):
+            self._learn(siemens.protocol_values(self._read(offset, length)))
+        elif counts_as == private.PHASE_POSITIVE:
+            self._learn({"PhaseEncodingDirectionPositive": self._text(offset, length)})
+
+    def _vendor_inside(self, tag: int, offset: int, length: int) -> None:
+        """The same in the sequences of XA software; creators stand in the same item, before their elements."""
+        if tag & 0xFFFF < 0x100:
+            self._inner_counts_as.update(private.aliases(tag, self._text(offset, length)))
+            return
+        counts_as = self._inner_counts_as.get(tag)
+        if counts_as == private.PROTOCOL:
+            self._learn(siemens.protocol_values(self._read(offset, length)))
+        elif counts_as == private.PHASE_POSITIVE:
+            self._learn({"PhaseEncodingDirectionPositive": self._text(offset, length)})
+
+    def _text(self, offset: int, length: int) -> str:
+        return self._read(offset, min(length, 64)).decode("latin-1").strip(" \0")
+
+    def _learn(self, found: Mapping[str, str | list[str]]) -> None:
+        for key, value in found.items():
+            if value:
+                self._vendor.setdefault(key, tuple(value) if isinstance(value, list) else value)
