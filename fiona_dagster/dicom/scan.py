@@ -8,8 +8,7 @@ gives ``None``; :class:`~fiona_dagster.dicom.walker.Walk` then says why. So ther
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Container, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from fiona_dagster.dicom.walker import MAX_DEPTH, PIXEL_DATA, UNDEFINED, Element
@@ -21,7 +20,7 @@ MAX_CHUNKS = 4096
 
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_NAME = {vr: vr.decode("ascii") for vr in _SHORT | _LONG}
+_NAME = {b"": "", **{vr: vr.decode("ascii") for vr in _SHORT | _LONG}}
 _HEAD = struct.Struct("<I2sH")
 _IMPLICIT = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -31,18 +30,35 @@ _PIXEL_TAGS = frozenset((_PIXELS, 0x00087FE0, 0x00097FE0))
 _DATASET, _ITEMS, _FRAGMENTS = range(3)
 
 
+class Lookup(Protocol):
+    """What a mapping has to be able to do here."""
+
+    def get(self, tag: int, /) -> int | None:
+        """See :attr:`Sink.wanted`."""
+
+
 class Sink(Protocol):
     """Takes the elements that are wanted."""
 
-    wanted: Container[int]
-    """Top-level tags, each as :func:`swapped`; may grow while the scan runs."""
-    nested: Mapping[int, AbstractSet[int]]
-    """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well."""
+    elements: dict[int, tuple[str, bytes]]
+    """Tag -> VR and value."""
+    longest: int
+    """Bytes above which ``found`` is asked in any case."""
 
-    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0913
+    @property
+    def wanted(self) -> Lookup:
+        """Top-level tags as :func:`swapped` -> the tag if its value just goes into ``elements``, 0 if ``found``
+        is to be asked. May be another after each call of ``found``.
+        """
+
+    @property
+    def nested(self) -> Mapping[int, frozenset[int]]:
+        """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well."""
+
+    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """A wanted top-level element; ``data`` are bytes of the file from ``base`` on, if they reach."""
 
-    def found_inside(  # noqa: PLR0913
+    def found_inside(  # noqa: PLR0917
         self, sequence: int, tag: int, vr: str, offset: int, length: int, data: bytes, base: int, depth: int
     ) -> None:
         """A wanted element inside the items of ``sequence``, ``depth`` sequences deep."""
@@ -90,7 +106,7 @@ def scan(
         return None  # cut inside a head
 
 
-def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls would cost what it saves
+def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls would cost what it saves
     read: Callable[[int, int], bytes],
     base: int,
     size: int,
@@ -100,15 +116,17 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
     data: bytes,
 ) -> Scanned | None:
     head, implicit, long_length = _HEAD.unpack_from, _IMPLICIT.unpack_from, _LENGTH.unpack_from
-    short, long, wanted = _SHORT, _LONG, sink.wanted
-    # at: index into data; end: where the frame ends; limit: last index at which a head is surely whole.
+    short, long, names, lookup = _SHORT, _LONG, _NAME, sink.wanted.get
+    elements, longest = sink.elements, sink.longest
+    # at: index into data; end: where the frame ends; limit: last index at which a head is surely whole;
+    # stop: where the next element needs a closer look, whichever comes first.
     at, end, limit, chunks = 0, size - base, len(data) - 12, 0
     kind, open_end, sequence, inside = _DATASET, False, 0, sink.nested.get(0)
-    stack: list[tuple[int, int, bool, int, AbstractSet[int] | None, bool]] = []
+    stack: list[tuple[int, int, bool, int, frozenset[int] | None, bool]] = []
     pixels: Element | None = None
-    fragments, piece = 0, CHUNK
+    fragments, piece, stop = 0, CHUNK, -1
     while True:
-        if at > limit or at >= end:
+        if at >= stop:
             if at >= end:
                 if not stack:
                     return Scanned(pixels, fragments) if at == end else None
@@ -116,16 +134,22 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
                     return None
                 kind, end, open_end, sequence, inside, explicit = stack.pop()
                 end -= base
+                stop = -1
                 continue
-            if base + len(data) < size:
-                base, end, chunks = base + at, end - at, chunks + 1
-                data, at = read(base, piece), 0
-                if chunks > MAX_CHUNKS or len(data) < 8:
-                    return None
-                limit = len(data) - 12
-            elif end - at < 8 and not stack and not data[at:].strip(b"\0"):
-                return Scanned(pixels, fragments)  # padding behind the data set
-            limit = max(limit, len(data) - 8) if base + len(data) >= size else limit
+            if at > limit:
+                if base + len(data) < size:
+                    base, end, chunks = base + at, end - at, chunks + 1
+                    data, at = read(base, piece), 0
+                    if chunks > MAX_CHUNKS or len(data) < 8:
+                        return None
+                    limit = len(data) - 12
+                elif end - at < 8 and not stack and not data[at:].strip(b"\0"):
+                    return Scanned(pixels, fragments)  # padding behind the data set
+                if base + len(data) >= size:
+                    limit = len(data) - 8
+                    if at > limit:
+                        return None
+            stop = min(limit + 1, end)
         if kind != _DATASET:
             tag, length = implicit(data, at)
             at += 8
@@ -137,7 +161,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
                         return None
                     continue
                 stack.append((kind, end + base, open_end, sequence, inside, explicit))
-                kind, open_end = _DATASET, length == UNDEFINED
+                kind, open_end, stop = _DATASET, length == UNDEFINED, -1
                 if not open_end:
                     if at + length > end:
                         return None
@@ -149,7 +173,9 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
                 piece = CHUNK
             kind, end, open_end, sequence, inside, explicit = stack.pop()
             end -= base
+            stop = -1
             continue
+        enter = False
         if explicit:
             tag, vr, length = head(data, at)
             if vr in short:
@@ -157,12 +183,14 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
             elif vr in long:
                 (length,) = long_length(data, at + 8)
                 start = at + 12
-            elif tag == _ITEM_END:
-                if not open_end or data[at + 4 : at + 8] != b"\0\0\0\0":
+                enter = vr == b"SQ" or length == UNDEFINED
+                if length == UNDEFINED and vr == b"UN":
                     return None
+            elif tag == _ITEM_END and open_end and data[at + 4 : at + 8] == b"\0\0\0\0":
                 at += 8
                 kind, end, open_end, sequence, inside, explicit = stack.pop()
                 end -= base
+                stop = -1
                 continue
             else:
                 return None
@@ -170,52 +198,44 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0913, PLR0915 - one loop: calls w
             vr = b""
             tag, length = implicit(data, at)
             start = at + 8
-            if tag == _ITEM_END:
-                if not open_end or length:
-                    return None
+            if length > 7:
+                if length == UNDEFINED or is_sequence((tag & 0xFFFF) << 16 | tag >> 16):
+                    enter = True
+            elif tag == _ITEM_END and open_end and not length:
                 at = start
                 kind, end, open_end, sequence, inside, explicit = stack.pop()
                 end -= base
+                stop = -1
                 continue
         if tag & 0xFFFF == 0xFFFE:
             return None
-        enter = False
-        if length == UNDEFINED:
-            if vr == b"UN":
-                return None
-            enter = True
-        elif start + length > end:
+        at = start + length
+        if at > end and length != UNDEFINED:
             return None
-        elif vr == b"SQ":
-            enter = True
-        elif not explicit and length >= 8 and is_sequence((tag & 0xFFFF) << 16 | tag >> 16):
-            enter = True
-        if stack:
-            if inside is not None and tag in inside:
-                full, name = (tag & 0xFFFF) << 16 | tag >> 16, _NAME.get(vr, "")
-                depth = len(stack) // 2
-                sink.found_inside(swapped(sequence), full, name, base + start, length, data, base, depth)
-        elif tag in wanted:
-            full, name = (tag & 0xFFFF) << 16 | tag >> 16, _NAME.get(vr, "")
-            if tag in _PIXEL_TAGS:
-                pixels = Element(full, name, base + start, length, 0)
-            sink.found(full, name, base + start, length, data, base)
-            wanted = sink.wanted  # a private creator may have added to it
+        if not stack:
+            full = lookup(tag)
+            if full is not None:
+                if full and length <= longest and not enter and at <= len(data):
+                    elements[full] = (names[vr], data[start:at])
+                else:
+                    full = (tag & 0xFFFF) << 16 | tag >> 16
+                    if tag in _PIXEL_TAGS:
+                        pixels = Element(full, names[vr], base + start, length, 0)
+                    sink.found(full, names[vr], base + start, length, data, base)
+                    lookup = sink.wanted.get  # a private creator may have added to it
+        elif inside is not None and tag in inside:
+            full, depth = (tag & 0xFFFF) << 16 | tag >> 16, len(stack) // 2
+            sink.found_inside(swapped(sequence), full, names[vr], base + start, length, data, base, depth)
         if not enter:
-            at = start + length
             continue
         if len(stack) >= 2 * MAX_DEPTH:
             return None
         stack.append((kind, end + base, open_end, sequence, inside, explicit))
-        open_end = length == UNDEFINED
-        kind = _ITEMS
+        open_end, kind, stop = length == UNDEFINED, _ITEMS, -1
         if open_end and (tag == _PIXELS or vr in (b"OB", b"OW")):
             kind, piece = _FRAGMENTS, 64
             if tag != _PIXELS or len(stack) > 1:
                 return None  # pixels of icons: the walker keeps these apart
-        sequence = tag
-        inside = sink.nested.get(tag)
-        at = start
+        sequence, inside, at = tag, sink.nested.get(tag), start
         if not open_end:
             end = start + length
-

@@ -4,6 +4,7 @@ Belongs here: the rule language, the series record, the ``site/raw`` tree, compl
 Stays out: reception and journals (landing), REDCap itself (redcap), who asks when (transfers, defs).
 """
 
+from fiona_dagster.studies.attributes import needed_tags
 from fiona_dagster.studies.classify import classify
 from fiona_dagster.studies.completion import (
     Decision,
@@ -16,10 +17,10 @@ from fiona_dagster.studies.completion import (
 )
 from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
 from fiona_dagster.studies.header import InstanceHeader
-from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.model import RuleSet
 from fiona_dagster.studies.names import safe_name
 from fiona_dagster.studies.paths import Classified, classify_paths
+from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.record import build_series_records, incoming_fields
 from fiona_dagster.studies.rules import (
     default_rules,
@@ -51,6 +52,7 @@ __all__ = [
     "incoming_fields",
     "load_rules",
     "load_rules_in_force",
+    "needed_tags",
     "parse_rules",
     "read_instance",
     "safe_name",

@@ -1,11 +1,12 @@
 """Names of the series record: where each comes from (behaviour reference, section 2.1).
 
-Private elements are read by number whatever block number their creator has, as the original does.
+Private elements are found by their creator (:mod:`~fiona_dagster.studies.private`); numbers are the original's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
@@ -74,10 +75,26 @@ CSA_KEYS = (
     "PhaseEncodingDirectionPositive",
     "siemensDiffusionInformation",
 )
-"""Keys from Siemens CSA headers; part 3 fills them, until then they are missing."""
+"""Keys from Siemens' own headers (CSA, Phoenix protocol)."""
+
+FRAME_KEYS: dict[str, int] = {
+    "PixelSpacing": 0x00280030,
+    "ImageOrientationPatient": 0x00200037,
+    "FlipAngle": 0x00181314,
+    "InversionTime": 0x00180082,
+    "DiffusionBValue": 0x00189087,
+    "NumberOfFrames": 0x00280008,
+}
+"""Keys that the original lacks; classic and enhanced objects give the same ones."""
+
+VARYING_KEY = "ValuesDiffer"
+"""Key that names, sorted, the keys whose values differ inside the series (or between frames of an object)."""
 
 SERIES_KEYS = ("ClassifyType", "NumFiles", "IncomingConnection")
 """Keys that belong to the series, not to an instance."""
+
+DERIVED_FROM = (0x00189005, 0x00189008, 0x00189018, 0x00200032)
+"""What enhanced objects say otherwise, and the place of a slice."""
 
 _SOFTWARE_VERSIONS = 0x00181020
 _RELEASE = re.compile(r'release:([^_"]*)')
@@ -90,7 +107,7 @@ def _tag(keyword: str) -> int:
     return tag
 
 
-RECORD_TAGS: dict[str, int] = {**{key: _tag(key) for key in AS_IS}, **RENAMED}
+RECORD_TAGS: dict[str, int] = {**{key: _tag(key) for key in AS_IS}, **RENAMED, **FRAME_KEYS}
 """Key of the record -> tag."""
 
 IDENTIFYING_KEYS = frozenset({"PatientID", "PatientName", "AccessionNumber"})
@@ -102,8 +119,26 @@ def tag_of_name(name: str) -> int | None:
     return RECORD_TAGS.get(name) or tag_for_keyword(name)
 
 
+def needed_tags(rules_tags: Collection[int]) -> frozenset[int]:
+    """What has to be kept of a header for the record and for rules that look at these tags."""
+    return frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | frozenset(DERIVED_FROM)
+
+
+def series_value(header: InstanceHeader, name: str) -> Value | None:
+    """A name of the record that is no element: OSLevel and what Siemens' own headers say."""
+    if name == "OSLevel":
+        return os_level(header)
+    return header.vendor.get(name) if name in CSA_KEYS else None
+
+
 def os_level(header: InstanceHeader) -> str | None:
-    """OSLevel: what follows ``release:`` in Software Versions, up to ``_`` or a quote."""
+    """OSLevel: what follows ``N4_`` in Siemens' protocol, else ``release:`` in Software Versions.
+
+    The latter goes up to ``_`` or a quote.
+    """
+    named = header.vendor.get("OSLevel")
+    if isinstance(named, str):
+        return named
     value = header.value(_SOFTWARE_VERSIONS)
     found = _RELEASE.search(printed(value)) if value is not None else None
     return found.group(1).strip() if found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fiona_dagster.studies.attributes import os_level
+from fiona_dagster.studies.attributes import series_value
 from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, RuleSet, Ruleset
 from fiona_dagster.studies.predicates import Reference
@@ -33,7 +33,7 @@ class InstanceView:
         if reference.name in self._series:
             return self._series[reference.name]
         if reference.tag is None:
-            return os_level(self._header) if reference.name == "OSLevel" else None
+            return series_value(self._header, reference.name)
         value = self._header.value(reference.tag)
         if value is None or reference.index is None:
             return value

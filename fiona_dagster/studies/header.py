@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fiona_dagster.studies import private, siemens
 from fiona_dagster.studies.values import Value, decode, number, printed, vr_of
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 PIXEL_REPRESENTATION = 0x00280103
+Place = tuple[int, bool, int, int]
+"""A header of Siemens' own: what it counts as, whether its creator is missing, offset and length."""
+
+
+def _phase(data: bytes) -> dict[str, str | tuple[str, ...]]:
+    text = data[:64].decode("latin-1").strip(" \0")
+    return {"PhaseEncodingDirectionPositive": text} if text else {}
+
+
+_VENDOR_READERS: dict[int, Callable[[bytes], dict[str, str | tuple[str, ...]]]] = {
+    private.CSA_IMAGE: siemens.image_values,
+    private.CSA_SERIES: siemens.protocol_values,
+    private.PROTOCOL: siemens.protocol_values,
+    private.PHASE_POSITIVE: _phase,
+}
 
 
 @dataclass
@@ -24,7 +42,7 @@ class InstanceHeader:
         big: big endian.
         elements: tag -> VR and bytes of the top level; of enhanced multi-frame objects also what their
             functional groups say, under the tags of classic objects, from the first frame.
-        vendor: names of the record that come from Siemens' own headers (CSA, Phoenix protocol).
+        vendor_places: where Siemens' own headers stand in the file.
         varying: tags whose values differ between the frames of this object.
     """
 
@@ -35,8 +53,9 @@ class InstanceHeader:
     media_class: str = ""
     big: bool = False
     elements: dict[int, tuple[str, bytes]] = field(default_factory=dict, repr=False)
-    vendor: dict[str, str | tuple[str, ...]] = field(default_factory=dict, repr=False)
+    vendor_places: tuple[Place, ...] = ()
     varying: frozenset[int] = frozenset()
+    _vendor: dict[str, str | tuple[str, ...]] | None = field(default=None, repr=False)
 
     def value(self, tag: int) -> Value | None:
         """Decoded value of an element; ``None`` if it is missing, ``EMPTY`` if it has no value."""
@@ -54,6 +73,31 @@ class InstanceHeader:
         """Printed value; empty if it is missing."""
         value = self.value(tag)
         return "" if value is None else printed(value)
+
+    @property
+    def vendor(self) -> dict[str, str | tuple[str, ...]]:
+        """Names of the record from Siemens' own headers (CSA, Phoenix protocol), read when asked for.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        if self._vendor is None:
+            if not self.vendor_places:
+                return {}
+            with self.path.open("rb") as file:
+                self.learn(self.vendor_places, lambda offset, length: os.pread(file.fileno(), length, offset))
+        return self._vendor or {}
+
+    def learn(self, places: tuple[Place, ...], read: Callable[[int, int], bytes]) -> None:
+        """Reads Siemens' own headers; of several that say the same, the first counts."""
+        known: dict[str, str | tuple[str, ...]] = {}
+        for kind, unnamed, offset, length in places:
+            data = read(offset, length)
+            if unnamed and not data.startswith(b"SV10"):
+                continue  # no creator, and not what a CSA header begins with
+            for key, value in _VENDOR_READERS[kind](data).items():
+                known.setdefault(key, value)
+        self._vendor = known
 
     def _creator(self, tag: int) -> str:
         if not tag >> 16 & 1 or tag & 0xFFFF < 0x1000:

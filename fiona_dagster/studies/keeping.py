@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fiona_dagster.dicom.scan import swapped
 from fiona_dagster.dicom.walker import PIXEL_DATA, UNDEFINED, Element
-from fiona_dagster.studies import frames, private, siemens
-from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader
+from fiona_dagster.studies import frames, private
+from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader, Place
 
 MAX_KEPT = 16 * 1024
 """Values longer than so many bytes count as present but are not kept."""
@@ -45,14 +45,22 @@ BASIC_TAGS = frozenset(
     )
 )
 """Tags that are kept whatever the rules want: identities, frame of reference, the shape of the pixels."""
-_ALWAYS = BASIC_TAGS | frames.SOURCES | PIXELS | {frames.SHARED, frames.PER_FRAME} | frozenset(private.CSA_TAGS)
+_ALWAYS = (
+    BASIC_TAGS | frames.SOURCES | PIXELS | {frames.SHARED, frames.PER_FRAME} | frozenset(private.CSA_TAGS)
+)
+
+
+_ASKED = (
+    PIXELS | private.CREATORS | frozenset(private.CSA_TAGS) | {frames.SHARED, frames.PER_FRAME}
+)  # not just kept
 
 
 class _Everything:
-    """Contains every tag."""
+    """Every tag is wanted, each with a look at what it is."""
 
-    def __contains__(self, tag: object) -> bool:
-        return True
+    @staticmethod
+    def get(_: int) -> int:
+        return 0
 
 
 def wanted_with_creators(tags: Collection[int]) -> frozenset[int]:
@@ -63,17 +71,24 @@ def wanted_with_creators(tags: Collection[int]) -> frozenset[int]:
     return frozenset(tags) | creators
 
 
+class _Plan(dict[int, int]):
+    """See :attr:`fiona_dagster.dicom.scan.Sink.wanted`; never changed once made."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 @functools.lru_cache(maxsize=16)
-def _plan(tags: frozenset[int]) -> frozenset[int]:
+def _plan(tags: frozenset[int]) -> _Plan:
     """Wanted tags as the scan compares them."""
-    return frozenset(swapped(tag) for tag in wanted_with_creators(tags) | _ALWAYS | private.CREATORS)
+    wanted = wanted_with_creators(tags) | _ALWAYS | private.CREATORS
+    return _Plan((swapped(tag), 0 if tag in _ASKED else tag) for tag in wanted)
 
 
 @functools.lru_cache(maxsize=256)
-def _extended(plan: frozenset[int], tags: frozenset[int]) -> frozenset[int]:
-    """A plan with the places of private elements in one file; mostly they are in it already."""
-    more = frozenset(swapped(tag) for tag in tags)
-    return plan if more <= plan else plan | more
+def _extended(plan: _Plan, tag: int, creator: str) -> _Plan:
+    """A plan with the places of private elements after one creator; mostly they are in it already."""
+    more = {swapped(alias): 0 for alias in private.aliases(tag, creator) if alias not in private.PLAIN_TAGS}
+    return plan if more.keys() <= plan.keys() else _Plan({**more, **plan})
 
 
 def _inside() -> dict[int, frozenset[int]]:
@@ -100,35 +115,34 @@ class Keeper:
     """
 
     nested: Mapping[int, frozenset[int]] = _NESTED
+    longest = 1024
 
-    def __init__(
-        self, tags: frozenset[int] | None, read: Callable[[int, int], bytes], *, big: bool
-    ) -> None:
+    def __init__(self, tags: frozenset[int] | None, read: Callable[[int, int], bytes], *, big: bool) -> None:
         plan = None if tags is None else _plan(tags)
-        self.wanted: Container[int] = _EVERYTHING if plan is None else plan
+        self.wanted: _Plan | _Everything = _EVERYTHING if plan is None else plan
         self._plan = plan
         self._read = read
         self._big = big
         self._room = MAX_KEPT_FILE
-        self._elements: dict[int, tuple[str, bytes]] = {}
+        self.elements: dict[int, tuple[str, bytes]] = {}
         self._creators: dict[int, str] = {}
         self._counts_as: dict[int, int] = {}
-        self._inner_counts_as: dict[int, int] = {}
+        self._inner: dict[int, dict[int, int]] = {}
         self._frames: dict[int, tuple[str, bytes]] = {}
-        self._vendor: dict[str, str | tuple[str, ...]] = {}
+        self._places: list[Place] = []
         self._varying: set[int] = set()
         self._in_frames = False
 
-    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0913
+    def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""
-        kept = self._elements
+        kept = self.elements
         if length == UNDEFINED or vr == "SQ" or tag in PIXELS:
-            if tag == frames.SHARED or tag == frames.PER_FRAME:
+            if tag in (frames.SHARED, frames.PER_FRAME):
                 self._in_frames = True
             kept[tag] = ("SQ", b"")
             return
-        counts_as = self._counts_as.get(tag)
-        if counts_as is not None or tag in private.CSA_TAGS:
+        counts_as = self._counts_as.get(tag) or private.CSA_TAGS.get(tag, 0)
+        if counts_as in private.VENDOR:
             self._vendors(counts_as, tag, offset, length)
         if tag in kept or (self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS):
             return
@@ -142,7 +156,7 @@ class Keeper:
         else:
             kept[tag] = (vr, b"")
 
-    def found_inside(  # noqa: PLR0913
+    def found_inside(  # noqa: PLR0917
         self, sequence: int, tag: int, vr: str, offset: int, length: int, data: bytes, base: int, depth: int
     ) -> None:
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""
@@ -155,7 +169,9 @@ class Keeper:
         if depth != 2 + (sequence in frames.INNER) or length > MAX_KEPT:
             return
         index = offset - base
-        value = data[index : index + length] if 0 <= index <= len(data) - length else self._read(offset, length)
+        value = (
+            data[index : index + length] if 0 <= index <= len(data) - length else self._read(offset, length)
+        )
         known = self._frames.get(group)
         if known is None:
             self._frames[group] = (vr, value)
@@ -177,9 +193,14 @@ class Keeper:
             tag, vr, offset, length, depth = element
             self.found_inside(sequence, tag, vr, offset, length, b"", 0, depth)
 
-    def hand_over(self, header: InstanceHeader) -> None:
-        """Gives the header what was kept; nothing at the top level is overwritten by functional groups."""
-        elements = self._elements
+    def hand_over(self, header: InstanceHeader, *, sealed: bool) -> None:
+        """Gives the header what was kept; nothing at the top level is overwritten by functional groups.
+
+        Args:
+            header: gets it.
+            sealed: positions are those in the file, so that vendors' headers can be read when asked for.
+        """
+        elements = self.elements
         if self._in_frames:
             for tag, (vr, data) in self._frames.items():
                 said = vr or frames.vr_of_group(tag)
@@ -189,7 +210,10 @@ class Keeper:
         if self._creators:
             private.settle(elements, self._creators)
         header.elements = elements
-        header.vendor = self._vendor
+        if sealed:
+            header.vendor_places = tuple(self._places)
+        else:
+            header.learn(tuple(self._places), self._read)
 
     def _creator(self, tag: int, data: bytes) -> None:
         name = data.decode("latin-1").strip(" \0")
@@ -198,38 +222,21 @@ class Keeper:
         if found:
             self._counts_as.update(found)
             if self._plan is not None:
-                self.wanted = self._plan = _extended(self._plan, frozenset(found))
+                self.wanted = self._plan = _extended(self._plan, tag, name)
 
-    def _vendors(self, counts_as: int | None, tag: int, offset: int, length: int) -> None:
-        """CSA headers; without a creator only what begins like one."""
-        if counts_as is None:
-            counts_as = private.CSA_TAGS[tag]
-            if self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF) or self._read(offset, 4) != b"SV10":
-                return
-        if length > MAX_VENDOR or not length:
-            return
-        if counts_as == private.CSA_IMAGE:
-            self._learn(siemens.image_values(self._read(offset, length)))
-        elif counts_as in (private.CSA_SERIES, private.PROTOCOL):
-            self._learn(siemens.protocol_values(self._read(offset, length)))
-        elif counts_as == private.PHASE_POSITIVE:
-            self._learn({"PhaseEncodingDirectionPositive": self._text(offset, length)})
+    def _vendors(self, counts_as: int, tag: int, offset: int, length: int) -> None:
+        """Siemens' own headers are not read yet, only where they are."""
+        if 0 < length <= MAX_VENDOR:
+            unnamed = not self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
+            self._places.append((counts_as, unnamed, offset, length))
 
     def _vendor_inside(self, tag: int, offset: int, length: int) -> None:
-        """The same in the sequences of XA software; creators stand in the same item, before their elements."""
+        """The same in the sequences of XA software; a creator stands in the item, before its elements."""
         if tag & 0xFFFF < 0x100:
-            self._inner_counts_as.update(private.aliases(tag, self._text(offset, length)))
+            if tag not in self._inner:
+                name = self._read(offset, min(length, 64)).decode("latin-1").strip(" \0")
+                self._inner[tag] = private.aliases(tag, name)
             return
-        counts_as = self._inner_counts_as.get(tag)
-        if counts_as == private.PROTOCOL:
-            self._learn(siemens.protocol_values(self._read(offset, length)))
-        elif counts_as == private.PHASE_POSITIVE:
-            self._learn({"PhaseEncodingDirectionPositive": self._text(offset, length)})
-
-    def _text(self, offset: int, length: int) -> str:
-        return self._read(offset, min(length, 64)).decode("latin-1").strip(" \0")
-
-    def _learn(self, found: Mapping[str, str | list[str]]) -> None:
-        for key, value in found.items():
-            if value:
-                self._vendor.setdefault(key, tuple(value) if isinstance(value, list) else value)
+        counts_as = self._inner.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, {}).get(tag, 0)
+        if counts_as and all(place[0] != counts_as for place in self._places):
+            self._vendors(counts_as, tag, offset, length)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster.dicom.uids import MEDIA_DIRECTORY, is_uid
+from fiona_dagster.studies.attributes import needed_tags
 from fiona_dagster.studies.header import InstanceHeader
-from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.model import RuleSet
+from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.record import clean_connection, series_record
 
 _NO_FILE_OF_OURS = ("not_dicom", "empty_file")
@@ -42,13 +43,14 @@ def classify_paths(paths: Sequence[Path], rules: RuleSet) -> Classified:
         rules: what gives the types.
     """
     result = Classified()
+    tags = needed_tags(rules.tags)
     series: dict[tuple[str, str], dict[str, InstanceHeader]] = {}
     seen: set[Path] = set()
     for given in paths:
         for path in _files(given, result):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
-                _sort_in(read_instance(path), series, result, named=path == given)
+                _sort_in(read_instance(path, tags), series, result, named=path == given)
     for instances in series.values():
         ordered = sorted(instances.values(), key=lambda each: (each.instance_number, each.sop_instance))
         result.records.append(series_record(ordered, rules, clean_connection(None)))

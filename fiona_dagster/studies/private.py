@@ -1,10 +1,12 @@
 """Private elements that the record names, found by their creator (PS3.5 section 7.8.1).
 
-The original reads them by number, as if every creator had block 10. Here a creator's block is looked up; the
-element counts under the original's number, whatever its block. An element in another creator's block is not it.
+The original reads them by number, as if every creator had block 10. Here a creator's block is looked up;
+the element counts under the original's number, whatever its block. An element in another creator's block is not it.
 """
 
 from __future__ import annotations
+
+import functools
 
 from pydicom.datadict import private_dictionary_VR
 
@@ -40,11 +42,14 @@ _PLAIN = {
     for low, tag in lows.items()
     if tag not in (CSA_IMAGE, CSA_SERIES, PROTOCOL, PHASE_POSITIVE)
 }
-_BLOCKS = range(0x10, 0x100)
+PLAIN_TAGS = frozenset(_PLAIN)
+VENDOR = frozenset((CSA_IMAGE, CSA_SERIES, PROTOCOL, PHASE_POSITIVE))
+"""Tags at which headers of Siemens' own stand."""
 
 
+@functools.lru_cache(maxsize=1024)
 def aliases(tag: int, creator: str) -> dict[int, int]:
-    """Tag in the file -> tag that it counts as, for the block that the creator element at ``tag`` reserves."""
+    """Tag in the file -> tag that it counts as, for the block that a creator element at ``tag`` reserves."""
     lows = NAMED.get((tag >> 16, creator))
     if lows is None:
         return {}
@@ -59,19 +64,29 @@ def settle(elements: dict[int, tuple[str, bytes]], creators: dict[int, str]) -> 
         elements: of the top level; changed in place.
         creators: tag of each creator element -> its name.
     """
-    moved: dict[int, tuple[str, bytes]] = {}
-    for tag, (group, creator, low) in _PLAIN.items():
-        owner = creators.get(group << 16 | tag >> 8 & 0xFF)
-        if owner == creator:
-            continue
-        here = [at for at, name in creators.items() if at >> 16 == group and name == creator]
-        found = elements.get(group << 16 | (here[0] & 0xFF) << 8 | low) if here else None
+    moves = _moves(frozenset(creators.items()))
+    if not moves:
+        return
+    moved = {tag: elements.get(there) if there else None for tag, there, _ in moves}
+    for tag, _, creator in moves:
+        elements.pop(tag, None)
+        found = moved[tag]
         if found is not None:
             vr = found[0] if found[0] not in ("", "UN") else _known_vr(tag, creator)
-            moved[tag] = (vr, found[1])
-        elif owner is not None:
-            elements.pop(tag, None)
-    elements.update(moved)
+            elements[tag] = (vr, found[1])
+
+
+@functools.lru_cache(maxsize=1024)
+def _moves(creators: frozenset[tuple[int, str]]) -> tuple[tuple[int, int, str], ...]:
+    """(tag, where it stands in the file or 0, creator) for what is not where the original looks for it."""
+    owners = dict(creators)
+    moves = []
+    for tag, (group, creator, low) in _PLAIN.items():
+        owner = owners.get(group << 16 | tag >> 8 & 0xFF)
+        here = sorted(at for at, name in creators if at >> 16 == group and name == creator)
+        if owner != creator and (here or owner is not None):
+            moves.append((tag, group << 16 | (here[0] & 0xFF) << 8 | low if here else 0, creator))
+    return tuple(moves)
 
 
 def _known_vr(tag: int, creator: str) -> str:

@@ -49,7 +49,8 @@ _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"  # PS3.5 A.4.12, newer than pydicom's
 _META = frozenset((0x00020002, 0x00020003, 0x00020010))
 _PIXEL_URL = 0x00287FE0
 _SHAPE = (0x00280010, 0x00280011, 0x00280100, 0x00280002, 0x00280008, 0x00280004)
-_LONG_FORM = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_LONG_FORM = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
+_META_HEAD = struct.Struct("<HH2sH")
 _META_START = b"\x02\0\0\0UL\x04\0"
 
 
@@ -114,7 +115,7 @@ def _read_plain(descriptor: int, header: InstanceHeader, tags: frozenset[int] | 
         return False
     header.transfer_syntax = syntax
     header.media_class = clean_uid(meta.get(0x00020002, b""))
-    keeper.hand_over(header)
+    keeper.hand_over(header, sealed=True)
     _judge(header, scanned, meta, whole=True)
     return True
 
@@ -129,13 +130,15 @@ def _plain_meta(data: bytes) -> tuple[dict[int, bytes], int]:
     meta: dict[int, bytes] = {}
     at = 144
     while at < end:
-        group, element, vr, length = struct.unpack_from("<HH2sH", data, at)
+        group, element, vr, length = _META_HEAD.unpack_from(data, at)
         at += 8
-        if vr.decode("latin-1") in _LONG_FORM:
-            (length,) = struct.unpack_from("<I", data, at)
+        if vr in (b"OB", b"UN"):
+            length = int.from_bytes(data[at : at + 4], "little")
             at += 4
+        elif vr not in (b"UI", b"SH", b"AE", b"UL"):
+            return {}, 0
         tag = group << 16 | element
-        if group != 2 or not vr.isalpha() or not vr.isupper() or at + length > end:
+        if group != 2 or at + length > end:
             return {}, 0
         if tag in _META:
             meta[tag] = data[at : at + length]
@@ -220,7 +223,7 @@ class _Reader:
             header.flag(_pixel_reason(walk.problem.reason) if in_pixels else walk.problem.reason)
         if walk.deepest > MAX_DEPTH:
             header.flag("nested_too_deep")
-        keeper.hand_over(header)
+        keeper.hand_over(header, sealed=False)
         _judge(header, scanned, self._meta, whole=walk.problem is None)
 
     @staticmethod
@@ -258,7 +261,8 @@ def _judge(header: InstanceHeader, scanned: Scanned, meta: dict[int, bytes], *, 
         elif header.transfer_syntax in _NATIVE and pixels.tag == PIXEL_DATA and pixels.length < needed:
             header.flag("pixel_data_short")
     said = clean_uid(meta.get(0x00020003, b""))
-    if said and header.sop_instance and said != header.sop_instance:
+    named = header.elements.get(0x00080018, ("", b""))[1]
+    if said and said != clean_uid(named) and header.sop_instance and said != header.sop_instance:
         header.flag("meta_disagrees")
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fiona_dagster.studies.attributes import RECORD_TAGS, os_level, record_value
+from fiona_dagster.studies.attributes import CSA_KEYS, RECORD_TAGS, VARYING_KEY, os_level, record_value
 from fiona_dagster.studies.classify import classify
 from fiona_dagster.studies.contents import StudyContents
 from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.model import RuleSet
-from fiona_dagster.studies.values import number
+from fiona_dagster.studies.values import number, printed
 
 UNKNOWN_CONNECTION = {"AETitleCaller": "unknown", "AETitleCalled": "unknown", "CallerIP": "unknown"}
 """Connection of files that came without one, as the original writes it."""
 _SERIES_DATE = 0x00080021
 _SLICE_LOCATION = 0x00201041
+_INSTANCE_NUMBER = 0x00200013
+_ALWAYS_DIFFER = ("InstanceNumber", "SliceLocation")
 
 
 def build_series_records(
@@ -25,6 +27,7 @@ def build_series_records(
 
     Values come from the first instance (lowest InstanceNumber, then SOPInstanceUID), ``SliceLocation`` is the
     lowest of the series, ``NumFiles`` counts distinct instances; so arrival order and repeats change nothing.
+    ``ValuesDiffer`` names the keys whose values are not the same in the whole series.
 
     Args:
         contents: the study.
@@ -74,9 +77,62 @@ def series_record(
     lowest = _lowest_location(instances)
     if lowest is not None:
         record["SliceLocation"] = lowest
+    record.update(_siemens(instances))
+    differing = _differing(instances)
+    if differing:
+        record[VARYING_KEY] = differing
     record["NumFiles"] = str(len(instances))
     record["ClassifyType"] = classify(instances, rules, {"IncomingConnection": str(dict(connection))})
     return dict(sorted(record.items()))
+
+
+def _siemens(instances: Sequence[InstanceHeader]) -> dict[str, Any]:
+    """What Siemens' own headers say of the first instance, and the diffusion of every instance."""
+    record: dict[str, Any] = {
+        key: value for key, value in instances[0].vendor.items() if key in CSA_KEYS and isinstance(value, str)
+    }
+    diffusion = [found for header in instances if (found := _diffusion(header))]
+    if diffusion:
+        record["siemensDiffusionInformation"] = diffusion
+    return record
+
+
+def _diffusion(header: InstanceHeader) -> dict[str, Any] | None:
+    vendor = header.vendor
+    if not vendor.get("DiffusionDirectionality"):
+        return None
+    return {
+        "B_value": _plain_list(vendor.get("B_value")),
+        "SOPInstanceUID": header.sop_instance,
+        "InstanceNumber": header.text(_INSTANCE_NUMBER),
+        "DiffusionDirectionality": _plain_list(vendor["DiffusionDirectionality"]),
+        "DiffusionGradientDirection": _plain_list(vendor.get("DiffusionGradientDirection")),
+    }
+
+
+def _plain_list(value: str | tuple[str, ...] | None) -> str | list[str]:
+    return list(value) if isinstance(value, tuple) else value or ""
+
+
+def _differing(instances: Sequence[InstanceHeader]) -> list[str]:
+    """Keys whose values are not the same in all instances and frames; numbers and places always differ."""
+    found = set()
+    for key, tag in RECORD_TAGS.items():
+        if key in _ALWAYS_DIFFER:
+            continue
+        # equal bytes are equal values; only where bytes differ the values are looked at
+        bytes_differ = len({header.elements.get(tag) for header in instances}) > 1
+        if any(tag in header.varying for header in instances) or (
+            bytes_differ and len({_value_of(header, tag) for header in instances}) > 1
+        ):
+            found.add(key)
+    return sorted(found)
+
+
+def _value_of(header: InstanceHeader, tag: int) -> str | None:
+    """Equal for equal values, however they are encoded."""
+    value = header.value(tag)
+    return None if value is None else printed(value)
 
 
 def _lowest_location(instances: Sequence[InstanceHeader]) -> str | None:

@@ -6,7 +6,6 @@ Sources: behaviour reference section 2.1; the layout as nibabel documents it (``
 
 from __future__ import annotations
 
-import re
 import struct
 
 _FOUR = struct.Struct("<4I")
@@ -15,7 +14,7 @@ _DELIMITERS = (77, 205)
 _NAME_BYTES, _TAG_BYTES = 64, 84
 _MAX_ITEMS, _MAX_VALUE = 200, 64 * 1024
 _BEGIN, _END = b"### ASCCONV BEGIN", b"### ASCCONV END"
-_MAX_PROTOCOL = 2**20
+_MAX_PROTOCOL, _MAX_LINE = 2**20, 4096
 
 IMAGE_NAMES = {
     "PhaseEncodingDirectionPositive": "PhaseEncodingDirectionPositive",
@@ -29,7 +28,10 @@ PROTOCOL_NAMES = {
     "siemensUUID": ("sWipMemBlock.tFree", "sWiPMemBlock.tFree"),
     "NumSlices": ("sGroupArray.asGroup[0].nSize",),
     "MeasID": ("SequenceID",),
-    "BaselineString": ("sProtConsistencyInfo.tBaselineString", "sProtConsistencyInfo.tMeasuredBaselineString"),
+    "BaselineString": (
+        "sProtConsistencyInfo.tBaselineString",
+        "sProtConsistencyInfo.tMeasuredBaselineString",
+    ),
 }
 """Key -> entries of the protocol, the first that is there counts."""
 
@@ -86,17 +88,17 @@ def _first_count(data: bytes) -> int:
     return int(_TAG.unpack_from(data, 8 + _NAME_BYTES)[3])
 
 
-def image_values(data: bytes) -> dict[str, str | list[str]]:
-    """What the record needs of an image header; a list where there are several values."""
-    found: dict[str, str | list[str]] = {}
+def image_values(data: bytes) -> dict[str, str | tuple[str, ...]]:
+    """What the record needs of an image header; a tuple where there are several values."""
+    found: dict[str, str | tuple[str, ...]] = {}
     for key, name in IMAGE_NAMES.items():
         values = csa_values(data, name)
         if values:
-            found[key] = values[0] if len(values) == 1 else values
+            found[key] = values[0] if len(values) == 1 else tuple(values)
     return found
 
 
-def protocol_values(data: bytes) -> dict[str, str]:
+def protocol_values(data: bytes) -> dict[str, str | tuple[str, ...]]:
     """What the record needs of a Phoenix protocol, wherever in ``data`` it stands.
 
     Args:
@@ -107,20 +109,26 @@ def protocol_values(data: bytes) -> dict[str, str]:
         return {}
     end = data.find(_END, begin, begin + _MAX_PROTOCOL)
     text = data[begin : end if end >= 0 else begin + _MAX_PROTOCOL]
-    found = {}
+    found: dict[str, str] = {}
     for key, names in PROTOCOL_NAMES.items():
-        for name in names:
-            match = _entry(name).search(text)
-            if match:
-                value = match.group(1).decode("latin-1").strip().strip('"').strip()
-                if value:
-                    found[key] = value
-                    break
+        values = (_entry(text, name) for name in names)
+        value = next((value for value in values if value), "")
+        if value:
+            found[key] = value
     baseline = found.pop("BaselineString", "")
     if "N4_" in baseline:
         found["OSLevel"] = baseline.partition("N4_")[2]
-    return found
+    return dict(found)
 
 
-def _entry(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb"\n[ \t]*" + re.escape(name).encode("ascii") + rb"[ \t]*=([^\r\n]{0,4096})")
+def _entry(text: bytes, name: str) -> str:
+    """The value of a protocol's line ``name = value``; empty if there is none."""
+    key = name.encode("ascii")
+    at = text.find(key)
+    while at >= 0:
+        line = text[at + len(key) : at + len(key) + _MAX_LINE].partition(b"\n")[0]
+        before = text[max(0, at - 16) : at].rstrip(b" \t")
+        if before.endswith(b"\n") and line.lstrip().startswith(b"="):
+            return line.partition(b"=")[2].decode("latin-1").strip().strip('"').strip()
+        at = text.find(key, at + 1)
+    return ""

@@ -90,10 +90,13 @@ def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContent
             f"first {missing[0]}; restore them from the backup, nothing goes on without them"
         )
     key = (str(gateway.root.path), study_uid)
-    fingerprint = f"{len(rows)}:{study.last_arrival}:{study.conflicts}:{study.site}"
+    rules, _ = studies.load_rules_in_force(gateway.root)
+    fingerprint = f"{rules.digest}:{len(rows)}:{study.last_arrival}:{study.conflicts}:{study.site}"
     if key in _latest and _latest[key][0] == fingerprint:
         return study, _latest[key][1]
-    contents = studies.scan_study(gateway.root.of_site(study.site), study_uid)
+    contents = studies.scan_study(
+        gateway.root.of_site(study.site), study_uid, studies.needed_tags(rules.tags)
+    )
     _latest.clear()
     _latest[key] = (fingerprint, contents)
     return study, contents
