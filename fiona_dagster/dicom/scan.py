@@ -47,8 +47,9 @@ class Sink(Protocol):
 
     @property
     def wanted(self) -> Lookup:
-        """Top-level tags as :func:`swapped` -> the tag if its value just goes into ``elements``, 0 if ``found``
-        is to be asked. May be another after each call of ``found``.
+        """Top-level tags as :func:`swapped` -> the tag if its value just goes into ``elements``.
+
+        0 if ``found`` is to be asked. May be another after each call of ``found``.
         """
 
     @property

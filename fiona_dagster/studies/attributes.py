@@ -1,6 +1,7 @@
 """Names of the series record: where each comes from (behaviour reference, section 2.1).
 
-Private elements are found by their creator (:mod:`~fiona_dagster.studies.private`); numbers are the original's.
+Private elements are found by their creator (:mod:`~fiona_dagster.studies.private`), whatever their block;
+the numbers here are the original's.
 """
 
 from __future__ import annotations

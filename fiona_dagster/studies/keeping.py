@@ -142,8 +142,9 @@ class Keeper:
             kept[tag] = ("SQ", b"")
             return
         counts_as = self._counts_as.get(tag) or private.CSA_TAGS.get(tag, 0)
-        if counts_as in private.VENDOR:
-            self._vendors(counts_as, tag, offset, length)
+        if counts_as in private.VENDOR and 0 < length <= MAX_VENDOR:
+            unnamed = not self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
+            self._places.append((counts_as, unnamed, offset, length))
         if tag in kept or (self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS):
             return
         if length <= MAX_KEPT and length <= self._room:
@@ -224,19 +225,13 @@ class Keeper:
             if self._plan is not None:
                 self.wanted = self._plan = _extended(self._plan, tag, name)
 
-    def _vendors(self, counts_as: int, tag: int, offset: int, length: int) -> None:
-        """Siemens' own headers are not read yet, only where they are."""
-        if 0 < length <= MAX_VENDOR:
-            unnamed = not self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
-            self._places.append((counts_as, unnamed, offset, length))
-
     def _vendor_inside(self, tag: int, offset: int, length: int) -> None:
-        """The same in the sequences of XA software; a creator stands in the item, before its elements."""
+        """Siemens' headers in the sequences of XA software, where a creator stands in the item itself."""
         if tag & 0xFFFF < 0x100:
             if tag not in self._inner:
                 name = self._read(offset, min(length, 64)).decode("latin-1").strip(" \0")
                 self._inner[tag] = private.aliases(tag, name)
             return
         counts_as = self._inner.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, {}).get(tag, 0)
-        if counts_as and all(place[0] != counts_as for place in self._places):
-            self._vendors(counts_as, tag, offset, length)
+        if length and counts_as in private.VENDOR and all(place[0] != counts_as for place in self._places):
+            self._places.append((counts_as, False, offset, length))

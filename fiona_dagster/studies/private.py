@@ -1,7 +1,8 @@
 """Private elements that the record names, found by their creator (PS3.5 section 7.8.1).
 
-The original reads them by number, as if every creator had block 10. Here a creator's block is looked up;
-the element counts under the original's number, whatever its block. An element in another creator's block is not it.
+The original reads them by number, as if every creator had block 10. Here a creator's block is looked up; the
+element counts under the original's number, whatever its block. What stands in another creator's block is not
+meant.
 """
 
 from __future__ import annotations
