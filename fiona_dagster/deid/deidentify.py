@@ -26,11 +26,10 @@ from fiona_dagster.deid.elements import (
     Element,
     Streamed,
     Value,
-    encode,
-    flat,
     opened,
     text,
 )
+from fiona_dagster.deid.encoding import encode, flat
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Engine, Tally
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities

@@ -1,8 +1,8 @@
 """DICOM data sets as lists of elements over the very bytes of the file.
 
-Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1) and writing, strictly: what can't be understood
-is refused, never copied. Stays out: what happens to an element. Values stay slices of the mapped file until
-they are written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
+Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1), strictly: what can't be understood is refused,
+never copied. Stays out: what happens to an element, writing (``encoding``). Values stay
+slices of the mapped file until they are written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
 """
 
 from __future__ import annotations
@@ -387,60 +387,3 @@ def inflate(compressed: Value) -> bytes:
     if not stream.eof:
         raise UnreadableDicom("the deflated data set is cut off")
     return data
-
-
-def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed]:
-    """The bytes of a data set in pieces; large values are passed through as they are."""
-    order = "<" if little else ">"
-    chunks: list[Value | Streamed] = []
-    _encode(elements, implicit, order, chunks)
-    return chunks
-
-
-def flat(chunks: Iterable[Value | Streamed]) -> Iterator[Value]:
-    """The pieces with every streamed value made."""
-    for chunk in chunks:
-        if isinstance(chunk, Streamed):
-            yield from chunk.blocks
-        else:
-            yield chunk
-
-
-def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value | Streamed]) -> int:
-    total = 0
-    short, long = struct.Struct(order + "HH2sH").pack, struct.Struct(order + "HH2sHI").pack
-    plain = struct.Struct(order + "HHI").pack
-    for element in elements:
-        tag, vr, value = element.tag, element.vr.encode(), element.value
-        at = len(chunks)
-        chunks.append(b"")
-        if element.items is not None:
-            vr, length = b"SQ", 0
-            for item in element.items:
-                place = len(chunks)
-                chunks.append(b"")
-                size = _encode(item, implicit, order, chunks)
-                chunks[place] = plain(0xFFFE, 0xE000, size)
-                length += size + 8
-        elif element.streamed:
-            chunks.append(element.streamed)
-            length = element.streamed.length
-        else:
-            chunks.append(value)
-            length = len(value)
-            if length & 1:
-                chunks.append(b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
-                length += 1
-        total += length
-        written = UNDEFINED if element.encapsulated else length
-        if implicit:
-            header = plain(tag >> 16, tag & 0xFFFF, written)
-        elif vr in SHORT:
-            if length > 0xFFFF:
-                raise RefusedDicom(f"element {name_of(tag)} is too long for its value representation")
-            header = short(tag >> 16, tag & 0xFFFF, vr, length)
-        else:
-            header = long(tag >> 16, tag & 0xFFFF, vr, 0, written)
-        chunks[at] = header
-        total += len(header)
-    return total

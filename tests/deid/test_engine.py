@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.deid import deidentify_study, verify_outputs
-from fiona_dagster.deid.elements import MAX_DEPTH, encode, opened
+from fiona_dagster.deid.elements import MAX_DEPTH, opened
+from fiona_dagster.deid.encoding import encode
 from fiona_dagster.deid.reading import elements, read_header
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
 from tests.deid import phantoms

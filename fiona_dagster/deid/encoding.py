@@ -1,0 +1,66 @@
+"""Writing data sets: elements to bytes (PS3.5 section 7), in pieces, so that pixels never stand in memory."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from fiona_dagster.deid.elements import SHORT, UNDEFINED, Element, Streamed, Value, name_of
+from fiona_dagster.errors import RefusedDicom
+
+
+def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed]:
+    """The bytes of a data set in pieces; large values are passed through as they are."""
+    order = "<" if little else ">"
+    chunks: list[Value | Streamed] = []
+    _encode(elements, implicit, order, chunks)
+    return chunks
+
+
+def flat(chunks: Iterable[Value | Streamed]) -> Iterator[Value]:
+    """The pieces with every streamed value made."""
+    for chunk in chunks:
+        if isinstance(chunk, Streamed):
+            yield from chunk.blocks
+        else:
+            yield chunk
+
+
+def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value | Streamed]) -> int:
+    total = 0
+    short, long = struct.Struct(order + "HH2sH").pack, struct.Struct(order + "HH2sHI").pack
+    plain = struct.Struct(order + "HHI").pack
+    for element in elements:
+        tag, vr, value = element.tag, element.vr.encode(), element.value
+        at = len(chunks)
+        chunks.append(b"")
+        if element.items is not None:
+            vr, length = b"SQ", 0
+            for item in element.items:
+                place = len(chunks)
+                chunks.append(b"")
+                size = _encode(item, implicit, order, chunks)
+                chunks[place] = plain(0xFFFE, 0xE000, size)
+                length += size + 8
+        elif element.streamed:
+            chunks.append(element.streamed)
+            length = element.streamed.length
+        else:
+            chunks.append(value)
+            length = len(value)
+            if length & 1:
+                chunks.append(b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
+                length += 1
+        total += length
+        written = UNDEFINED if element.encapsulated else length
+        if implicit:
+            header = plain(tag >> 16, tag & 0xFFFF, written)
+        elif vr in SHORT:
+            if length > 0xFFFF:
+                raise RefusedDicom(f"element {name_of(tag)} is too long for its value representation")
+            header = short(tag >> 16, tag & 0xFFFF, vr, length)
+        else:
+            header = long(tag >> 16, tag & 0xFFFF, vr, 0, written)
+        chunks[at] = header
+        total += len(header)
+    return total
