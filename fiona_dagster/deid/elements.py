@@ -2,7 +2,8 @@
 
 Belongs here: reading (PS3.5 section 7, PS3.10 section 7.1), strictly: what can't be understood is refused,
 never copied. Stays out: what happens to an element, writing (``encoding``). Values stay
-slices of the mapped file until they are written, so that memory does not grow with the pixels. (pydicom reads the outputs again: ``verify``.)
+slices of the mapped file until they are written, so that memory does not grow with the pixels. (pydicom
+reads the outputs again: ``verify``.)
 """
 
 from __future__ import annotations
