@@ -9,30 +9,47 @@ from typing import TYPE_CHECKING
 import click
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import UsageError
 
 if TYPE_CHECKING:
     from fiona_dagster.studies import Classified, RuleSet
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--rules", "rules_file", type=click.Path(path_type=Path), help="Rule file in place of the site's."
 )
+@click.option("--explain", "explained", is_flag=True, help="Which condition decided, with the value found.")
+@click.option(
+    "--lint", "linted", is_flag=True, help="Only check the rules: where they rely on the original's engine."
+)
 @click.option("--json", "as_json", is_flag=True, help="The series records as one JSON list.")
-def classify(paths: tuple[Path, ...], rules_file: Path | None, as_json: bool) -> int:
+def classify(
+    paths: tuple[Path, ...], *, rules_file: Path | None, explained: bool, linted: bool, as_json: bool
+) -> int:
     """Shows types and record of every series in PATHS (files or folders); writes nothing.
 
     Rules are those of --rules, else the site's, else FIONA's own. Exit code 1: a DICOM file or a file named
     in the call could not be classified, or nothing was. Files in folders that are no DICOM are only named.
+
+    --explain shows in place of the record which condition decided about each type; values that may identify
+    somebody are masked. --lint needs no PATHS; exit code 1: there are warnings.
     """
+    from fiona_dagster.cli import rules_output
     from fiona_dagster.studies import classify_paths
 
+    if linted == bool(paths) or (linted and explained):
+        raise UsageError("name files or folders to classify, or give --lint alone to check the rules")
     rules = _rules(rules_file)
+    if linted:
+        return rules_output.show_lint(rules, as_json=as_json)
     for warning in rules.warnings:
         click.echo(f"fiona: warning: {warning}", err=True)
     result = classify_paths(paths, rules)
-    if as_json:
+    if explained:
+        rules_output.show_explanation(result, rules, as_json=as_json)
+    elif as_json:
         click.echo(json.dumps(result.records, indent=2, sort_keys=True, default=str))
     elif result.records:
         _print_table(result)

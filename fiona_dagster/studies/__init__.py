@@ -16,7 +16,9 @@ from fiona_dagster.studies.completion import (
     settled_after,
 )
 from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
+from fiona_dagster.studies.explain import Decided, explain
 from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.lint import Finding, lint
 from fiona_dagster.studies.model import RuleSet
 from fiona_dagster.studies.names import safe_name
 from fiona_dagster.studies.paths import Classified, classify_paths
@@ -33,8 +35,10 @@ from fiona_dagster.studies.tree import write_raw_tree
 
 __all__ = [
     "Classified",
+    "Decided",
     "Decision",
     "Evidence",
+    "Finding",
     "InstanceHeader",
     "Limits",
     "PerformedSteps",
@@ -47,9 +51,11 @@ __all__ = [
     "decide",
     "default_rules",
     "default_rules_text",
+    "explain",
     "flags",
     "has_conflicts",
     "incoming_fields",
+    "lint",
     "load_rules",
     "load_rules_in_force",
     "needed_tags",

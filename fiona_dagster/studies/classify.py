@@ -53,6 +53,19 @@ def classify(
         rules: checked rules.
         series: values of the series that rules can name (``NumFiles``, ``IncomingConnection``).
     """
+    return _judge_series(instances, rules, series)[0]
+
+
+def judged_views(
+    instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None = None
+) -> list[InstanceView]:
+    """The instances after the series was classified, with its final types; see :func:`classify`."""
+    return _judge_series(instances, rules, series)[1]
+
+
+def _judge_series(
+    instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None
+) -> tuple[list[str], list[InstanceView]]:
     found: set[str] = set()
     in_file_order = tuple(dict.fromkeys(ruleset.type for ruleset in rules.rulesets))
     shared: dict[str, Value] = {"NumFiles": str(len(instances)), **(series or {}), CLASSIFY_TYPE: ()}
@@ -61,13 +74,13 @@ def classify(
         if ruleset.type in found or not views:
             continue
         quantifier = all if ruleset.series_level else any
-        if quantifier(_satisfies(view, ruleset, rules) for view in views):
+        if quantifier(satisfies(view, ruleset, rules) for view in views):
             found.add(ruleset.type)
             shared[CLASSIFY_TYPE] = tuple(type_ for type_ in in_file_order if type_ in found)
-    return [type_ for type_ in in_file_order if type_ in found]
+    return [type_ for type_ in in_file_order if type_ in found], views
 
 
-def _satisfies(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
+def satisfies(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
     """Whether an instance satisfies all conditions; references have no cycles and a limited depth."""
     known = view.verdicts.get(ruleset.index)
     if known is None:
@@ -79,7 +92,7 @@ def _judge(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:
     for entry in ruleset.entries:
         if isinstance(entry, RuleCall):
             targets = rules.by_id.get(entry.id, ())
-            if any(_satisfies(view, target, rules) for target in targets) is entry.negate:
+            if any(satisfies(view, target, rules) for target in targets) is entry.negate:
                 return False
         elif not entry.holds(view):
             return False

@@ -17,6 +17,7 @@ class RuleCall:
     id: str
     negate: bool
     line: int
+    negated_by_key: bool = False
 
 
 @dataclass(frozen=True)

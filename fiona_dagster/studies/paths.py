@@ -27,12 +27,14 @@ class Classified:
         unreadable: (path, reason code) of files that could not be classified.
         skipped: (path, reason code) of files found in folders that are no DICOM instances.
         damaged: (path, reason codes) of files that were classified but are not whole.
+        instances: (StudyInstanceUID, SeriesInstanceUID) -> headers, in the order of the series.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
+    instances: dict[tuple[str, str], list[InstanceHeader]] = field(default_factory=dict, repr=False)
 
 
 def classify_paths(paths: Sequence[Path], rules: RuleSet) -> Classified:
@@ -51,8 +53,9 @@ def classify_paths(paths: Sequence[Path], rules: RuleSet) -> Classified:
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 _sort_in(read_instance(path, tags), series, result, named=path == given)
-    for instances in series.values():
+    for uids, instances in series.items():
         ordered = sorted(instances.values(), key=lambda each: (each.instance_number, each.sop_instance))
+        result.instances[uids] = ordered
         result.records.append(series_record(ordered, rules, clean_connection(None)))
     result.records.sort(key=_order)
     return result
@@ -87,7 +90,7 @@ def _sort_in(
 ) -> None:
     uids = (header.study, header.series, header.sop_instance)
     if all(is_uid(uid) for uid in uids):
-        series.setdefault(uids[:2], {}).setdefault(header.sop_instance, header)
+        series.setdefault((uids[0], uids[1]), {}).setdefault(header.sop_instance, header)
         if header.damage:
             result.damaged.append((header.path, ", ".join(header.damage)))
         return

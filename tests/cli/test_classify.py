@@ -141,3 +141,37 @@ def test_hostile_input_neither_crashes_nor_hangs(shared: Path, tmp_path: Path) -
     assert "Traceback" not in ran.stderr
     assert len(json.loads(ran.stdout)) == 3
     assert STUDY not in ran.stdout
+
+
+def test_explain_shows_what_decided_and_masks_the_patient(folder: Path) -> None:
+    rules = [
+        {"type": "CT", "rules": [{"tag": ["Modality"], "value": "^CT$"}]},
+        {"type": "her", "rules": [{"tag": ["PatientName"], "value": "^Muster"}]},
+    ]
+    (folder / "rules.json").write_text(json.dumps(rules))
+    table = classify("in", "--explain", "--rules", "rules.json", cwd=folder)
+    ran = classify("in", "--explain", "--rules", "rules.json", "--json", cwd=folder)
+
+    assert (table.returncode, ran.returncode) == (0, 0)
+    assert "Modality regexp" in table.stdout
+    assert "Erika" not in table.stdout + ran.stdout
+    series = {each["SeriesInstanceUID"]: each for each in json.loads(ran.stdout)}
+    (ct, her) = series["1.2.8"]["decided"]
+    assert (ct["gave"], ct["conditions"][0]["found"]) == (False, "US")
+    assert (her["gave"], her["conditions"][0]["found"]) == (True, "masked (12 characters)")
+
+
+def test_lint_gives_1_for_warnings_and_needs_no_files(folder: Path) -> None:
+    own = classify("--lint", cwd=folder)
+    (folder / "old.json").write_text(
+        '[{"type": "x",\n"rules": [{"tag": ["EchoTime"], "operator": "==", "value": "88"}]}]'
+    )
+    old = classify("--lint", "--rules", "old.json", cwd=folder)
+    document = json.loads(classify("--lint", "--rules", "old.json", "--json", cwd=folder).stdout)
+
+    assert own.returncode == 0
+    assert old.returncode == 1
+    assert "warning: line 2: ruleset 1 (type 'x'): missing tag" in old.stdout
+    assert {each["trap"] for each in document["warnings"]} >= {"missing tag", "literal read as a tag"}
+    for wrong in (["--lint", "in"], [], ["--lint", "--explain"]):
+        assert classify(*wrong, cwd=folder).returncode == 2

@@ -25,6 +25,10 @@ def types(**values: str) -> set[str]:
         "positions": (0x00200105, "IS"),
         "scanning": (0x00180020, "CS"),
         "b_value": (0x00189087, "DS"),
+        "agent": (0x00180010, "LO"),
+        "kernel": (0x00181210, "SH"),
+        "corrected": (0x00280051, "CS"),
+        "angio_flag": (0x00180025, "CS"),
     }
     header = InstanceHeader(Path("none"))
     for name, value in values.items():
@@ -121,3 +125,44 @@ def test_names_of_protocols_mean_nothing_for_other_modalities() -> None:
 )
 def test_other_types(values: dict[str, str], expected: set[str]) -> None:
     assert types(**values) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"modality": "MR", "description": "TOF_3D_multi-slab"}, {"angiography"}),
+        ({"modality": "MR", "angio_flag": "Y"}, {"angiography"}),
+        ({"modality": "XA"}, {"X-ray", "angiography"}),
+        ({"modality": "CT", "description": "CT-A Carotis 1.0"}, {"CT arterial phase", "angiography"}),
+        ({"modality": "MR", "description": "ep2d_perf_p2"}, {"perfusion"}),
+        ({"modality": "MR", "description": "pCASL_3d_tra"}, {"perfusion"}),
+        ({"modality": "MR", "image_type": "DERIVED\\PRIMARY\\PERFUSION\\RCBV"}, {"derived", "perfusion"}),
+        ({"modality": "MR", "sop_class": "1.2.840.10008.5.1.4.1.1.4.2"}, {"spectroscopy"}),
+        ({"modality": "MR", "description": "svs_se_30"}, {"spectroscopy"}),
+        ({"modality": "CT", "agent": "Iomeron 400"}, {"CT contrast"}),
+        ({"modality": "CT", "agent": "NONE"}, set()),
+        ({"modality": "CT", "agent": ""}, set()),
+        ({"modality": "CT", "description": "Head non-contrast 1.0"}, {"CT unenhanced"}),
+        (
+            {"modality": "CT", "description": "Abd portal venous", "agent": "x"},
+            {"CT venous phase", "CT contrast"},
+        ),
+        ({"modality": "CT", "description": "Abd delayed 5 min"}, {"CT delayed phase"}),
+        ({"modality": "CT", "kernel": "B31f"}, {"CT soft kernel"}),
+        ({"modality": "CT", "kernel": "Br40d\\3"}, {"CT soft kernel"}),
+        ({"modality": "CT", "kernel": "STANDARD"}, {"CT soft kernel"}),
+        ({"modality": "CT", "kernel": "FC18"}, {"CT soft kernel"}),
+        ({"modality": "CT", "kernel": "B70f"}, {"CT sharp kernel"}),
+        ({"modality": "CT", "kernel": "BONEPLUS"}, {"CT sharp kernel"}),
+        ({"modality": "CT", "kernel": "FC52"}, {"CT sharp kernel"}),
+        ({"modality": "CT", "kernel": "YB"}, {"CT sharp kernel"}),
+        ({"modality": "PT", "corrected": "DECY\\ATTN\\SCAT"}, {"PET corrected"}),
+        ({"modality": "PT", "corrected": "DECY\\RAN"}, {"PET uncorrected"}),
+        (
+            {"modality": "OT", "sop_class": "1.2.840.10008.5.1.4.1.1.7", "description": "Dose Report"},
+            {"screenshot", "dose report"},
+        ),
+    ],
+)
+def test_types_of_a_series_by_what_its_header_says(values: dict[str, str], expected: set[str]) -> None:
+    assert types(**values) - {"MR", "CT", "PET"} == expected
