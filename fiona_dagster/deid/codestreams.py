@@ -24,8 +24,8 @@ RLE, DEFLATED_FRAMES = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
 
 _SEGMENTS = frozenset((*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xE0), 0xF7, 0xF8))
 """Frame, scan, tables, restart interval; the last two are JPEG-LS."""
-_JPEG_SCAN_END = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-_JPEG_LS_SCAN_END = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
+_JPEG_SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_JPEG_LS_SCAN_END = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _JP2_KEPT = frozenset([b"jP  ", b"ftyp", b"jp2h", b"jp2c"])
 _JP2_HEADER_KEPT = frozenset([b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef", b"res "])

@@ -135,7 +135,9 @@ def test_comments_and_metadata_of_compressed_images_go(through: Through, syntax:
 def test_what_a_decoder_needs_stays_byte_for_byte(through: Through) -> None:
     colours = segment(0xE8, b"mrfx\x02")
     ls = b"\xff\xd8" + colours + segment(0xF7, bytes(9)) + segment(0xF8, bytes(11)) + SCANNED + b"\xff\xd9"
-    for syntax, image in ((JPEG, CLEAN_JPEG), (JPEG_LS, ls), (J2K, codestream(b"", b""))):
+    filled = CLEAN_JPEG.replace(b"\xff\xd9", b"\xff\xff\xff\xd9").replace(b"\xff\xc0", b"\xff\xff\xc0")
+    images = ((JPEG, CLEAN_JPEG), (JPEG, filled), (JPEG_LS, ls), (J2K, codestream(b"", b"")))
+    for syntax, image in images:
         ds = compressed([image, image], syntax)
         copy, _, held = through(ds)
         assert copy.PixelData == ds.PixelData
