@@ -72,22 +72,32 @@ def removed(study: str, project: str, targets: tuple[str, ...], unasked: bool, a
 def reclassify(studies: tuple[str, ...], stale: bool, as_json: bool) -> None:
     """Has studies classified again and their records in REDCap renewed.
 
-    The order is noted in the ledger, and a running `fiona up` starts a run for each study within seconds;
-    if none runs they start with the next one, and this command says so.
+    Starts one backfill of exactly these studies, as the job `reclassify_stale` does; Dagster shows it under
+    Runs, Backfills. If no `fiona up` runs it begins with the next one, and this command says so.
     """
     from fiona_dagster.operations import is_up
     from fiona_dagster.transfers.context import Gateway
-    from fiona_dagster.transfers.intake import reclassify as ask
+    from fiona_dagster.transfers.intake import to_reclassify
 
     if bool(studies) == stale:
         raise UsageError("name studies, or give --stale for all that a rule change affects")
     root = DataRoot.from_environment()
     with Gateway(root) as gateway:
-        asked = ask(gateway, None if stale else list(studies))
+        asked = [study.study for study in to_reclassify(gateway, None if stale else list(studies))]
+    backfill, started = "", list[str]()
+    if asked:
+        from fiona_dagster.defs.reclassify import reclassify_by_command
+
+        backfill, started = reclassify_by_command(root, asked)
     running = is_up(root)
     if as_json:
-        click.echo(json.dumps({"studies": asked, "service_running": running}))
+        document = {"studies": asked, "started": started, "backfill": backfill, "service_running": running}
+        click.echo(json.dumps(document))
     else:
-        click.echo(f"{len(asked)} studies will be classified again")
+        click.echo(
+            f"{len(asked)} studies will be classified again"
+            + (f", backfill {backfill}" if backfill else "")
+            + (f"; {len(asked) - len(started)} of them wait already" if len(started) < len(asked) else "")
+        )
     if asked and not running:
         click.echo("fiona: `fiona up` does not run here; the runs start when it does", err=True)

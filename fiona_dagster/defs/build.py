@@ -21,6 +21,7 @@ from fiona_dagster.config import (
 from fiona_dagster.defs.housekeeping import maintenance_job
 from fiona_dagster.defs.intake import intake_assets, intake_job
 from fiona_dagster.defs.project import ProjectFactory
+from fiona_dagster.defs.reclassify import reclassify_job
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import completed_studies, run_failures, transfer_requests_sensor
 from fiona_dagster.errors import ConfigurationError
@@ -55,7 +56,7 @@ def build_defs(
         maintenance, schedule = maintenance_job(names)
         return dg.Definitions(
             assets=everything,
-            jobs=[*jobs, maintenance],
+            jobs=[*jobs, reclassify_job(), maintenance],
             schedules=[schedule],
             sensors=[completed_studies, transfer_requests_sensor(targets, jobs), run_failures],
             resources={"gateway": GatewayResource(data_root=str(root.path)), **(resource_overrides or {})},

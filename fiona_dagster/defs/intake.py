@@ -15,7 +15,6 @@ from fiona_dagster import studies as domain
 from fiona_dagster.defs.partitions import studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, StepResult, run_studies
-from fiona_dagster.ledger import work_key
 from fiona_dagster.transfers import completion, intake
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import take_digests
@@ -26,7 +25,7 @@ JOB = "process_study"
 
 
 def _failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
-    gateway.ledger.work.failed(work_key("process", study), message, permanent=permanent)
+    intake.failed(gateway, study, message, permanent=permanent)
 
 
 def _study_files(gateway: Gateway, study: str) -> StepResult:
@@ -155,7 +154,7 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
         """Types of each series after `config/classifyRules.json`.
 
         The code version is the digest of the rules in force: after a change of the rules it shows which
-        studies are out of date. `fiona reclassify` processes exactly these.
+        studies are out of date; the job `reclassify_stale` processes exactly these and shows them here.
         """
         yield from run_studies(context, gateway, _study_classification, _failed, intake.reclassify)
 

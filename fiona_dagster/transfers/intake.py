@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiona_dagster import landing, studies
-from fiona_dagster.errors import PermanentError, UsageError
-from fiona_dagster.ledger import ALTERED, Study, utc_now
+from fiona_dagster.errors import PermanentError, UnknownStudy, UsageError
+from fiona_dagster.ledger import ALTERED, Study, utc_now, work_key
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
@@ -151,10 +151,34 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
             for series, record in sorted(done.records.items())
         ],
     }
+    changed = _changed_types(done.study.summary, summary)
     with gateway.ledger.store.writing():
+        for line in changed:
+            gateway.ledger.store.note(study_uid, line)
         gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
         gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
     return done
+
+
+NOTED_SERIES = 200
+"""Series of one study whose change of types is written to its history one by one."""
+
+
+def _changed_types(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Lines for the study's history: what another classification changed."""
+    old = {each["SeriesInstanceUID"]: each["ClassifyType"] for each in before.get("series", [])}
+    lines = []
+    for each in after["series"]:
+        types = old.get(each["SeriesInstanceUID"])
+        if types is not None and types != each["ClassifyType"]:
+            shown = f"{', '.join(types) or 'none'} -> {', '.join(each['ClassifyType']) or 'none'}"
+            lines.append(f"types of series {each['SeriesInstanceUID']}: {shown}")
+    if before.get("rules", after["rules"]) != after["rules"]:
+        rules = f"rules {before['rules'][:12]} -> {after['rules'][:12]}"
+        lines.insert(0, f"classified again, {rules}: {len(lines)} series with other types")
+    if len(lines) > NOTED_SERIES + 1:
+        return [*lines[: NOTED_SERIES + 1], f"and {len(lines) - NOTED_SERIES - 1} more series"]
+    return lines
 
 
 def accept_flag(gateway: Gateway, study_uid: str, flag: str, *, by: str, reason: str) -> None:
@@ -183,32 +207,59 @@ def accept_flag(gateway: Gateway, study_uid: str, flag: str, *, by: str, reason:
         gateway.ledger.evidence.read_journals()
 
 
-def reclassify(gateway: Gateway, study_uids: list[str] | None) -> list[str]:
-    """Asks for studies to be classified again.
+def rules_digest(gateway: Gateway) -> str:
+    """Digest of the rules in force."""
+    return studies.load_rules_in_force(gateway.root)[0].digest
+
+
+def to_reclassify(gateway: Gateway, study_uids: list[str] | None) -> list[Study]:
+    """Which studies are to be classified again.
 
     Args:
         gateway: the open gateway.
         study_uids: these studies; None: all whose last classification used other rules than those in force.
 
-    Returns:
-        The studies that will be processed.
-
     Raises:
-        UnknownStudy: one of the named studies is not here; nothing was asked for.
+        UnknownStudy: one of the named studies is not here.
     """
-    gateway.ledger.receipts.read_journals()
     receipts = gateway.ledger.receipts
-    if study_uids is None:
-        digest = studies.load_rules_in_force(gateway.root)[0].digest
-        chosen = [
-            study
-            for study in receipts.studies(include_retired=False)
-            if study.registered and study.summary.get("rules") != digest
-        ]
-    else:
-        chosen = [receipts.study(uid) for uid in study_uids]
+    receipts.read_journals()
+    if study_uids is not None:
+        return [study for study in map(receipts.study, study_uids) if study.revision]
+    digest = rules_digest(gateway)
+    return [
+        study
+        for study in receipts.studies(include_retired=False)
+        if study.registered and study.summary.get("rules") != digest
+    ]
+
+
+def reclassify(gateway: Gateway, study_uids: list[str]) -> None:
+    """Asks for studies to be processed again, each by a run of its own."""
+    chosen = to_reclassify(gateway, study_uids)
     with gateway.ledger.store.writing():
         for study in chosen:
-            if study.revision:
-                gateway.ledger.work.need("process", study.study, study.revision, again=True)
-    return [study.study for study in chosen if study.revision]
+            gateway.ledger.work.need("process", study.study, study.revision, again=True)
+
+
+def failed(gateway: Gateway, study_uid: str, message: str, *, permanent: bool) -> None:
+    """Books that a step failed, also for a run that the ledger did not ask for (backfill, launch by hand).
+
+    What can pass is tried again, the rest is shown until a person does something.
+
+    Args:
+        gateway: the open gateway.
+        study_uid: StudyInstanceUID.
+        message: what happened; nothing identifying.
+        permanent: whether another attempt is of no use.
+    """
+    ledger = gateway.ledger
+    key = work_key("process", study_uid)
+    try:
+        study = ledger.receipts.study(study_uid)
+    except UnknownStudy:
+        return
+    with ledger.store.writing():
+        if ledger.work.get(key) is None and study.revision:
+            ledger.work.need("process", study_uid, study.revision)
+        ledger.work.failed(key, message, permanent=permanent)

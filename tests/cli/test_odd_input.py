@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from fiona_dagster import cli
 from fiona_dagster.config import DataRoot
-from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.lock import hold_root
 from tests.cli.running import fiona
@@ -183,18 +182,19 @@ def site(tmp_path: Path) -> Site:
         return running
 
 
-def test_reclassify_notes_what_is_to_be_done_and_says_who_does_it(site: Site) -> None:
+def test_reclassify_starts_a_backfill_and_says_who_does_it(site: Site) -> None:
     done = fiona("reclassify", STUDY, "--json", data=site.root.path)
 
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {"studies": [STUDY], "service_running": False}
+    said = json.loads(done.stdout)
+    assert said.pop("backfill")
+    assert said == {"studies": [STUDY], "started": [STUDY], "service_running": False}
     assert "the runs start when it does" in done.stderr
-    with Ledger(site.root) as ledger:
-        assert [work.study for work in ledger.work.due("process")] == [STUDY]
 
     with hold_root(site.root):
         done = fiona("reclassify", STUDY, "--json", data=site.root.path)
-    assert json.loads(done.stdout)["service_running"] is True
+    again = json.loads(done.stdout)
+    assert (again["service_running"], again["started"]) == (True, [])  # it waits already
     assert done.stderr == ""
 
 
