@@ -189,10 +189,14 @@ def _print_study(document: dict[str, Any]) -> None:
     if document["committed"]:
         console.print(f"{document['committed']} instances are committed to their sender", markup=False)
     console.print(_states_table(document))
-    series = Table("series", "modality", "instances", "types", title="Series")
+    series = Table("series", "modality", "instances", "types", "problems", title="Series")
     for number, entry in enumerate(document["series"], 1):
         series.add_row(
-            str(number), entry["Modality"], str(entry["NumFiles"]), ", ".join(entry["ClassifyType"])
+            str(number),
+            entry["Modality"],
+            str(entry["NumFiles"]),
+            ", ".join(entry["ClassifyType"]),
+            ", ".join(entry.get("problems", ())),
         )
     console.print(series)
     for transfer in document["transfers"]:

@@ -6,7 +6,9 @@ Belongs here: names, groups, descriptions and metadata of the intake assets. Sta
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -22,6 +24,7 @@ from fiona_dagster.transfers.digests import take_digests
 GROUP = "intake"
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 JOB = "process_study"
+COHERENCE_CHECK = "series_belong_together"
 
 
 def _failed(gateway: Gateway, study: str, message: str, permanent: bool) -> None:
@@ -83,10 +86,40 @@ def _study_record(gateway: Gateway, study: str) -> StepResult:
     return StepResult(
         {
             "records": len(done.records),
-            "links": done.contents.instance_count,
+            "instances": sum(len(instances) for instances in done.contents.series.values()),
+            "bytes": done.contents.byte_count,
+            "series": _series_table(done.records, _series_bytes(done.contents)),
             "flags": ", ".join(done.flags) or "none",
         },
         f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
+        (_coherence(done.contents, done.records),),
+    )
+
+
+def _series_bytes(contents: domain.StudyContents) -> dict[str, int]:
+    return {series: sum(header.size for header in instances) for series, instances in contents.series.items()}
+
+
+def _coherence(
+    contents: domain.StudyContents, records: Mapping[str, Mapping[str, Any]]
+) -> dg.AssetCheckResult:
+    """Which series hold instances that can't belong together, and why; codes and numbers only."""
+    problems = domain.series_problems(contents)
+    reasons = Counter(code for codes in problems.values() for code in codes)
+    metadata: dict[str, Any] = {"series_with_problems": len(problems), **reasons}
+    if problems:
+        lines = [
+            f"- series {_series_number(records[series])[2]}: "
+            + "; ".join(domain.PROBLEMS[code] for code in codes)
+            for series, codes in problems.items()
+        ]
+        metadata["series"] = dg.MetadataValue.md("\n".join(lines))
+    return dg.AssetCheckResult(
+        check_name=COHERENCE_CHECK,
+        passed=not problems,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+        description=f"{len(problems)} series hold instances that can't belong together" if problems else None,
     )
 
 
@@ -105,26 +138,30 @@ def _incoming_record(gateway: Gateway, study: str) -> StepResult:
     )
 
 
-def _series_table(records: dict[str, dict[str, Any]]) -> dg.TableMetadataValue:
+def _series_number(record: Mapping[str, Any]) -> tuple[bool, int, str]:
+    """To sort by, and how it is shown; what is no number is not shown."""
+    text = str(record.get("SeriesNumber", ""))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 12):  # an IS has at most 12 characters
+        return True, 0, "-"
+    return False, int(text), text
+
+
+def _series_table(
+    records: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int] | None = None
+) -> dg.TableMetadataValue:
     """A row a series in the order of their numbers; no texts that people typed."""
-
-    def place(entry: tuple[str, dict[str, Any]]) -> tuple[bool, int, str]:
-        number = str(entry[1].get("SeriesNumber", ""))
-        return (not number.isdecimal(), int(number) if number.isdecimal() else 0, entry[0])
-
-    rows = [
-        dg.TableRecord(
-            {
-                "series": str(record.get("SeriesNumber", "")) if not unnumbered else "-",
-                "modality": str(record.get("Modality", "")),
-                "instances": int(record["NumFiles"]),
-                "types": ", ".join(record["ClassifyType"]) or "-",
-            }
-        )
-        for (unnumbered, _, _), record in sorted(
-            ((place(entry), entry[1]) for entry in records.items()), key=lambda found: found[0]
-        )
-    ]
+    rows = []
+    for series, record in sorted(records.items(), key=lambda entry: (_series_number(entry[1]), entry[0])):
+        modality = str(record.get("Modality", ""))
+        row: dict[str, str | int] = {
+            "series": _series_number(record)[2],
+            "modality": modality if re.fullmatch("[A-Z0-9]{1,16}", modality) else "-",
+            "instances": int(record["NumFiles"]),
+            "types": ", ".join(record["ClassifyType"]) or "-",
+        }
+        if sizes is not None:
+            row["bytes"] = sizes[series]
+        rows.append(dg.TableRecord(row))
     columns = [
         dg.TableColumn("series", "string", description="SeriesNumber"),
         dg.TableColumn("modality", "string", description="Modality"),
@@ -133,6 +170,8 @@ def _series_table(records: dict[str, dict[str, Any]]) -> dg.TableMetadataValue:
             "types", "string", description="ClassifyType: the types that classifyRules.json gives"
         ),
     ]
+    if sizes is not None:
+        columns.append(dg.TableColumn("bytes", "int", description="size of the archived files"))
     return dg.MetadataValue.table(rows, dg.TableSchema(columns))
 
 
@@ -158,11 +197,24 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
         """
         yield from run_studies(context, gateway, _study_classification, _failed, intake.reclassify)
 
-    @dg.asset(deps=[study_classification], kinds={"json"}, **common)
+    @dg.asset(
+        deps=[study_classification],
+        kinds={"json"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                COHERENCE_CHECK,
+                asset="study_record",
+                description="Instances of one series have one patient, one frame of reference and one "
+                "matrix in a volume. Holds nothing up; two patients are a flag of the study as well.",
+            )
+        ],
+        **common,
+    )
     def study_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree.
 
-        `flags` names what a person has to decide before the study can be assigned to a project.
+        `series` lists number, modality, instances, size and types. `flags` names what a person has to decide
+        before the study can be assigned to a project.
         """
         yield from run_studies(context, gateway, _study_record, _failed, intake.reclassify)
 

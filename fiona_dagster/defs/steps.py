@@ -173,7 +173,8 @@ def _common_checks(results: Mapping[str, StepResult]) -> list[dg.AssetCheckResul
         numbers: Counter[str] = Counter()
         for check in checks:
             for key, value in check.metadata.items():
-                numbers[key] += value.value if isinstance(value, dg.IntMetadataValue) and value.value else 0
+                if isinstance(value, dg.IntMetadataValue):
+                    numbers[key] += value.value or 0
         common.append(
             dg.AssetCheckResult(
                 check_name=name or None,

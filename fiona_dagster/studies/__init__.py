@@ -6,6 +6,7 @@ Stays out: reception and journals (landing), REDCap itself (redcap), who asks wh
 
 from fiona_dagster.studies.attributes import needed_tags
 from fiona_dagster.studies.classify import classify
+from fiona_dagster.studies.coherence import PROBLEMS, series_problems
 from fiona_dagster.studies.completion import (
     Decision,
     Evidence,
@@ -34,6 +35,7 @@ from fiona_dagster.studies.rules import (
 from fiona_dagster.studies.tree import write_raw_tree
 
 __all__ = [
+    "PROBLEMS",
     "Classified",
     "Decided",
     "Decision",
@@ -63,6 +65,7 @@ __all__ = [
     "read_instance",
     "safe_name",
     "scan_study",
+    "series_problems",
     "settled_after",
     "write_raw_tree",
 ]

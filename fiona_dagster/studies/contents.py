@@ -59,7 +59,7 @@ class StudyContents:
     @property
     def patient_count(self) -> int:
         """Distinct patients: 1 where nothing contradicts."""
-        known = [_distinct(self.instances, tag) for tag in (PATIENT_ID, ISSUER, PATIENT_NAME, BIRTH_DATE)]
+        known = [distinct(self.instances, tag) for tag in (PATIENT_ID, ISSUER, PATIENT_NAME, BIRTH_DATE)]
         return max(1, *(len(values) for values in known)) if self.instances else 0
 
     def first(self, series: str) -> InstanceHeader:
@@ -141,7 +141,7 @@ def _normal(tag: int, header: InstanceHeader) -> str:
     return text
 
 
-def _distinct(headers: Iterable[InstanceHeader], tag: int) -> set[str]:
+def distinct(headers: Iterable[InstanceHeader], tag: int) -> set[str]:
     """Values that are there; a missing one contradicts nothing."""
     return {_normal(tag, header) for header in headers} - {""}
 

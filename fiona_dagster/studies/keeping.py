@@ -136,14 +136,16 @@ class Keeper:
     def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""
         kept = self.elements
-        if length == UNDEFINED or vr == "SQ" or tag in PIXELS:
-            if tag in (frames.SHARED, frames.PER_FRAME):
-                self._in_frames = True
+        in_frames = tag in (frames.SHARED, frames.PER_FRAME)
+        if length == UNDEFINED or vr == "SQ" or tag in PIXELS or in_frames:
+            self._in_frames |= in_frames
             kept[tag] = ("SQ", b"")
             return
-        counts_as = self._counts_as.get(tag) or private.CSA_TAGS.get(tag, 0)
-        if counts_as in private.VENDOR and 0 < length <= MAX_VENDOR:
+        counts_as, unnamed = self._counts_as.get(tag, 0), False
+        if not counts_as and tag in private.CSA_TAGS:
             unnamed = not self._creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF)
+            counts_as = private.CSA_TAGS[tag] if unnamed else 0
+        if counts_as in private.VENDOR and 0 < length <= MAX_VENDOR:
             self._places.append((counts_as, unnamed, offset, length))
         if tag in kept or (self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS):
             return

@@ -136,6 +136,7 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
     gateway.incoming().register_study(
         study_fields, series_rows, optional_fields={"study_completeness": completeness}
     )
+    problems = studies.series_problems(done.contents)
     summary = {
         "completeness": completeness,
         "instances": done.contents.instance_count,
@@ -147,6 +148,7 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
                 "Modality": str(record.get("Modality", "")),
                 "NumFiles": int(record["NumFiles"]),
                 "ClassifyType": list(record["ClassifyType"]),
+                **({"problems": list(problems[series])} if series in problems else {}),
             }
             for series, record in sorted(done.records.items())
         ],
