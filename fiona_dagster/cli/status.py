@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", required=False)
 @click.option("--unaccounted", is_flag=True, help="Only what has no known state; exit code 1 if anything.")
-@click.option("--verify", is_flag=True, help="With --unaccounted: read every archived byte again.")
+@click.option(
+    "--verify", is_flag=True, help="With --unaccounted: read every archived byte and every package again."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def status(study: str | None, *, unaccounted: bool, verify: bool, as_json: bool) -> int:
     """Shows all studies, or everything about STUDY (StudyInstanceUID).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -316,6 +317,22 @@ def test_changed_bytes_of_the_same_size_are_found_by_their_digest(filed: DataRoo
     assert [f.code for f in account_for(filed, verify=True).unaccounted] == ["altered"]
     with Ledger(filed) as ledger:
         assert ledger.receipts.study(STUDY).flags == ("altered_instances",)
+
+
+def test_changed_bytes_of_a_package_are_found_when_it_is_read(filed: DataRoot) -> None:
+    path = pack(filed, "delivered")
+    execute(filed, "UPDATE packages SET sha256 = ?", hashlib.sha256(b"package").hexdigest())
+    execute(filed, "UPDATE deliveries SET sha256 = ?", hashlib.sha256(b"package").hexdigest())
+    assert account_for(filed, verify=True).unaccounted == []
+
+    path.write_bytes(b"PACKAGE")
+    assert codes(filed) == ([], [])
+    account = account_for(filed, verify=True)
+    assert [(f.code, f.path) for f in account.unaccounted] == [("altered_package", "outbox/P/x.zip")]
+    assert account.checked["packages read"] == 1
+
+    path.unlink()
+    assert [f.code for f in account_for(filed, verify=True).unaccounted] == ["lost_package"]
 
 
 def test_a_whole_root_that_was_never_used_is_accounted_for(root: DataRoot) -> None:

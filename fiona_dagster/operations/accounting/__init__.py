@@ -16,6 +16,7 @@ from fiona_dagster.operations.accounting.beside import check_quarantine, check_s
 from fiona_dagster.operations.accounting.findings import Account, Finding
 from fiona_dagster.operations.accounting.work import (
     Books,
+    altered_packages,
     check_flags,
     check_packages,
     check_studies,
@@ -33,6 +34,7 @@ def account_for(root: DataRoot, *, verify: bool = False) -> Account:
     Args:
         root: the data root.
         verify: read every archived byte again and compare it with the digest; a difference flags the study.
+            Packages are read again too.
     """
     account = _look(root, verify=verify)
     if account.unaccounted:  # something may have moved while we looked: only what stays counts
@@ -40,7 +42,9 @@ def account_for(root: DataRoot, *, verify: bool = False) -> Account:
         again = _look(root, verify=False)
         again.checked = account.checked
         again.unaccounted = [finding for finding in again.unaccounted if finding in account.unaccounted]
-        return again
+        account = again
+    if verify:
+        altered_packages(root, account)
     return account
 
 

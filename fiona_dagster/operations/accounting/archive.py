@@ -174,7 +174,8 @@ def _compare_ledger(
                 "altered",
                 study,
                 path,
-                "is not what was received (digest); restore it from the backup",
+                "is not what was received (digest); restore it from the backup, "
+                f"then `fiona launch --study {study}`",
             )
     for path, study in lines.filed.items():
         if path not in known:
