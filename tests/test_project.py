@@ -174,6 +174,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("web", settings.WebSettings),
         ("metrics", settings.MetricsSettings),
         ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),
+        ("package", settings.PackageSettings),
     ],
 )
 def test_every_setting_is_documented_with_its_default(heading: str, model: type[BaseModel]) -> None:

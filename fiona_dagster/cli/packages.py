@@ -1,4 +1,4 @@
-"""``fiona verify``: checks a package offline."""
+"""``fiona verify`` checks a package offline; ``fiona project key`` gives out the key for it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,84 @@ from pathlib import Path
 
 import click
 
+from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import UsageError
 
 
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
+@click.option("--key", "key_file", type=click.Path(path_type=Path), help="The sender's public key.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_context
-def verify(context: click.Context, package: Path, *, as_json: bool) -> None:
-    """Checks PACKAGE (a ZIP) offline: manifest, checksums, report; exit code 1 for any changed byte."""
+def verify(context: click.Context, package: Path, key_file: Path | None, *, as_json: bool) -> None:
+    """Checks PACKAGE (a ZIP) offline: manifest, checksums, report, signature.
+
+    Exit code 1 for any changed byte. With --key it must be signed with that key; without, the signature is
+    checked against the key in the package, which proves that nothing was changed, but not who made it.
+    """
+    from fiona_dagster.transfers.signature import read_public
     from fiona_dagster.transfers.verify import read_manifest, verify_package
 
     if not package.is_file():
         raise UsageError(f"{package}: no such file; name a package (ZIP)")
-    problems = verify_package(package)
-    files = 0 if problems else len(read_manifest(package)["files"])
+    key = None if key_file is None else read_public(key_file)
+    problems = verify_package(package, key)
+    manifest = {} if problems else read_manifest(package)
+    files = len(manifest.get("files", []))
+    signed_by = manifest.get("signing_key", "")
     if as_json:
-        document = {"package": str(package), "ok": not problems, "files": files, "problems": problems}
+        document = {
+            "package": str(package),
+            "ok": not problems,
+            "format": manifest.get("format", ""),
+            "files": files,
+            "signed_by": signed_by,
+            "origin": "proven" if key is not None and not problems else "not proven",
+            "problems": problems,
+        }
         click.echo(json.dumps(document, indent=1))
     elif problems:
         for problem in problems:
             click.echo(f"{package.name}: {problem}")
     else:
-        click.echo(f"{package.name}: OK, {files} files as in the manifest")
+        click.echo(f"{package.name}: OK, {files} files as in the manifest; {_origin(signed_by, key)}")
     if problems:
         if not as_json:
             click.echo(f"fiona: {package}: {len(problems)} problems; get the package again", err=True)
         context.exit(1)
+
+
+def _origin(signed_by: str, key: bytes | None) -> str:
+    if key is not None:
+        return "signed with the given key"
+    if signed_by:
+        return (
+            f"signed with the key that it names itself ({signed_by[:16]}...): nothing was changed, "
+            "but only --key proves who made it"
+        )
+    return "not signed (format 1): whoever rewrites all of it is not found"
+
+
+@click.group()
+def project() -> None:
+    """Research projects of this gateway."""
+
+
+@project.command()
+@click.argument("name")
+@click.option("--public", is_flag=True, required=True, help="The only half that is given out.")
+def key(name: str, *, public: bool) -> None:
+    """Prints the public key of project NAME (PEM), for `fiona verify PACKAGE.zip --key FILE`.
+
+    It identifies nobody. Hand it to those who get packages, on another way than the packages.
+    """
+    from fiona_dagster.config import load_project_in_force
+    from fiona_dagster.deid import project_key
+    from fiona_dagster.ledger import Ledger
+    from fiona_dagster.transfers.signature import SigningKey, public_pem
+
+    root = DataRoot.from_environment()
+    load_project_in_force(root, name)
+    with Ledger(root) as ledger:
+        found = project_key(root, name, ledger.key_fingerprint, ledger.record_key_fingerprint, make=True)
+    click.echo(public_pem(SigningKey(found.secret).public), nl=False)

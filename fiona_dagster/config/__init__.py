@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         redcap_token,
         resolve,
     )
+    from fiona_dagster.config.packaging import PackageSettings
     from fiona_dagster.config.settings import (
         CommitmentPeer,
         CompletionSettings,
@@ -63,6 +64,7 @@ __all__ = [
     "DataRoot",
     "DicomTarget",
     "Durability",
+    "PackageSettings",
     "ProjectSettings",
     "ReceiverSettings",
     "RedcapSettings",

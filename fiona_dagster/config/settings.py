@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, TlsSettings
 from fiona_dagster.config.names import PROJECT_NAME
+from fiona_dagster.config.packaging import PackageSettings
 from fiona_dagster.config.section import Section
 
 DeidOption = Literal["retain_long_modified_dates"]
@@ -338,6 +339,7 @@ class ProjectSettings(Section):
     """Kinds of objects that would be held back; by naming one the project vouches that they show no text."""
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
+    package: PackageSettings = PackageSettings()
 
     @field_validator("name")
     @classmethod

@@ -239,7 +239,7 @@ def _move_to_daic(gateway: Gateway, transfer: Transfer, package: Package) -> Non
     folder = gateway.root.daic / transfer.project
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / source.name
-    for suffix in (".md5", ".sha256", ""):
+    for suffix in (".md5", ".sha256", ".json", ""):
         moved_from = Path(f"{source}{suffix}")
         if moved_from.is_file():
             moved_from.replace(f"{target}{suffix}")

@@ -22,10 +22,11 @@ from fiona_dagster.errors import (
     Superseded,
 )
 from fiona_dagster.ledger import Package, Transfer, work_key
+from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
-from fiona_dagster.transfers.package import arcnames, build_package
 from fiona_dagster.transfers.rules import require_project, require_rules, rules_digest
+from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
     from fiona_dagster import deid
@@ -54,19 +55,39 @@ def working_copy(gateway: Gateway, transfer: Transfer) -> Path:
     return gateway.root.projects / transfer.project / f"transfer-{transfer.id}-r{transfer.revision}"
 
 
-def _deidentifier(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
+def deidentifier_of(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
+    """Rules, key and identities that a transfer's copy is made with.
+
+    Raises:
+        KeyMismatch: the project's key is missing or another one than before.
+    """
     from fiona_dagster import deid
 
     project = gateway.project(transfer.project)
-    key = deid.project_key(
+    key = _project_key(gateway, transfer.project)
+    assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
+    return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
+
+
+def _project_key(gateway: Gateway, project: str) -> deid.ProjectKey:
+    from fiona_dagster import deid
+
+    return deid.project_key(
         gateway.root,
-        transfer.project,
+        project,
         recorded=gateway.ledger.key_fingerprint,
         record=gateway.ledger.record_key_fingerprint,
         make=True,
     )
-    assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
-    return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
+
+
+def signing_key(gateway: Gateway, project: str) -> SigningKey:
+    """The key that signs the packages of a project, checked against the fingerprint of its first use.
+
+    Raises:
+        KeyMismatch: missing though it should be there, or another one than before.
+    """
+    return SigningKey(_project_key(gateway, project).secret)
 
 
 @dataclass(frozen=True)
@@ -75,8 +96,13 @@ class _Original:
     path: Path
 
 
-def _sources(gateway: Gateway, transfer: Transfer) -> list[_Original]:
-    """Archived originals of exactly the pinned revision."""
+def sources(gateway: Gateway, transfer: Transfer) -> list[_Original]:
+    """Archived originals of exactly the pinned revision.
+
+    Raises:
+        RequestRefused: the study is flagged.
+        Busy: it has new images.
+    """
     study = gateway.ledger.receipts.study(transfer.study)
     if study.flags:
         raise RequestRefused(
@@ -122,29 +148,29 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     from fiona_dagster import deid
 
     rules = rules_digest(require_project(gateway, transfer))
-    originals = _sources(gateway, transfer)
+    originals = sources(gateway, transfer)
     check_digests(gateway, transfer.study)
-    sources = [original.path for original in originals]
+    paths = [original.path for original in originals]
     folder = working_copy(gateway, transfer)
     _remove_working_copies(gateway, transfer)
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(mode=0o700, parents=True)
-    report = deid.deidentify_study(_deidentifier(gateway, transfer), sources, part)
+    report = deid.deidentify_study(deidentifier_of(gateway, transfer), paths, part)
     if report.failures:
         shutil.rmtree(part)
         first = report.failures[0]
         raise PermanentError(
-            f"study {transfer.study}: {len(report.failures)} of {len(sources)} instances can't be "
+            f"study {transfer.study}: {len(report.failures)} of {len(paths)} instances can't be "
             f"de-identified (the first: {first.reason}); nothing of it is sent"
         )
-    kinds = _hold_back(report, part, gateway.project(transfer.project).allow_kinds)
+    kinds = hold_back(report, part, gateway.project(transfer.project).allow_kinds)
     held = Counter(kind for kind in kinds if kind)
-    document = {**report.to_json(), "held_back": dict(held), "received": len(sources)}
+    document = {**report.to_json(), "held_back": dict(held), "received": len(paths)}
     kept = len(report.files) - held.total()
     if not kept:
         shutil.rmtree(part)
         raise PermanentError(
-            f"study {transfer.study}: all {len(sources)} instances are of kinds that are held back "
+            f"study {transfer.study}: all {len(paths)} instances are of kinds that are held back "
             f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (allow_kinds)"
         )
     _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
@@ -161,7 +187,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     return WorkingCopy(kept, dict(held), document)
 
 
-def _hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> list[str]:
+def hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> list[str]:
     """Removes copies of kinds that aren't allowed; for each file of the report the kind, or ``""``."""
     kinds = []
     for file in report.files:
@@ -202,8 +228,8 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     if not folder.is_dir() or not _report_file(folder).is_file():
         raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
     report: dict[str, Any] = json.loads(_report_file(folder).read_text("utf-8"))
-    deidentifier = _deidentifier(gateway, transfer)
-    originals = [original.path for original in _sources(gateway, transfer)]
+    deidentifier = deidentifier_of(gateway, transfer)
+    originals = [original.path for original in sources(gateway, transfer)]
     verification = deid.verify_outputs(originals, folder, deidentifier)
     verification.findings += deid.identifiers_used(originals, deidentifier)
     held = sum(report["held_back"].values())
@@ -282,33 +308,43 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     expected = transfers.verified_files(transfer)
     require_rules(gateway, transfer)
     folder = working_copy(gateway, transfer)
-    entries = arcnames(
-        [(name, folder / name) for name in sorted(expected)],
-        participant=transfer.participant,
-        event=transfer.event,
-    )
     target = gateway.root.outbox / transfer.project / package_name(transfer)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = build_package(
-        entries,
+    info = assemble(
+        folder,
+        expected,
         target,
-        manifest_extra=_manifest(gateway, transfer),
-        expected={arcname: expected[path.relative_to(folder).as_posix()] for arcname, path in entries},
+        manifest=manifest_of(gateway, transfer),
         report=transfers.verification_report(transfer) or {},
+        key=signing_key(gateway, transfer.project),
+        look=gateway.project(transfer.project).package,
+        types=types_of(gateway, transfer),
     )
     package = Package(
         path=str(info.path.relative_to(gateway.root.path)),
         size=info.size,
         md5=info.md5,
         sha256=info.sha256,
-        instances=len(entries),
+        instances=info.files,
         time="",
     )
     transfers.record_package(transfer, package, gateway.project(transfer.project).targets)
     return package
 
 
-def _manifest(gateway: Gateway, transfer: Transfer) -> dict[str, Any]:
+def types_of(gateway: Gateway, transfer: Transfer) -> dict[str, list[str]]:
+    """New SeriesInstanceUID -> types that the site's rules gave the original, which need what is removed."""
+    deidentifier = deidentifier_of(gateway, transfer)
+    site = gateway.root.of_site(gateway.ledger.receipts.study(transfer.study).site)
+    found = {}
+    for path in (site.raw / transfer.study).glob("*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        found[deidentifier.map_uid(path.stem)] = [str(type_) for type_ in record.get("ClassifyType", ())]
+    return found
+
+
+def manifest_of(gateway: Gateway, transfer: Transfer) -> dict[str, Any]:
+    """What the manifest of a transfer's package says; nothing from the original."""
     return {
         "project": transfer.project,
         "participant": transfer.participant,

@@ -1,44 +1,65 @@
 """Names of files inside a package, from the de-identified headers.
 
-Template: ``<participant>/<event>/<modality>/<series number>[_<description>]/<n>.dcm``. A component that
-the headers do not have is left out or stands as a zero; everything that is not plain ASCII becomes ``_``.
+A project's template says which folders a series gets (``package.layout``); its files are numbered. A field
+that the headers do not have is left out or stands as a zero; whatever is not plain ASCII is ``_``.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fiona_dagster.config import PackageSettings
 from fiona_dagster.errors import UnreadableDicom
+from fiona_dagster.studies import InstanceHeader, read_instance
+from fiona_dagster.studies.attributes import RECORD_TAGS
 
-_KEYWORDS = (
-    "PatientID",
-    "ClinicalTrialTimePointID",
-    "Modality",
-    "SeriesNumber",
-    "SeriesDescription",
-    "SeriesInstanceUID",
-    "InstanceNumber",
-    "SOPInstanceUID",
-)
+PATIENT_ID, MODALITY, STUDY_DATE = 0x00100020, 0x00080060, 0x00080020
+SERIES_NUMBER, SERIES_DESCRIPTION = 0x00200011, 0x0008103E
+INSTANCE_NUMBER, FRAMES, TIME_POINT = 0x00200013, 0x00280008, 0x00120050
+TAGS = frozenset(
+    (
+        *RECORD_TAGS.values(), PATIENT_ID, MODALITY, STUDY_DATE, SERIES_NUMBER, SERIES_DESCRIPTION,
+        INSTANCE_NUMBER, FRAMES, TIME_POINT,
+    )
+)  # fmt: skip
+"""What is read of each file: what names need, and what the record of a series holds."""
+
+_NAME_TAGS = (
+    0x00080005, PATIENT_ID, MODALITY, STUDY_DATE, SERIES_NUMBER, SERIES_DESCRIPTION, TIME_POINT,
+)  # fmt: skip
+"""What the folder of a series follows from, and the character set that it is read in."""
+_FIELD = re.compile(r"<([^<>/]*)>")
+_NO_HEADER = {"unreadable", "empty_file", "not_dicom"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9+\-]+")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class _Header:
-    values: dict[str, str]
-    name: str
-    path: Path
+class PackedFile:
+    """One file of a package.
 
-    def number(self, keyword: str) -> int:
-        try:
-            return int(self.values[keyword])
-        except ValueError:
-            return 0
+    Attributes:
+        name: inside the package.
+        record: how the verification record calls it.
+        path: the de-identified file.
+        header: what it says.
+    """
+
+    name: str
+    record: str
+    path: Path
+    header: InstanceHeader
+
+
+@dataclass(frozen=True)
+class PackedSeries:
+    """One series of a package: its folder, and its files in order of InstanceNumber."""
+
+    folder: str
+    files: tuple[PackedFile, ...]
 
 
 def safe_component(text: str, fallback: str = "") -> str:
@@ -52,31 +73,50 @@ def safe_component(text: str, fallback: str = "") -> str:
     return f"_{safe}" if _DEVICE.fullmatch(safe) else safe
 
 
-def arcnames(
-    files: Sequence[tuple[str, Path]], *, participant: str = "", event: str = ""
-) -> list[tuple[str, Path]]:
-    """Names inside the package for de-identified files, sorted and without repeats.
+def lay_out(
+    files: Sequence[tuple[str, Path]],
+    *,
+    template: str = "",
+    project: str = "",
+    participant: str = "",
+    event: str = "",
+) -> list[PackedSeries]:
+    """The series of a package with their folders and file names, sorted, without repeats.
 
     Args:
         files: (name in the verification record, path) of the de-identified files of one study.
-        participant: first component; default: PatientID of the headers.
-        event: second component; default: ClinicalTrialTimePointID (PS3.3 C.7.2.3) of the headers.
+        template: see ``package.layout`` of project files; default: the one there.
+        project: value of that field.
+        participant: the same; default: PatientID of the headers.
+        event: the same; default: ClinicalTrialTimePointID (PS3.3 C.7.2.3) of the headers.
 
     Raises:
         UnreadableDicom: a file is no DICOM.
     """
-    series: dict[tuple[str, ...], dict[str, list[_Header]]] = {}
+    series: dict[str, dict[str, list[tuple[str, InstanceHeader]]]] = {}
+    given = {"project": project, "participant": participant, "event": event}
+    known: dict[tuple[object, ...], str] = {}  # the files of a series have the same values
     for name, path in files:
-        header = _read(name, path)
-        by_uid = series.setdefault(_folder(header, participant, event), {})
-        by_uid.setdefault(header.values["SeriesInstanceUID"], []).append(header)
-    named: list[tuple[str, Path]] = []
+        header = _read(path)
+        values = tuple(header.elements.get(tag) for tag in _NAME_TAGS)
+        folder = known.get(values) or _folder(header, template or PackageSettings().layout, given)
+        known[values] = folder
+        series.setdefault(folder, {}).setdefault(header.series, []).append((name, header))
+    laid_out: list[PackedSeries] = []
     taken: set[str] = set()
-    for parts in sorted(series):
-        for uid in sorted(series[parts]):
-            folder = _free("/".join(parts), taken)
-            named += _number(folder, series[parts][uid])
-    return sorted(named)
+    for wanted in sorted(series):
+        for uid in sorted(series[wanted]):
+            folder = _free(wanted, taken)
+            laid_out.append(PackedSeries(folder, _number(folder, series[wanted][uid])))
+    return sorted(laid_out, key=lambda each: each.folder)
+
+
+def arcnames(
+    files: Sequence[tuple[str, Path]], *, participant: str = "", event: str = "", template: str = ""
+) -> list[tuple[str, Path]]:
+    """Names and paths alone of what :func:`lay_out` lays out, sorted."""
+    laid_out = lay_out(files, participant=participant, event=event, template=template)
+    return sorted((file.name, file.path) for series in laid_out for file in series.files)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -89,38 +129,40 @@ def _free(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _number(folder: str, headers: list[_Header]) -> list[tuple[str, Path]]:
-    ordered = sorted(headers, key=lambda h: (h.number("InstanceNumber"), h.values["SOPInstanceUID"], h.name))
-    return [(f"{folder}/{index:05d}.dcm", header.path) for index, header in enumerate(ordered, 1)]
+def _number(folder: str, headers: list[tuple[str, InstanceHeader]]) -> tuple[PackedFile, ...]:
+    ordered = sorted(headers, key=lambda each: (each[1].instance_number, each[1].sop_instance, each[0]))
+    return tuple(
+        PackedFile(f"{folder}/{index:05d}.dcm", name, header.path, header)
+        for index, (name, header) in enumerate(ordered, 1)
+    )
 
 
-def _folder(header: _Header, participant: str, event: str) -> tuple[str, ...]:
-    from fiona_dagster.deid import defined_modality
+def _folder(header: InstanceHeader, template: str, given: dict[str, str]) -> str:
+    values = {
+        "project": given["project"],
+        "participant": given["participant"] or header.text(PATIENT_ID),
+        "event": given["event"] or header.text(TIME_POINT),
+        "modality": header.text(MODALITY) or "OT",
+        "series number": f"{whole_number(header, SERIES_NUMBER):03d}",
+        "description": header.text(SERIES_DESCRIPTION),
+        "study date": header.text(STUDY_DATE),
+    }
+    folders = []
+    for folder in template.split("/"):
+        filled = _FIELD.sub(lambda field: safe_component(values[field[1]]), folder)
+        if safe := safe_component(filled):
+            folders.append(safe)
+    return "/".join(folders) or "series"
 
-    values = header.values
-    number = f"{max(header.number('SeriesNumber'), 0):03d}"
-    description = safe_component(values["SeriesDescription"])
-    parts = [
-        safe_component(participant or values["PatientID"], "participant"),
-        safe_component(event or values["ClinicalTrialTimePointID"]),
-        defined_modality(values["Modality"]),
-        f"{number}_{description}" if description else number,
-    ]
-    return tuple(part for part in parts if part)
+
+def whole_number(header: InstanceHeader, tag: int) -> int:
+    """An element as a number that is not negative; 0 if it is none."""
+    text = header.text(tag).strip()
+    return int(text[:9]) if text[:9].isascii() and text[:9].isdigit() else 0
 
 
-def _read(name: str, path: Path) -> _Header:
-    from pydicom import config as pydicom_config
-    from pydicom import dcmread
-
-    try:
-        # pydicom quotes values in warnings and errors; these must not travel on.
-        with warnings.catch_warnings(), pydicom_config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
-            values = {keyword: str(dataset.get(keyword, "") or "") for keyword in _KEYWORDS}
-    except Exception as error:  # noqa: BLE001 - pydicom raises anything on broken bytes
-        raise UnreadableDicom(
-            f"a de-identified file can't be read ({type(error).__name__}); de-identify the study again"
-        ) from None
-    return _Header(values, name, path)
+def _read(path: Path) -> InstanceHeader:
+    header = read_instance(path, TAGS)
+    if _NO_HEADER & set(header.damage) or not header.sop_instance:
+        raise UnreadableDicom("a de-identified file can't be read; de-identify the study again")
+    return header

@@ -4,8 +4,9 @@ Belongs here: what lies in the ZIP, the manifest, checksums beside it.
 Stays out: names inside (``transfers.layout``), bytes of ZIP headers (``transfers.zipformat``), checking a
 package again (``transfers.verify``), where packages go (``transfers.targets``), verification (``deid``).
 
-A package is ``manifest.json``, ``report.json``, then the DICOM files in sorted order. Its ZIP comment is a
-SHA-256 over every byte before the digest itself, so that checking it needs nothing beside the file.
+A package is ``manifest.json``, the other documents, then the DICOM files, each in sorted order. Its ZIP
+comment is a SHA-256 over every byte before the digest itself, and the project's signature of it, so that
+checking it needs nothing beside the file.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import errno
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.layout import arcnames
-from fiona_dagster.transfers.verify import CHUNK, FORMAT, MANIFEST, REPORT, read_manifest, verify_package
-from fiona_dagster.transfers.zipformat import Entry
+from fiona_dagster.transfers.verify import FORMATS, MANIFEST, REPORT, read_manifest, verify_package
+from fiona_dagster.transfers.writing import CHUNK, PackageWriter, write_synced
+from fiona_dagster.transfers.zipformat import SIGNED
+
+if TYPE_CHECKING:
+    from fiona_dagster.transfers.signature import SigningKey
 
 __all__ = [
     "PackageInfo",
@@ -48,9 +52,6 @@ REQUIRED = (
     "software",
 )
 """What the caller says about a package; ``StudyInstanceUID`` is the mapped one, never the original."""
-
-WHOLE = 16 << 20
-"""Files up to this size are read once into memory; larger ones are read twice."""
 
 Progress = Callable[[int, int], None]
 
@@ -88,7 +89,10 @@ def build_package(
     manifest_extra: Mapping[str, Any],
     expected: Mapping[str, str],
     *,
+    key: SigningKey,
     report: Mapping[str, Any] | None = None,
+    documents: Mapping[str, bytes] | None = None,
+    record: bytes | None = None,
     progress: Progress | None = None,
 ) -> PackageInfo:
     """Packs verified files; every byte that goes in is compared with the verification record.
@@ -99,7 +103,10 @@ def build_package(
         manifest_extra: at least :data:`REQUIRED` (``software`` is filled in); nothing from the original.
         expected: SHA-256 of every verified file, keyed by its name inside the ZIP; exactly the
             given files.
+        key: signs the package.
         report: the de-identification report, stored as ``report.json``.
+        documents: further files at the top of the package, by their names.
+        record: goes into ``<package>.json`` beside the package.
         progress: called with (bytes packed, bytes in all).
 
     Returns:
@@ -112,37 +119,49 @@ def build_package(
     """
     require_records([name for name, _ in files], expected)
     content = sorted(((name, path, expected[name]) for name, path in files), key=lambda item: item[0])
-    _check_names([name for name, _, _ in content])
+    _check_names([MANIFEST, REPORT, *(documents or {}), *(name for name, _, _ in content)])
+    if not all("/" in name for name, _, _ in content) or any("/" in name for name in documents or {}):
+        raise UsageError("DICOM files lie in folders of a package, documents at its top")
     sizes = [_size(path) for _, path, _ in content]
-    documents = _documents(content, sizes, manifest_extra, report)
-    part = target_zip.with_name(f".{target_zip.name}.part")
-    sides = {kind: target_zip.with_name(f"{target_zip.name}.{kind}") for kind in ("md5", "sha256")}
+    texts = _documents(
+        content, sizes, manifest_extra, {REPORT: _json(report or {}), **(documents or {})}, key
+    )
+    part = _part_of(target_zip)
+    sides: dict[Path, bytes] = {}
     try:
-        with _no_room(target_zip.parent), _written(part) as stream:
-            writer = _Writer(stream)
-            for name, data in documents:
-                writer.add(name, data)
-            total = sum(sizes)
-            for (name, path, digest), size in zip(content, sizes, strict=True):
-                _pack(writer, name, path, size, digest)
-                if progress is not None:
-                    progress(writer.offset, total)
-            writer.finish()
-        info = PackageInfo(
-            target_zip, writer.offset, writer.md5.hexdigest(), writer.sha256.hexdigest(), len(content)
-        )
         with _no_room(target_zip.parent):
-            for kind, digest in (("md5", info.md5), ("sha256", info.sha256)):
-                with _written(_part_of(sides[kind])) as stream:
-                    stream.write(f"{digest}  {target_zip.name}\n".encode())
-        for side in sides.values():
-            _part_of(side).replace(side)
-        part.replace(target_zip)
-        _sync_folder(target_zip.parent)
+            with _written(part) as stream, PackageWriter(stream) as writer:
+                for name, data in texts:
+                    writer.add(name, data)
+                total = sum(sizes)
+                for (name, path, digest), size in zip(content, sizes, strict=True):
+                    writer.add_file(name, path, size, digest)
+                    if progress is not None:
+                        progress(writer.offset, total)
+                writer.finish(key)
+            info = PackageInfo(
+                target_zip, writer.offset, writer.md5.hexdigest(), writer.sha256.hexdigest(), len(content)
+            )
+            sides = side_files(info, record)
+            for side, data in sides.items():
+                write_synced(_part_of(side), data)
+            for side in sides:
+                _part_of(side).replace(side)
+            part.replace(target_zip)
+            _sync_folder(target_zip.parent)
     finally:
-        for leftover in (part, *(_part_of(side) for side in sides.values())):
+        for leftover in (part, *(_part_of(side) for side in sides)):
             leftover.unlink(missing_ok=True)
     return info
+
+
+def side_files(info: PackageInfo, record: bytes | None = None) -> dict[Path, bytes]:
+    """What stands beside a package: checksums as ``md5sum -c`` and ``sha256sum -c`` read them, its record."""
+    name = info.path.name
+    sides = {"md5": f"{info.md5}  {name}\n".encode(), "sha256": f"{info.sha256}  {name}\n".encode()}
+    if record is not None:
+        sides["json"] = record
+    return {info.path.with_name(f"{name}.{kind}"): data for kind, data in sides.items()}
 
 
 def require_records(keys: Sequence[str], expected: Mapping[str, str]) -> None:
@@ -166,7 +185,7 @@ def _check_names(names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         if not zipformat.is_safe_name(name):
             raise UsageError(f"file {index + 1} of the package: its name inside the ZIP is not safe")
-    if len({name.lower() for name in (*names, MANIFEST, REPORT)}) != len(names) + 2:
+    if len({name.lower() for name in names}) != len(names):
         raise UsageError("two files of the package have the same name inside the ZIP")
 
 
@@ -181,98 +200,25 @@ def _documents(
     content: Sequence[tuple[str, Path, str]],
     sizes: Sequence[int],
     extra: Mapping[str, Any],
-    report: Mapping[str, Any] | None,
+    texts: Mapping[str, bytes],
+    key: SigningKey,
 ) -> list[tuple[str, bytes]]:
     head = {"software": software_version(), **extra}
-    missing = [key for key in REQUIRED if key not in head]
+    missing = [name for name in REQUIRED if name not in head]
     if missing:
         raise UsageError(f"manifest: {', '.join(missing)} missing")
-    report_bytes = _json(report or {})
-    listed = [{"name": REPORT, "size": len(report_bytes), "sha256": hashlib.sha256(report_bytes).hexdigest()}]
+    listed = [
+        {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in sorted(texts.items())
+    ]
     for (name, _, digest), size in zip(content, sizes, strict=True):
         listed.append({"name": name, "size": size, "sha256": digest})
-    manifest = {"format": FORMAT, **head, "files": listed}
-    return [(MANIFEST, _json(manifest)), (REPORT, report_bytes)]
+    manifest = {"format": FORMATS[SIGNED], **head, "signing_key": key.public.hex(), "files": listed}
+    return [(MANIFEST, _json(manifest)), *sorted(texts.items())]
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode("ascii")
-
-
-class _Writer:
-    """Appends entries; hashes everything that is written, so that the package is never read again."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.offset = 0
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self.sha256 = hashlib.sha256()
-        self.entries: list[Entry] = []
-
-    def write(self, data: bytes) -> None:
-        self.stream.write(data)
-        self.md5.update(data)
-        self.sha256.update(data)
-        self.offset += len(data)
-
-    def begin(self, name: str, size: int, crc: int) -> None:
-        entry = Entry(name, size, crc, self.offset)
-        self.entries.append(entry)
-        self.write(zipformat.local_header(entry))
-
-    def add(self, name: str, data: bytes) -> None:
-        self.begin(name, len(data), zlib.crc32(data))
-        self.write(data)
-
-    def finish(self) -> None:
-        start = self.offset
-        for entry in self.entries:
-            self.write(zipformat.directory_header(entry))
-        self.write(zipformat.end_records(len(self.entries), start, self.offset - start))
-        self.write(zipformat.COMMENT_PREFIX)
-        self.write(self.sha256.hexdigest().encode())
-
-
-def _pack(writer: _Writer, name: str, path: Path, size: int, digest: str) -> None:
-    try:
-        with path.open("rb") as source:
-            if size <= WHOLE:
-                # What was hashed is what is written: the same bytes in memory.
-                data = source.read(size + 1)
-                if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
-                    raise _changed()
-                writer.add(name, data)
-                return
-            crc, first = _digest(source, size)
-            if first != digest:
-                raise _changed()
-            source.seek(0)
-            writer.begin(name, size, crc)
-            if _digest(source, size, writer.write)[1] != digest:
-                raise _changed()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NotVerified("a verified file can't be read while it is packed; de-identify again") from None
-
-
-def _digest(source: BinaryIO, size: int, sink: Callable[[bytes], None] | None = None) -> tuple[int, str]:
-    crc, sha256, done = 0, hashlib.sha256(), 0
-    while chunk := source.read(CHUNK):
-        done += len(chunk)
-        if done > size:
-            raise _changed()
-        crc = zlib.crc32(chunk, crc)
-        sha256.update(chunk)
-        if sink is not None:
-            sink(chunk)
-    if done != size:
-        raise _changed()
-    return crc, sha256.hexdigest()
-
-
-def _changed() -> NotVerified:
-    return NotVerified("a file differs from its verification record; de-identify and verify the study again")
 
 
 def _part_of(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 The structure of a package has no freedom: its header bytes follow from names, sizes, CRCs and
 positions, so they are rebuilt and compared; contents are compared with the manifest; a digest in the
-ZIP comment covers every byte before it.
+ZIP comment covers every byte before it, and the project's signature covers that digest.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 
 from fiona_dagster.errors import UsageError
 from fiona_dagster.transfers import zipformat
-from fiona_dagster.transfers.zipformat import DamagedError, Entry
+from fiona_dagster.transfers.signature import signature_holds
+from fiona_dagster.transfers.zipformat import DamagedError, Entry, Form
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
-FORMAT = "fiona-package-1"
+FORMATS = {zipformat.UNSIGNED: "fiona-package-1", zipformat.SIGNED: "fiona-package-2"}
+"""What the manifest says of each form."""
 CHUNK = 1 << 20
 MANIFEST_LIMIT = 256 << 20
 """Largest manifest that is read, bytes."""
@@ -45,11 +47,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_package(path: Path) -> list[str]:
+def verify_package(path: Path, key: bytes | None = None) -> list[str]:
     """Checks a package offline; any changed byte is found.
 
     Args:
         path: the ZIP. Checksum files beside it are compared if they are there.
+        key: the public key that must have signed it, 32 bytes. Without one the signature is checked against
+            the key that the package itself names: that proves integrity, not origin.
 
     Returns:
         What is wrong, each beginning with the file inside that it concerns; empty when all is well.
@@ -59,37 +63,37 @@ def verify_package(path: Path) -> list[str]:
     """
     try:
         with path.open("rb") as stream:
-            problems = _verify(stream, path.stat().st_size)
+            problems = _verify(stream, path.stat().st_size, key)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror}); name a package") from None
     return problems + _check_sides(path)
 
 
-def _verify(stream: BinaryIO, length: int) -> list[str]:
+def _verify(stream: BinaryIO, length: int, key: bytes | None) -> list[str]:
     problems: list[str] = []
     try:
+        form = zipformat.find_form(stream, length)
         entries, start = zipformat.read_directory(stream, length)
     except DamagedError as error:
         return [str(error)]
     end = start + sum(len(zipformat.directory_header(entry)) for entry in entries)
     stream.seek(end)
-    if stream.read(length - end - zipformat.COMMENT_LENGTH) != zipformat.end_records(
-        len(entries), start, end - start
-    ):
+    records = zipformat.end_records(len(entries), start, end - start, form)
+    if stream.read(length - end - form.comment_length) != records:
         problems.append("end of archive: changed")
     problems += _check_layout(stream, entries, start)
     if problems:
         return problems
     manifest = _load_manifest(stream, entries, problems)
-    listed = _listed(manifest, problems)
+    listed = _listed(manifest, form, problems)
     for entry in entries:
         if entry.name != MANIFEST:
             problems += _check_content(stream, entry, listed)
     if listed is not None:
         names = {entry.name for entry in entries}
         problems += [f"{name}: missing" for name in listed if name not in names]
-    if not problems and not _seal_holds(stream, length):
-        problems.append("archive comment: the digest over the package does not match")
+    if not problems and manifest is not None:
+        problems += _check_seal(stream, length, form, manifest, key)
     return problems
 
 
@@ -97,7 +101,8 @@ def _check_layout(stream: BinaryIO, entries: Sequence[Entry], start: int) -> lis
     problems: list[str] = []
     position = 0
     names = [entry.name for entry in entries]
-    if names[:2] != [MANIFEST, REPORT] or names[2:] != sorted(names[2:]):
+    documents_first = sorted(names[1:], key=lambda name: ("/" in name, name))
+    if names[:1] != [MANIFEST] or REPORT not in names or names[1:] != documents_first:
         problems.append("central directory: not in the order of a package")
     if len({name.lower() for name in names}) != len(names):
         problems.append("central directory: a name stands there twice")
@@ -134,7 +139,9 @@ def _load_manifest(stream: BinaryIO, entries: Sequence[Entry], problems: list[st
     return manifest
 
 
-def _listed(manifest: dict[str, Any] | None, problems: list[str]) -> dict[str, tuple[int, str]] | None:
+def _listed(
+    manifest: dict[str, Any] | None, form: Form, problems: list[str]
+) -> dict[str, tuple[int, str]] | None:
     if manifest is None:
         return None
     try:
@@ -142,8 +149,10 @@ def _listed(manifest: dict[str, Any] | None, problems: list[str]) -> dict[str, t
     except (KeyError, TypeError):
         problems.append(f"{MANIFEST}: files: not a list of name, size and sha256")
         return None
-    if manifest.get("format") != FORMAT:
-        problems.append(f"{MANIFEST}: format: expected {FORMAT}")
+    if len(listed) != len(manifest["files"]):
+        problems.append(f"{MANIFEST}: files: a name stands there twice")
+    if manifest.get("format") != FORMATS[form]:
+        problems.append(f"{MANIFEST}: format: expected {FORMATS[form]}")
     return listed
 
 
@@ -165,14 +174,33 @@ def _check_content(stream: BinaryIO, entry: Entry, listed: Mapping[str, tuple[in
     return []
 
 
-def _seal_holds(stream: BinaryIO, length: int) -> bool:
+def _check_seal(
+    stream: BinaryIO, length: int, form: Form, manifest: Mapping[str, Any], key: bytes | None
+) -> list[str]:
     stream.seek(0)
-    sha256, left = hashlib.sha256(), length - 64
+    sha256, left = hashlib.sha256(), length - form.seal_length
     while left and (chunk := stream.read(min(CHUNK, left))):
         sha256.update(chunk)
         left -= len(chunk)
-    stream.seek(length - zipformat.COMMENT_LENGTH)
-    return stream.read() == zipformat.COMMENT_PREFIX + sha256.hexdigest().encode()
+    stream.seek(length - form.comment_length)
+    comment = stream.read()
+    sealed = form.prefix + sha256.hexdigest().encode()
+    if not comment.startswith(sealed):
+        return ["archive comment: the digest over the package does not match"]
+    if not form.signed:
+        return [] if key is None else ["archive comment: a package of format 1, which is not signed"]
+    try:
+        named = bytes.fromhex(manifest["signing_key"])
+        signature = bytes.fromhex(comment[-128:].decode("ascii"))
+    except (KeyError, TypeError, ValueError):
+        named, signature = b"", b""
+    if comment != sealed + zipformat.SIGNATURE_PREFIX + signature.hex().encode():
+        return ["archive comment: the signature was changed"]
+    if key is not None and named != key:
+        return ["archive comment: signed with another key than the one given"]
+    if not signature_holds(named, sha256.digest(), signature):
+        return ["archive comment: the signature does not match"]
+    return []
 
 
 def _check_sides(path: Path) -> list[str]:

@@ -20,10 +20,41 @@ MADE_BY_UNIX = 3 << 8
 FILE_ATTRIBUTES = 0o100600 << 16
 """A plain file that only its owner may read and write."""
 
-COMMENT_PREFIX = b"FIONA package 1 sha256:"
-COMMENT_LENGTH = len(COMMENT_PREFIX) + 64
 END_SIZE = 22
-TAIL_LENGTH = END_SIZE + COMMENT_LENGTH
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the comment at the end of a package seals it with.
+
+    Attributes:
+        number: of the package's format.
+        signed: whether an Ed25519 signature follows the SHA-256.
+    """
+
+    number: int
+    signed: bool
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands before the SHA-256; covered by it."""
+        return f"FIONA package {self.number} sha256:".encode()
+
+    @property
+    def seal_length(self) -> int:
+        """Bytes behind the prefix."""
+        return 64 + (len(SIGNATURE_PREFIX) + 128 if self.signed else 0)
+
+    @property
+    def comment_length(self) -> int:
+        """Bytes of the whole comment."""
+        return len(self.prefix) + self.seal_length
+
+
+SIGNATURE_PREFIX = b" ed25519:"
+UNSIGNED = Form(1, signed=False)
+"""How packages were made up to 2026-11; still verified."""
+SIGNED = Form(2, signed=True)
 
 _SAFE_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,99}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -101,13 +132,14 @@ def directory_header(entry: Entry) -> bytes:
     return fixed + name + extra
 
 
-def end_records(count: int, start: int, size: int) -> bytes:
+def end_records(count: int, start: int, size: int, form: Form = SIGNED) -> bytes:
     """End of central directory, with the ZIP64 records where needed (APPNOTE 4.3.14 to 4.3.16), no comment.
 
     Args:
         count: number of entries.
         start: position of the central directory.
         size: bytes of the central directory.
+        form: of the comment that follows.
     """
     wide = b""
     if count >= LIMIT_16 or start >= LIMIT_32 or size >= LIMIT_32:
@@ -119,13 +151,34 @@ def end_records(count: int, start: int, size: int) -> bytes:
     short = min(count, LIMIT_16)
     end = struct.pack(
         "<4sHHHHIIH",
-        b"PK\x05\x06", 0, 0, short, short, min(size, LIMIT_32), min(start, LIMIT_32), COMMENT_LENGTH,
+        b"PK\x05\x06", 0, 0, short, short, min(size, LIMIT_32), min(start, LIMIT_32),
+        form.comment_length,
     )  # fmt: skip
     return wide + end
 
 
 class DamagedError(ValueError):
     """The archive's own structure can't be followed; says where."""
+
+
+def find_form(stream: BinaryIO, length: int) -> Form:
+    """Which form of package the end of the file is.
+
+    Args:
+        stream: the archive, seekable.
+        length: its size in bytes.
+
+    Raises:
+        DamagedError: none.
+    """
+    for form in (SIGNED, UNSIGNED):
+        start = length - form.comment_length - END_SIZE
+        if start >= 0:
+            stream.seek(start)
+            end = stream.read(END_SIZE)
+            if end[:4] == b"PK\x05\x06" and end[-2:] == struct.pack("<H", form.comment_length):
+                return form
+    raise DamagedError("end of archive: changed, cut off, something stands behind it, or no package")
 
 
 def read_directory(stream: BinaryIO, length: int) -> tuple[list[Entry], int]:
@@ -138,11 +191,9 @@ def read_directory(stream: BinaryIO, length: int) -> tuple[list[Entry], int]:
     Raises:
         DamagedError: the end records or the directory can't be followed.
     """
-    if length < TAIL_LENGTH:
-        raise DamagedError("end of archive: missing (the file is cut off or is no package)")
-    stream.seek(length - TAIL_LENGTH)
+    end = length - find_form(stream, length).comment_length - END_SIZE
+    stream.seek(end)
     count, size, start = _read_end(stream.read(END_SIZE))
-    end = length - TAIL_LENGTH
     if LIMIT_32 in (size, start) or count == LIMIT_16 or end != start + size:
         count, size, start = _read_wide_end(stream, end)
         end -= 56 + 20
@@ -153,9 +204,9 @@ def read_directory(stream: BinaryIO, length: int) -> tuple[list[Entry], int]:
 
 
 def _read_end(record: bytes) -> tuple[int, int, int]:
-    magic, disk, first, here, count, size, start, comment = struct.unpack("<4sHHHHIIH", record)
-    if magic != b"PK\x05\x06" or (disk, first, comment) != (0, 0, COMMENT_LENGTH) or here != count:
-        raise DamagedError("end of archive: changed, cut off, or something stands behind it")
+    _, disk, first, here, count, size, start, _ = struct.unpack("<4sHHHHIIH", record)
+    if (disk, first) != (0, 0) or here != count:
+        raise DamagedError("end of archive: changed")
     return count, size, start
 
 

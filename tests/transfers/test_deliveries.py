@@ -48,7 +48,12 @@ def test_proven_everywhere_ends_in_daic_and_in_redcap(site: Site) -> None:
 
     transfer = site.transfer()
     assert transfer.state == "delivered"
-    assert sorted(p.suffix for p in (site.root.daic / PROJECT).iterdir()) == [".md5", ".sha256", ".zip"]
+    assert sorted(p.suffix for p in (site.root.daic / PROJECT).iterdir()) == [
+        ".json",
+        ".md5",
+        ".sha256",
+        ".zip",
+    ]
     assert [p for p in site.root.outbox.rglob("*") if p.is_file()] == []
     assert list((site.root.projects / PROJECT).iterdir()) == [], "the working copy is gone"
     with site.open() as gateway:

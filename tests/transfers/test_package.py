@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
-from fiona_dagster.transfers import package, zipformat
+from fiona_dagster.transfers import package, writing, zipformat
 from fiona_dagster.transfers.package import PackageInfo, build_package
+from fiona_dagster.transfers.signature import SigningKey
 from fiona_dagster.transfers.verify import read_manifest, verify_package
 
 HEAD = {
@@ -26,6 +27,8 @@ HEAD = {
     "generation": 0,
     "key_fingerprint": "abcd",
 }
+KEY = SigningKey(b"k" * 32)
+REPORT = {"replaced": 12, "text": "ok"}
 CONTENT = {"b/2.dcm": b"second" * 50, "a/1.dcm": b"first" * 40, "c.dcm": b"", "d.dcm": bytes(range(256))}
 
 
@@ -46,7 +49,7 @@ def _files(folder: Path, content: dict[str, bytes]) -> tuple[list[tuple[str, Pat
 def _build(folder: Path, content: dict[str, bytes] = CONTENT, **more: Any) -> PackageInfo:
     files, expected = _files(folder, content)
     return build_package(
-        files, folder / "study.zip", HEAD, expected, report={"replaced": 12, "text": "ok"}, **more
+        files, folder / "study.zip", HEAD, expected, **{"key": KEY, "report": REPORT, **more}
     )
 
 
@@ -180,7 +183,7 @@ def test_a_file_that_differs_from_the_record_is_not_packed(tmp_path: Path) -> No
     files[0][1].write_bytes(b"changed" * 50)
 
     with pytest.raises(NotVerified):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -191,7 +194,7 @@ def test_an_older_package_stays_when_the_new_one_is_refused(tmp_path: Path) -> N
     expected[_name("b/2.dcm")] = "0" * 64
 
     with pytest.raises(NotVerified):
-        build_package(files, before.path, HEAD, expected)
+        build_package(files, before.path, HEAD, expected, key=KEY)
     assert hashlib.sha256(before.path.read_bytes()).hexdigest() == digest
     assert verify_package(before.path) == []
 
@@ -199,19 +202,20 @@ def test_an_older_package_stays_when_the_new_one_is_refused(tmp_path: Path) -> N
 def test_large_files_are_hashed_again_while_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "WHOLE", 10)
+    monkeypatch.setattr(writing, "WHOLE", 10)
+    monkeypatch.setattr(writing, "CHUNK", 7)
     assert verify_package(_build(tmp_path).path) == []
     files, expected = _files(tmp_path, CONTENT)
-    original = package._Writer.begin
+    original = writing.PackageWriter._begin
 
     def swap(self: Any, name: str, size: int, crc: int) -> None:
         if name.endswith("a_1.dcm"):  # between the two readings
             files[1][1].write_bytes(b"FIRST" * 40)
         original(self, name, size, crc)
 
-    monkeypatch.setattr(package._Writer, "begin", swap)
+    monkeypatch.setattr(writing.PackageWriter, "_begin", swap)
     with pytest.raises(NotVerified):
-        build_package(files, tmp_path / "new.zip", HEAD, expected)
+        build_package(files, tmp_path / "new.zip", HEAD, expected, key=KEY)
     assert not list(tmp_path.glob("*new.zip*"))
 
 
@@ -224,7 +228,7 @@ def test_the_files_must_be_exactly_those_of_the_record(tmp_path: Path, missing: 
         del expected[_name("b/2.dcm")]
 
     with pytest.raises(NotVerified):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
 
 
 def test_a_file_given_twice_does_not_stand_in_for_another(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_a_file_given_twice_does_not_stand_in_for_another(tmp_path: Path) -> Non
     files[0] = files[1]
 
     with pytest.raises(NotVerified):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +249,7 @@ def test_unsafe_names_are_refused(tmp_path: Path, name: str) -> None:
     files[0] = (name, files[0][1])
 
     with pytest.raises(UsageError):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
 
 
 @pytest.mark.parametrize("name", ["P001/baseline/MR/001_T1/A_1.dcm", "Manifest.json", "report.json"])
@@ -255,14 +259,16 @@ def test_names_that_some_file_systems_confuse_are_refused(tmp_path: Path, name: 
     files[0] = (name, files[0][1])
 
     with pytest.raises(UsageError):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
 
 
 def test_manifest_needs_its_identities(tmp_path: Path) -> None:
     files, expected = _files(tmp_path, CONTENT)
 
     with pytest.raises(UsageError, match="key_fingerprint"):
-        build_package(files, tmp_path / "s.zip", {k: v for k, v in HEAD.items() if k[0] != "k"}, expected)
+        build_package(
+            files, tmp_path / "s.zip", {k: v for k, v in HEAD.items() if k[0] != "k"}, expected, key=KEY
+        )
 
 
 def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +278,7 @@ def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     files, expected = _files(tmp_path, CONTENT)
     monkeypatch.setattr(package.os, "fsync", full)
     with pytest.raises(StorageFull):
-        build_package(files, tmp_path / "study.zip", HEAD, expected)
+        build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -285,7 +291,7 @@ def test_zip64_fields_are_written_and_read_back(tmp_path: Path) -> None:
         stream.seek(6 << 30)
         stream.write(directory)
         stream.write(zipformat.end_records(1, 6 << 30, len(directory)))
-        stream.write(b"x" * zipformat.COMMENT_LENGTH)
+        stream.write(b"x" * zipformat.SIGNED.comment_length)
 
     with sparse.open("rb") as stream:
         assert zipformat.read_directory(stream, sparse.stat().st_size) == ([big], 6 << 30)
@@ -300,7 +306,9 @@ def test_more_than_65535_files_are_written_and_read_back(tmp_path: Path) -> None
     directory = b"".join(zipformat.directory_header(entry) for entry in many)
     path = tmp_path / "many.zip"
     path.write_bytes(
-        directory + zipformat.end_records(len(many), 0, len(directory)) + b"x" * zipformat.COMMENT_LENGTH
+        directory
+        + zipformat.end_records(len(many), 0, len(directory))
+        + b"x" * zipformat.SIGNED.comment_length
     )
 
     with path.open("rb") as stream:

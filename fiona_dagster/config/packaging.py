@@ -1,0 +1,50 @@
+"""How a project's packages are laid out: the section ``package`` of a project file."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import field_validator
+
+from fiona_dagster.config.section import Section
+
+LAYOUT_FIELDS = (
+    "project",
+    "participant",
+    "event",
+    "modality",
+    "series number",
+    "description",
+    "study date",
+)
+"""What may stand in angle brackets in a layout."""
+
+_FIELD = re.compile(r"<([^<>/]*)>")
+_LITERAL = re.compile(r"[A-Za-z0-9_+\-]*")
+
+
+class PackageSettings(Section):
+    """What a project's packages look like."""
+
+    layout: str = "<participant>/<event>/<modality>/<series number>_<description>"
+    """Folders of a series inside the package, at most five; values come from the de-identified headers, a
+    folder whose values are all missing is left out. Files are numbered below it."""
+
+    formats: tuple[Literal["zip", "tgz"], ...] = ("zip",)
+    """What ``fiona export`` writes unless told otherwise; what is delivered is always the ZIP. ``tgz``: the
+    original's three files for each series."""
+
+    @field_validator("layout")
+    @classmethod
+    def _layout(cls, value: str) -> str:
+        folders = value.strip("/").split("/")
+        if not 1 <= len(folders) <= 5 or not all(folders):
+            raise ValueError("a layout is one to five folder names with / between them")
+        for field in _FIELD.findall(value):
+            if field not in LAYOUT_FIELDS:
+                known = ", ".join(f"<{name}>" for name in LAYOUT_FIELDS)
+                raise ValueError(f"no field <{field}>; there are {known}")
+        if not all(_LITERAL.fullmatch(_FIELD.sub("", folder)) for folder in folders):
+            raise ValueError("besides fields only letters, digits, _, + and - may stand in a layout")
+        return "/".join(folders)

@@ -1,0 +1,88 @@
+"""From a verified working copy to a package: names, documents, pictures, then the bytes.
+
+Belongs here: what a package of a study consists of, for a transfer and for an export alike. Stays out: the
+ledger, requests, where packages go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fiona_dagster.config import PackageSettings
+from fiona_dagster.errors import NotVerified
+from fiona_dagster.transfers.documents import (
+    INDEX,
+    TABLE,
+    index_page,
+    record_json,
+    series_records,
+    series_rows,
+    series_table,
+)
+from fiona_dagster.transfers.layout import PackedSeries, lay_out
+from fiona_dagster.transfers.package import PackageInfo, Progress, build_package, software_version
+from fiona_dagster.transfers.pictures import picture
+from fiona_dagster.transfers.signature import SigningKey
+
+
+def assemble(
+    folder: Path,
+    verified: Mapping[str, str],
+    target: Path,
+    *,
+    manifest: Mapping[str, Any],
+    report: Mapping[str, Any],
+    key: SigningKey,
+    look: PackageSettings,
+    types: Mapping[str, Sequence[str]] | None = None,
+    progress: Progress | None = None,
+) -> PackageInfo:
+    """Packs the working copy of a study.
+
+    Args:
+        folder: the working copy.
+        verified: SHA-256 of each file of it, from the verification record.
+        target: where the ZIP shall stand.
+        manifest: see :func:`~fiona_dagster.transfers.package.build_package`.
+        report: of the de-identification and its verification.
+        key: signs the package.
+        look: how the project wants its packages.
+        types: new SeriesInstanceUID -> types that the site's rules gave the series.
+        progress: called with (bytes packed, bytes in all).
+
+    Raises:
+        NotVerified: a file differs from the verification record, or they are not the same files.
+        UnreadableDicom: a file is no DICOM.
+    """
+    types = types or {}
+    laid_out = lay_out(
+        [(name, folder / name) for name in sorted(verified)],
+        template=look.layout,
+        project=str(manifest.get("project", "")),
+        participant=str(manifest.get("participant", "")),
+        event=str(manifest.get("event", "")),
+    )
+    rows = series_rows(laid_out, types)
+    head = {"software": software_version(), **manifest}
+    page = index_page(head, rows, lambda index: _picture(laid_out[index], verified), report)
+    packed = [file for series in laid_out for file in series.files]
+    return build_package(
+        [(file.name, file.path) for file in packed],
+        target,
+        manifest,
+        {file.name: verified[file.record] for file in packed},
+        key=key,
+        report=report,
+        documents={INDEX: page, TABLE: series_table(rows)},
+        record=record_json(series_records(laid_out, types)),
+        progress=progress,
+    )
+
+
+def _picture(series: PackedSeries, verified: Mapping[str, str]) -> bytes | str:
+    file = series.files[len(series.files) // 2]
+    if file.record not in verified:
+        raise NotVerified("a picture was to be made of a file without a verification record")
+    return picture(file.path, verified[file.record])

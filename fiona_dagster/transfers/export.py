@@ -1,0 +1,157 @@
+"""A whole project once more: every verified study, packed anew into a folder outside the data root.
+
+Belongs here: which studies, and the way of each from the originals to a package. Stays out: what a package is
+(``transfers.assembly``). Nothing here writes a verification record: what is exported must have the bytes
+of the one that its transfer has, or it is refused.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fiona_dagster.errors import FionaError, NotVerified, RequestRefused, ResidualIdentifier, UsageError
+from fiona_dagster.ledger import Transfer
+from fiona_dagster.transfers import execution
+from fiona_dagster.transfers.assembly import assemble
+from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.intake import study_lock
+from fiona_dagster.transfers.layout import lay_out
+from fiona_dagster.transfers.package import require_records
+from fiona_dagster.transfers.rules import require_project, rules_digest
+from fiona_dagster.transfers.triple import write_triples
+
+Format = Literal["zip", "tgz"]
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of one study.
+
+    Attributes:
+        study: original StudyInstanceUID.
+        files: what was written; empty if it was refused.
+        problem: why it was refused, or ``""``.
+    """
+
+    study: str
+    files: tuple[Path, ...]
+    problem: str = ""
+
+
+def transfers_to_export(gateway: Gateway, project: str, participants: Sequence[str] = ()) -> list[Transfer]:
+    """The transfers that count for a project, in order of participant and event.
+
+    Raises:
+        ConfigurationError: no such project.
+        UsageError: a participant has nothing in this project.
+    """
+    gateway.project(project)
+    book = gateway.ledger.transfers
+    studies = sorted({transfer.study for transfer in book.all() if transfer.project == project})
+    found = [transfer for study in studies if (transfer := book.current(study, project)) is not None]
+    missing = set(participants) - {transfer.participant for transfer in found}
+    if missing:
+        raise UsageError(f"{len(missing)} of the participants have nothing in project {project}")
+    chosen = [each for each in found if not participants or each.participant in participants]
+    return sorted(chosen, key=lambda each: (each.participant, each.event, each.mapped_uid, each.id))
+
+
+def export(
+    gateway: Gateway, transfers: Sequence[Transfer], out: Path, formats: Sequence[Format] = (), *, by: str
+) -> Iterator[Exported]:
+    """Packs the studies of these transfers into ``out``; one that is refused doesn't stop the others.
+
+    Args:
+        gateway: the open gateway.
+        transfers: see :func:`transfers_to_export`.
+        out: a folder outside the data root; made if missing.
+        formats: default: ``package.formats`` of the project.
+        by: who exports, as the operating system knows this person; stands in each study's history.
+
+    Raises:
+        UsageError: ``out`` lies in the data root.
+    """
+    if out.resolve().is_relative_to(gateway.root.path.resolve()):
+        raise UsageError(f"{out}: lies in the data root; choose a folder outside")
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for transfer in transfers:
+        try:
+            with study_lock(gateway, transfer.study):
+                files = _export(gateway, transfer, out, formats)
+                gateway.ledger.store.note(transfer.study, f"{transfer.project}: exported by {by}")
+        except FionaError as error:
+            yield Exported(transfer.study, (), str(error))
+        else:
+            yield Exported(transfer.study, tuple(files))
+
+
+def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[Format]) -> list[Path]:
+    project = require_project(gateway, transfer)
+    verified = gateway.ledger.transfers.verified_files(transfer)
+    transfer = execution.transfer_of(gateway, transfer.study, transfer.project)
+    if transfer.state not in ("packaged", "delivered"):
+        raise NotVerified(
+            f"study {transfer.study}: its transfer is {transfer.state}; only packaged studies are"
+        )
+    if transfer.rules != rules_digest(project):
+        raise RequestRefused(
+            f"study {transfer.study}: the rules changed since its copy was verified; transfer it again first"
+        )
+    parent = gateway.root.projects / transfer.project
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=parent))
+    try:
+        copy = scratch / "copy"
+        _deidentify(gateway, transfer, copy)
+        require_records(sorted(path.name for path in copy.iterdir()), verified)
+        return _pack(gateway, transfer, copy, out, formats or project.package.formats)
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:
+    """A copy beside the transfer's own, searched like that; its bytes are compared when they are packed."""
+    from fiona_dagster import deid
+
+    deidentifier = execution.deidentifier_of(gateway, transfer)
+    originals = [original.path for original in execution.sources(gateway, transfer)]
+    report = deid.deidentify_study(deidentifier, originals, copy)
+    if report.failures:
+        raise NotVerified(f"study {transfer.study}: {len(report.failures)} instances can't be de-identified")
+    execution.hold_back(report, copy, gateway.project(transfer.project).allow_kinds)
+    findings = deid.verify_outputs(originals, copy, deidentifier).findings
+    findings += deid.identifiers_used(originals, deidentifier)
+    if findings:
+        raise ResidualIdentifier(f"study {transfer.study}: {len(findings)} identifying values left")
+
+
+def _pack(
+    gateway: Gateway, transfer: Transfer, copy: Path, out: Path, formats: Sequence[Format]
+) -> list[Path]:
+    verified = gateway.ledger.transfers.verified_files(transfer)
+    look = gateway.project(transfer.project).package
+    types = execution.types_of(gateway, transfer)
+    target = out / execution.package_name(transfer)
+    files = []
+    if "zip" in formats:
+        info = assemble(
+            copy,
+            verified,
+            target,
+            manifest=execution.manifest_of(gateway, transfer),
+            report=gateway.ledger.transfers.verification_report(transfer) or {},
+            key=execution.signing_key(gateway, transfer.project),
+            look=look,
+            types=types,
+        )
+        files.append(info.path)
+    if "tgz" in formats:
+        laid_out = lay_out([(name, copy / name) for name in sorted(verified)], template=look.layout)
+        files += write_triples(laid_out, verified, target.with_suffix(""), types)
+    return files

@@ -1,0 +1,226 @@
+"""Writes the bytes of a package once, while threads take its digests from the same bytes in memory.
+
+Belongs here: the one pass over the content, in bounded memory. Stays out: what lies in a package
+(``transfers.package``), bytes of headers (``transfers.zipformat``).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from fiona_dagster.errors import NotVerified
+from fiona_dagster.transfers import zipformat
+from fiona_dagster.transfers.zipformat import SIGNATURE_PREFIX, SIGNED, Entry
+
+if TYPE_CHECKING:
+    from fiona_dagster.transfers.signature import SigningKey
+
+CHUNK = 1 << 20
+WHOLE = 4 << 20
+"""Files up to this size are read once into memory; of larger ones the CRC-32 is taken first."""
+WAITING = 6
+"""Pieces of about :data:`CHUNK` (at most :data:`WHOLE`) that may wait for each digest: bounds the memory."""
+
+
+class Lane:
+    """A thread that does one thing after the other; hashing releases the interpreter, so lanes overlap."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[tuple[Callable[..., object], tuple[Any, ...]] | None] = queue.Queue(WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._error is None:
+                function, arguments = job
+                try:
+                    function(*arguments)
+                except BaseException as error:  # noqa: BLE001 - raised again by put or close
+                    self._error = error
+
+    def put(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Hands in a job; waits while too many wait. Raises what an earlier job raised."""
+        if self._error is not None:
+            raise self._error
+        self._jobs.put((function, arguments))
+
+    def close(self, *, quiet: bool = False) -> None:
+        """Waits for all jobs; raises what one raised unless ``quiet``."""
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join()
+        if self._error is not None and not quiet:
+            raise self._error
+
+
+def _update(digest: Any, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)
+
+
+def _compare(digest: Any, expected: str) -> None:
+    if digest.hexdigest() != expected:
+        raise changed()
+
+
+def _check(pieces: list[tuple[bytes, str]]) -> None:
+    for data, expected in pieces:
+        _compare(hashlib.sha256(data), expected)
+
+
+class PackageWriter:
+    """Appends entries; MD5 and SHA-256 of the package and SHA-256 of each file come from the bytes written.
+
+    Args:
+        stream: where the package goes; nothing of it counts before :meth:`finish` returned.
+
+    Attributes:
+        offset: bytes written.
+        md5: of the whole package, after :meth:`finish`.
+        sha256: the same.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.offset = 0
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.sha256 = hashlib.sha256()
+        self._entries: list[Entry] = []
+        self._lanes = [Lane(), Lane(), Lane()]
+        self._waiting: list[bytes] = []
+        self._unchecked: list[tuple[bytes, str]] = []
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for lane in self._lanes:
+            lane.close(quiet=True)
+
+    def add(self, name: str, data: bytes) -> None:
+        """An entry of our own making."""
+        self._begin(name, len(data), zlib.crc32(data))
+        self._write(data)
+
+    def add_file(self, name: str, path: Path, size: int, digest: str) -> None:
+        """A verified file.
+
+        Args:
+            name: inside the package.
+            path: the file.
+            size: bytes it must have.
+            digest: the SHA-256 that the verification record has. It is compared by a thread while writing
+                goes on: a difference is raised by a later call, at the latest by :meth:`finish`.
+
+        Raises:
+            NotVerified: the file differs from its record or can't be read.
+        """
+        try:
+            with path.open("rb", buffering=0) as source:
+                if size > WHOLE:
+                    self._add_large(name, source, size, digest)
+                    return
+                data = b"".join(_pieces(source, size))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NotVerified("a verified file can't be read while it is packed; de-identify again") from None
+        # What is compared is what is written: the same bytes in memory.
+        self._unchecked.append((data, digest))
+        self.add(name, data)
+
+    def _add_large(self, name: str, source: BinaryIO, size: int, digest: str) -> None:
+        crc = 0
+        for piece in _pieces(source, size):
+            crc = zlib.crc32(piece, crc)
+        source.seek(0)
+        self._begin(name, size, crc)
+        written, sha256 = 0, hashlib.sha256()
+        for piece in _pieces(source, size):
+            written = zlib.crc32(piece, written)
+            self._lanes[2].put(sha256.update, piece)
+            self._write(piece)
+        self._lanes[2].put(_compare, sha256, digest)
+        if written != crc:
+            raise changed()
+
+    def _begin(self, name: str, size: int, crc: int) -> None:
+        entry = Entry(name, size, crc, self.offset)
+        self._entries.append(entry)
+        self._write(zipformat.local_header(entry))
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self.offset += len(data)
+        self._waiting.append(data)
+        self._bytes += len(data)
+        if self._bytes >= CHUNK:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        pieces, self._waiting, self._bytes = self._waiting, [], 0
+        unchecked, self._unchecked = self._unchecked, []
+        self._lanes[2].put(_check, unchecked)
+        self._lanes[0].put(_update, self.sha256, pieces)
+        self._lanes[1].put(_update, self.md5, pieces)
+
+    def finish(self, key: SigningKey) -> None:
+        """Writes the central directory, and the comment that seals and signs everything before it.
+
+        Raises:
+            NotVerified: a file differed from its record.
+        """
+        start = self.offset
+        for entry in self._entries:
+            self._write(zipformat.directory_header(entry))
+        self._write(zipformat.end_records(len(self._entries), start, self.offset - start))
+        self._write(SIGNED.prefix)
+        self._hand_over()
+        for lane in self._lanes:
+            lane.close()
+        digest = self.sha256.digest()
+        seal = digest.hex().encode() + SIGNATURE_PREFIX + key.sign(digest).hex().encode()
+        self._stream.write(seal)
+        self.offset += len(seal)
+        self.sha256.update(seal)
+        self.md5.update(seal)
+
+
+def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:
+    """The content in pieces; exactly ``size`` bytes of it."""
+    done = 0
+    while piece := source.read(CHUNK if size > WHOLE else size + 1 - done):
+        done += len(piece)
+        if done > size:
+            raise changed()
+        yield piece
+    if done != size:
+        raise changed()
+
+
+def changed() -> NotVerified:
+    """What is said of a file whose bytes are not the verified ones."""
+    return NotVerified("a file differs from its verification record; de-identify and verify the study again")
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """A small file, durable but for its name, that only its owner may read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,266 @@
+"""Index page, series table, records and pictures: readable, safe, from verified pixels, always the same."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import struct
+import zipfile
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from fiona_dagster.config import PackageSettings
+from fiona_dagster.errors import NotVerified
+from fiona_dagster.transfers import pictures
+from fiona_dagster.transfers.assembly import assemble
+from fiona_dagster.transfers.layout import lay_out
+from fiona_dagster.transfers.package import PackageInfo
+from fiona_dagster.transfers.pictures import picture, png
+from fiona_dagster.transfers.verify import verify_package
+from fiona_dagster.transfers.zipformat import is_safe_name
+from tests.deid import phantoms
+from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, Site
+from tests.transfers.test_package import HEAD, KEY
+
+GRADIENT = np.arange(64 * 48, dtype="<u2").reshape(64, 48)
+
+
+def image(path: Path, pixels: Any = GRADIENT, syntax: str = ExplicitVRLittleEndian, **values: Any) -> Path:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # type: ignore[assignment]
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.7{len(path.name)}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "2.25.5", "2.25.6"
+    dataset.PatientID, dataset.Modality, dataset.SeriesNumber = "P001", "MR", 4
+    dataset.SeriesDescription, dataset.InstanceNumber = "T1 <b>&amp", 1
+    dataset.Rows, dataset.Columns = pixels.shape[:2] if pixels.ndim < 4 else pixels.shape[1:3]
+    dataset.SamplesPerPixel = 3 if pixels.shape[-1] == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if dataset.SamplesPerPixel == 3 else "MONOCHROME2"
+    if dataset.SamplesPerPixel == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    if syntax == RLELossless:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    elif syntax != ExplicitVRLittleEndian:
+        dataset.file_meta.TransferSyntaxUID = syntax  # type: ignore[assignment]
+        from pydicom.encaps import encapsulate
+
+        dataset.PixelData = encapsulate([b"no codestream"])
+        dataset["PixelData"].VR = "OB"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def seen(data: bytes | str) -> Any:
+    """The pixels of a PNG, read by the rules of the format."""
+    assert isinstance(data, bytes), data
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, position = {}, 8
+    while position < len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        body = data[position + 8 : position + 8 + length]
+        assert struct.unpack(">I", data[position + 8 + length :][:4])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        position += 12 + length
+    columns, rows, bits, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert bits == 8
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(rows, -1)
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape((rows, columns, 3) if colour == 2 else (rows, columns))
+
+
+def shown(path: Path) -> bytes | str:
+    return picture(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_a_picture_shows_the_pixels(tmp_path: Path) -> None:
+    grey = seen(shown(image(tmp_path / "1")))
+    assert grey.shape == (64, 48)
+    assert grey[0, 0] == 0
+    assert grey[-1, -1] == 255
+    assert (np.diff(grey.astype(int).ravel()) >= 0).all()
+
+    inverted = seen(shown(image(tmp_path / "2", PhotometricInterpretation="MONOCHROME1")))
+    assert (inverted == 255 - grey).all()
+    assert (seen(shown(image(tmp_path / "3", syntax=RLELossless))) == grey).all()
+    signed = seen(shown(image(tmp_path / "4", (GRADIENT.astype("<i4") - 1500).astype("<i2"))))
+    assert (signed == grey).all()
+
+
+def test_colours_stay_and_large_pictures_become_small(tmp_path: Path) -> None:
+    colours = np.zeros((500, 700, 3), "u1")
+    colours[:, 350:] = (200, 100, 50)
+    pixels = seen(shown(image(tmp_path / "1", colours)))
+
+    assert max(pixels.shape) == 140
+    assert pixels[0, 0].tolist() == [0, 0, 0]
+    assert pixels[0, -1].tolist() == [200, 100, 50]
+
+
+def test_the_middle_frame_is_shown(tmp_path: Path) -> None:
+    frames = np.zeros((5, 20, 20, 1), "<u2")
+    frames[2, :10] = 900
+    path = image(tmp_path / "1", frames, NumberOfFrames=5, SamplesPerPixel=1)
+    assert set(seen(shown(path))[:10].ravel().tolist()) == {255}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"syntax": JPEG2000Lossless}, "compressed"),
+        ({"PixelData": b"\0\0"}, "can't be decoded"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colours from a table"),
+        ({"Rows": 0}, "no pixels"),
+        ({"Rows": 65000, "Columns": 65000}, "too large"),
+    ],
+)
+def test_what_can_t_be_shown_is_said(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    answer = shown(image(tmp_path / "1", **changes))
+    assert isinstance(answer, str)
+    assert why in answer
+
+
+def test_nothing_but_verified_pixels_is_shown(tmp_path: Path) -> None:
+    path = image(tmp_path / "1")
+    with pytest.raises(NotVerified):
+        picture(path, "0" * 64)
+    with pytest.raises(NotVerified):
+        picture(tmp_path / "none", "0" * 64)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.booleans())
+def test_any_size_becomes_a_picture(rows: int, columns: int, colour: bool) -> None:
+    frame = np.arange(rows * columns * (3 if colour else 1)).astype("u1")
+    frame = frame.reshape((rows, columns, 3) if colour else (rows, columns))
+    pixels = pictures._shown(frame, "RGB" if colour else "MONOCHROME2")
+    assert (seen(png(pixels)) == pixels).all()
+    assert max(pixels.shape[:2]) <= pictures.SIDE or min(rows, columns) < 2
+
+
+def package(folder: Path, *files: Path, **more: Any) -> PackageInfo:
+    verified = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return assemble(
+        files[0].parent, verified, folder / "x.zip", manifest=HEAD, report={"deidentification": {}},
+        key=KEY, look=PackageSettings(), **more,
+    )  # fmt: skip
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    info = package(tmp_path, image(tmp_path / "in" / "1"), types={"2.25.6": ["T1", "<script>"]})
+    with zipfile.ZipFile(info.path) as archive:
+        page = archive.read("index.html").decode()
+        table = list(csv.DictReader(io.StringIO(archive.read("series.csv").decode())))
+        names = archive.namelist()
+    read = _Page()
+    read.feed(page)
+
+    assert "T1 <b>&amp" in read.text
+    assert "<script>" in read.text
+    assert {tag for tag, _ in read.tags} & {"script", "b", "iframe", "link", "object"} == set()
+    sources = [attributes["src"] or "" for _, attributes in read.tags if "src" in attributes]
+    assert [source[:22] for source in sources] == ["data:image/png;base64,"]
+    targets = {attributes["href"] for tag, attributes in read.tags if tag == "a"}
+    assert all(any(name.startswith(target or "?") for name in names) for target in targets)
+    assert "://" not in page
+    [row] = table
+    assert (row["instances"], row["SeriesNumber"], row["ClassifyType"]) == ("1", "4", "T1, <script>")
+    record = json.loads((tmp_path / "x.zip.json").read_text())
+    assert [(r["SeriesInstanceUID"], r["NumFiles"], r["ClassifyType"]) for r in record] == [
+        ("2.25.6", "1", ["T1", "<script>"])
+    ]
+    assert verify_package(info.path, KEY.public) == []
+
+
+def test_a_spreadsheet_takes_no_description_for_a_formula(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    info = package(tmp_path, image(tmp_path / "in" / "1", SeriesDescription='=HYPERLINK("x")'))
+    with zipfile.ZipFile(info.path) as archive:
+        [row] = csv.DictReader(io.StringIO(archive.read("series.csv").decode()))
+    assert row["SeriesDescription"] == '\'=HYPERLINK("x")'
+
+
+def test_the_package_of_a_site_has_pictures_and_nothing_of_the_person(site: Site) -> None:
+    site.project(package={"layout": "<project>-<modality>/<participant>_<event>/s<series number>"})
+    _, made = site.packaged()
+    path = site.root.path / made.path
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        texts = [archive.read(name) for name in names if "/" not in name]
+        rows = list(csv.DictReader(io.StringIO(archive.read("series.csv").decode())))
+    texts += [Path(f"{path}{kind}").read_bytes() for kind in (".json", ".md5", ".sha256")]
+
+    for name in names:
+        if "/" in name:
+            assert re.fullmatch(rf"{PROJECT}-\w+/{PARTICIPANT}_{EVENT}/s\d+/\d{{5}}\.dcm", name)
+    assert len(rows) == len({name.rpartition("/")[0] for name in names if "/" in name})
+    for planted in (*PLANTED, phantoms.STUDY, phantoms.STUDY[:-2]):
+        assert not any(planted.encode() in text for text in (*texts, *(name.encode() for name in names)))
+
+
+@given(
+    st.sampled_from(["Localizer", "loc/../x", "CON", "ä", "", "a" * 200, "x_y", "-"]), st.text(max_size=80)
+)
+def test_layouts_give_safe_names(description: str, event: str) -> None:
+    from fiona_dagster.transfers import layout
+
+    header = phantoms_header(description)
+    folder = layout._folder(
+        header, "<event>/<description>_<description>/<study date>/a-<series number>/<modality>",
+        {"project": "P", "participant": "", "event": event},
+    )  # fmt: skip
+    assert is_safe_name(f"{folder}/00001.dcm")
+
+
+def phantoms_header(description: str) -> Any:
+    from fiona_dagster.studies import InstanceHeader
+
+    header = InstanceHeader(Path("x"))
+    header.elements[0x0008103E] = ("LO", description.encode())
+    header.elements[0x00200011] = ("IS", b"12")
+    return header
+
+
+@pytest.mark.parametrize(
+    "layout", ["", "a//b", "<patient>", "../<event>", "<event>/x.y", "a/b/c/d/e/f", "<<event>>"]
+)
+def test_a_bad_layout_is_refused(layout: str) -> None:
+    with pytest.raises(ValidationError):
+        PackageSettings(layout=layout)
+
+
+def test_series_of_one_folder_stay_apart(tmp_path: Path) -> None:
+    files = [image(tmp_path / (f"{n}" * n), SeriesInstanceUID=f"2.25.6{n}") for n in (1, 2, 3)]
+    laid_out = lay_out([(file.name, file) for file in files], template="<participant>")
+    assert [series.folder for series in laid_out] == ["P001", "P001_s2", "P001_s3"]
