@@ -7,6 +7,8 @@ of the one that its transfer has, or it is refused.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.layout import lay_out
+from fiona_dagster.transfers.leftovers import SCRATCH
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.rules import require_project, rules_digest
 from fiona_dagster.transfers.triple import write_triples
@@ -105,7 +108,9 @@ def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[F
         )
     parent = gateway.root.projects / transfer.project
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=parent))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
+    held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(held, fcntl.LOCK_EX)  # tells `leftovers` that somebody is at it; goes with this process
     try:
         copy = scratch / "copy"
         _deidentify(gateway, transfer, copy)
@@ -113,6 +118,7 @@ def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[F
         return _pack(gateway, transfer, copy, out, formats or project.package.formats)
     finally:
         shutil.rmtree(scratch)
+        os.close(held)
 
 
 def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import time
@@ -13,11 +15,13 @@ from fiona_dagster.ledger import Transfer, remove_parts
 from fiona_dagster.transfers.context import Gateway
 
 STALE_SECONDS = 3600.0
+SCRATCH = ".export-"
+"""Begins the names of folders that an export works in; whoever works in one holds a flock on it."""
 _COPY = re.compile(r"\.?transfer-(\d+)-r(\d+)(\.part|\.report\.json)?")
 
 
 def remove_leftovers(gateway: Gateway) -> int:
-    """Removes working copies of transfers that are over, and unfinished packages that nobody writes.
+    """Removes working copies of transfers that are over, those of killed exports, and unfinished packages.
 
     Returns:
         How many files and folders went.
@@ -29,6 +33,8 @@ def remove_leftovers(gateway: Gateway) -> int:
         if match:
             transfer = transfers.get(int(match[1]))
             removed += _remove_copy(gateway, path, transfer, int(match[2]))
+    for path in sorted(gateway.root.projects.glob(f"*/{SCRATCH}*")):
+        removed += _remove_scratch(path)
     for path in sorted(gateway.root.outbox.glob("*/.*.part")):
         if _age(path) > STALE_SECONDS:
             path.unlink(missing_ok=True)
@@ -47,6 +53,23 @@ def _remove_copy(gateway: Gateway, path: Path, transfer: Transfer | None, revisi
                 _remove(path)
     except Busy:
         return 0  # somebody is at it
+    return 1
+
+
+def _remove_scratch(path: Path) -> int:
+    if _age(path) <= STALE_SECONDS:
+        return 0
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
     return 1
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 from fiona_dagster.cli.export import export as command
 from fiona_dagster.errors import UsageError
 from fiona_dagster.transfers import delivery, execution
+from fiona_dagster.transfers.leftovers import remove_leftovers
 from fiona_dagster.transfers.verify import verify_package
 from tests.deid import phantoms
 from tests.site import PARTICIPANT, PLANTED, PROJECT, STUDY, Site
@@ -117,6 +120,22 @@ def test_changed_rules_and_ended_projects_stop_an_export(run: Site, tmp_path: Pa
     run.project(active=False)
     assert "not active" in call(tmp_path / "out").output
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_export_left_goes_and_what_a_living_one_uses_stays(run: Site) -> None:
+    folder = run.root.projects / PROJECT
+    for name in ("dead", "young", "held"):
+        (folder / f".export-{name}" / "copy").mkdir(parents=True)
+    for name in ("dead", "held"):
+        os.utime(folder / f".export-{name}", (0, 0))
+    held = os.open(folder / ".export-held", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        with run.open() as gateway:
+            assert remove_leftovers(gateway) == 1
+    finally:
+        os.close(held)
+    assert sorted(path.name for path in folder.iterdir()) == [".export-held", ".export-young"]
 
 
 def test_usage(run: Site, tmp_path: Path) -> None:
