@@ -25,14 +25,11 @@ _OPEN = frozenset(
     (
         "1.2.840.10008.1.2",
         "1.2.840.10008.1.2.1",
-        "1.2.840.10008.1.2.1.99",
         "1.2.840.10008.1.2.2",
         "1.2.840.10008.1.2.5",
     )
 )
 """Transfer syntaxes that numpy alone can show: native ones and RLE Lossless (PS3.5 annexes A and G)."""
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_DEFLATED_LIMIT = 64 << 20
 
 
 def picture(path: Path, digest: str) -> bytes | str:
@@ -98,11 +95,7 @@ def _why_not(header: Any, syntax: str) -> str:
         return "colours from a table"
     samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.get("BitsAllocated") or 16)
     size = rows * columns * samples * max(bits, 8) // 8
-    if size > FRAME_LIMIT or (
-        syntax == _DEFLATED and size * int(header.get("NumberOfFrames") or 1) > _DEFLATED_LIMIT
-    ):
-        return "too large for a picture"
-    return ""
+    return "too large for a picture" if size > FRAME_LIMIT else ""
 
 
 def _shown(frame: Any, kind: str) -> Any:
