@@ -24,9 +24,22 @@ if TYPE_CHECKING:
 @click.option(
     "--lint", "linted", is_flag=True, help="Only check the rules: where they rely on the original's engine."
 )
+@click.option(
+    "--diff",
+    "new_rules",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="NEW.json",
+    help="What these rules would change for every known series.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The series records as one JSON list.")
 def classify(
-    paths: tuple[Path, ...], *, rules_file: Path | None, explained: bool, linted: bool, as_json: bool
+    paths: tuple[Path, ...],
+    *,
+    rules_file: Path | None,
+    explained: bool,
+    linted: bool,
+    new_rules: Path | None,
+    as_json: bool,
 ) -> int:
     """Shows types and record of every series in PATHS (files or folders); writes nothing.
 
@@ -34,11 +47,16 @@ def classify(
     in the call could not be classified, or nothing was. Files in folders that are no DICOM are only named.
 
     --explain shows in place of the record which condition decided about each type; values that may identify
-    somebody are masked. --lint needs no PATHS; exit code 1: there are warnings.
+    somebody are masked. --lint and --diff need no PATHS; exit code 1: --lint has warnings, or --diff found a
+    study of which nothing can be said.
     """
     from fiona_dagster.cli import rules_output
     from fiona_dagster.studies import classify_paths
 
+    if new_rules is not None:
+        if paths or linted or explained or rules_file:
+            raise UsageError("--diff stands alone: it takes all that is known, and the rules that it names")
+        return rules_output.show_difference(new_rules, as_json=as_json)
     if linted == bool(paths) or (linted and explained):
         raise UsageError("name files or folders to classify, or give --lint alone to check the rules")
     rules = _rules(rules_file)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from fiona_dagster.studies import Classified, Decided, RuleSet
+    from fiona_dagster.transfers.difference import Difference
 
 
 def show_lint(rules: RuleSet, *, as_json: bool) -> int:
@@ -89,3 +95,64 @@ def _print_series(record: dict[str, object], decided: list[Decided]) -> None:
             cells = (*(first if number == 0 else ("", "", "", "")), text, value)
             table.add_row(*map(escape, cells))
     Console().print(table)
+
+
+def show_difference(path: Path, *, as_json: bool) -> int:
+    """Prints which series of the data root would get other types; gives 1 if a study could not be read."""
+    from fiona_dagster.studies import load_rules
+    from fiona_dagster.transfers.context import Gateway
+    from fiona_dagster.transfers.difference import difference
+
+    rules = load_rules(path)
+    root = DataRoot.from_environment()
+    if not root.ledger_file.is_file():
+        raise ConfigurationError(
+            f"{root.path} has no ledger; set FIONA_DATA to a data root that received something"
+        )
+    with Gateway(root) as gateway:
+        found = difference(gateway, rules)
+    for warning in rules.warnings:
+        click.echo(f"fiona: warning: {warning}", err=True)
+    if found.read:
+        click.echo(
+            f"fiona: the files of {len(found.read)} studies were read: the ledger keeps not all that they "
+            "look at",
+            err=True,
+        )
+    for study in found.unreadable:
+        click.echo(f"fiona: study {study}: its files are not there; nothing can be said of it", err=True)
+    if as_json:
+        changes = [dataclasses.asdict(change) for change in found.changes]
+        document = {
+            "series": found.series,
+            "changes": changes,
+            "read": found.read,
+            "unreadable": found.unreadable,
+        }
+        click.echo(json.dumps({**document, "digest": rules.digest}, indent=2))
+    else:
+        _print_difference(found)
+    return 1 if found.unreadable else 0
+
+
+def _print_difference(found: Difference) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if found.changes:
+        table = Table(title="Series that would get other types")
+        for title in ("Study", "Series", "Loses", "Gets"):
+            table.add_column(title, overflow="fold")
+        for change in found.changes:
+            lost = [type_ for type_ in change.before if type_ not in change.after]
+            got = [type_ for type_ in change.after if type_ not in change.before]
+            table.add_row(change.study, change.series, escape(", ".join(lost)), escape(", ".join(got)))
+        console.print(table)
+        moves: Counter[str] = Counter()
+        for change in found.changes:
+            moves.update(f"-{type_}" for type_ in set(change.before) - set(change.after))
+            moves.update(f"+{type_}" for type_ in set(change.after) - set(change.before))
+        click.echo("in all: " + ", ".join(f"{move} {count}" for move, count in sorted(moves.items())))
+    click.echo(f"{len(found.changes)} of {found.series} series would get other types")

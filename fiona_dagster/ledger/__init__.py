@@ -24,6 +24,7 @@ from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, Tran
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import Transfers
+from fiona_dagster.ledger.variants import SeriesVariants, VariantBook
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
 
 
@@ -37,6 +38,7 @@ class Ledger:
         work: what is to be done and when.
         evidence: what is known about the completeness of studies.
         accounts: the state of every accepted instance.
+        variants: the distinct headers of every series, as far as rules can look at them.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
@@ -48,6 +50,7 @@ class Ledger:
         self.sendings = self.transfers.sendings
         self.evidence = EvidenceBook(self.store, self.work)
         self.accounts = Accounts(self.store)
+        self.variants = VariantBook(self.store)
 
     def key_fingerprint(self, project: str) -> str | None:
         """Fingerprint of the project's key that was recorded at its first use."""
@@ -98,12 +101,14 @@ __all__ = [
     "Request",
     "Sending",
     "Sendings",
+    "SeriesVariants",
     "Steps",
     "Store",
     "Study",
     "Transfer",
     "TransferState",
     "Transfers",
+    "VariantBook",
     "Work",
     "WorkList",
     "read_records",

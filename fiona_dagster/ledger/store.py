@@ -113,6 +113,10 @@ class Store:
         """All rows of a query."""
         return self._connection.execute(sql, values).fetchall()
 
+    def each(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
+        """The rows of a query that may be long, one after the other."""
+        yield from self._connection.execute(sql, values)
+
     def row(self, sql: str, *values: object) -> sqlite3.Row | None:
         """The first row of a query, or None."""
         found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()

@@ -20,11 +20,11 @@ from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, 
 from fiona_dagster.studies.explain import Decided, explain
 from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.lint import Finding, lint
-from fiona_dagster.studies.model import RuleSet
+from fiona_dagster.studies.model import RuleSet, named_values
 from fiona_dagster.studies.names import safe_name
 from fiona_dagster.studies.paths import Classified, classify_paths
 from fiona_dagster.studies.reader import read_instance
-from fiona_dagster.studies.record import build_series_records, incoming_fields
+from fiona_dagster.studies.record import build_series_records, clean_connection, incoming_fields
 from fiona_dagster.studies.rules import (
     default_rules,
     default_rules_text,
@@ -33,6 +33,7 @@ from fiona_dagster.studies.rules import (
     parse_rules,
 )
 from fiona_dagster.studies.tree import write_raw_tree
+from fiona_dagster.studies.variants import cover_of, headers_of, is_covered, useful_tags, variants_of
 
 __all__ = [
     "PROBLEMS",
@@ -50,16 +51,21 @@ __all__ = [
     "build_series_records",
     "classify",
     "classify_paths",
+    "clean_connection",
+    "cover_of",
     "decide",
     "default_rules",
     "default_rules_text",
     "explain",
     "flags",
     "has_conflicts",
+    "headers_of",
     "incoming_fields",
+    "is_covered",
     "lint",
     "load_rules",
     "load_rules_in_force",
+    "named_values",
     "needed_tags",
     "parse_rules",
     "read_instance",
@@ -67,5 +73,7 @@ __all__ = [
     "scan_study",
     "series_problems",
     "settled_after",
+    "useful_tags",
+    "variants_of",
     "write_raw_tree",
 ]

@@ -64,10 +64,15 @@ class InstanceHeader:
             return None
         charset = self.elements.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
         vr, data = found
+        return decode(self.vr(tag) if vr in ("", "UN") else vr, data, charset, big=self.big)
+
+    def vr(self, tag: int) -> str:
+        """VR of an element that is there; the dictionary's where the file says none."""
+        vr = self.elements[tag][0]
         if vr in ("", "UN"):
             signed = self.elements.get(PIXEL_REPRESENTATION, ("", b""))[1][:2].strip(b"\0") == b"\1"
             vr = vr_of(tag, self._creator(tag), signed=signed)
-        return decode(vr, data, charset, big=self.big)
+        return vr
 
     def text(self, tag: int) -> str:
         """Printed value; empty if it is missing."""
@@ -87,6 +92,10 @@ class InstanceHeader:
             with self.path.open("rb") as file:
                 self.learn(self.vendor_places, lambda offset, length: os.pread(file.fileno(), length, offset))
         return self._vendor or {}
+
+    def say(self, vendor: dict[str, str | tuple[str, ...]]) -> None:
+        """Says what Siemens' own headers hold, for a header without a file."""
+        self._vendor = vendor
 
     def learn(self, places: tuple[Place, ...], read: Callable[[int, int], bytes]) -> None:
         """Reads Siemens' own headers; of several that say the same, the first counts."""

@@ -65,6 +65,16 @@ class RuleSet:
         return frozenset(found)
 
 
+def named_values(rules: RuleSet) -> frozenset[str]:
+    """Every name that a rule looks at."""
+    found: set[str] = set()
+    for ruleset in rules.rulesets:
+        for entry in ruleset.entries:
+            if isinstance(entry, Predicate):
+                found.update(reference.name for reference in references(entry) if reference.name)
+    return frozenset(found)
+
+
 def references(predicate: Predicate) -> Iterable[Reference]:
     """The tag references of a predicate."""
     yield predicate.tag

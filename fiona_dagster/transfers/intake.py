@@ -95,7 +95,7 @@ def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContent
     if key in _latest and _latest[key][0] == fingerprint:
         return study, _latest[key][1]
     contents = studies.scan_study(
-        gateway.root.of_site(study.site), study_uid, studies.needed_tags(rules.tags)
+        gateway.root.of_site(study.site), study_uid, studies.needed_tags(rules.tags) | studies.useful_tags()
     )
     _latest.clear()
     _latest[key] = (fingerprint, contents)
@@ -154,12 +154,30 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
         ],
     }
     changed = _changed_types(done.study.summary, summary)
+    cover, variants = _variants(gateway, done)
     with gateway.ledger.store.writing():
         for line in changed:
             gateway.ledger.store.note(study_uid, line)
+        gateway.ledger.variants.replace(study_uid, cover, variants)
         gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
         gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
     return done
+
+
+def _variants(
+    gateway: Gateway, done: Processed
+) -> tuple[tuple[str, ...], list[tuple[str, int, list[str], bytes]]]:
+    """What the ledger keeps so that other rules can be tried; nothing where the rules changed meanwhile."""
+    rules, _ = studies.load_rules_in_force(gateway.root)
+    if rules.digest != done.rules_digest:
+        return (), []
+    cover = studies.cover_of(rules)
+    found = []
+    for series, record in sorted(done.records.items()):
+        packed = studies.variants_of(done.contents.series[series], cover)
+        if packed is not None:
+            found.append((series, int(record["NumFiles"]), list(record["ClassifyType"]), packed))
+    return cover, found
 
 
 NOTED_SERIES = 200
