@@ -164,11 +164,14 @@ class ShippedProject:
     name: str
     title: str
     repeating: tuple[str, ...]
+    """Instruments that repeat."""
     dictionary: Dictionary
+    events: tuple[str, ...] = ()
+    """Names of the events of a longitudinal project; empty: classic."""
 
 
 def shipped_projects() -> tuple[ShippedProject, ...]:
-    """Incoming, DataTransferProjects, Routing, CouplingList and AutoID, from package data."""
+    """Incoming, DataTransferProjects, Routing, CouplingList, AutoID and a minimal research project."""
     folder = resources.files("fiona_dagster.redcap") / "dictionaries"
     listing = csv.DictReader(io.StringIO((folder / "projects.csv").read_text("utf-8")))
     return tuple(
@@ -177,6 +180,7 @@ def shipped_projects() -> tuple[ShippedProject, ...]:
             row["title"],
             tuple(row["repeating_instruments"].split()),
             Dictionary.from_csv((folder / f"{row['project']}.csv").read_text("utf-8")),
+            tuple(name for name in row["events"].split("|") if name),
         )
         for row in listing
     )

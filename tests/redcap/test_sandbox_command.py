@@ -36,6 +36,7 @@ def test_it_says_where_it_serves_and_ends_cleanly(end: signal.Signals) -> None:
         "CouplingList",
         "DataTransferProjects",
         "Incoming",
+        "ResearchProject",
         "Routing",
     ]
     for token in where["tokens"].values():

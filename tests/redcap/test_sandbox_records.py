@@ -10,6 +10,7 @@ import pytest
 
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
+from fiona_dagster.redcap.sandbox.store import Place
 from tests.redcap.conftest import Post
 
 PROJECTS = "DataTransferProjects"
@@ -284,7 +285,7 @@ def test_another_dictionary_can_be_imported(post: Post) -> None:
 def test_a_restart_keeps_records_tokens_and_log(tmp_path: Path) -> None:
     with running_sandbox(tmp_path) as sandbox:
         tokens, port = sandbox.tokens, int(sandbox.url.split(":")[2].split("/")[0])
-        sandbox.store.put("AutoID", ("1", "", 0), {"autoid_value": "a"})
+        sandbox.store.put("AutoID", Place("1"), {"autoid_value": "a"})
         sandbox.store.touch("AutoID", "1")
         sandbox.store.write_log("AutoID", "me", "record_add", "Create record 1")
     with running_sandbox(tmp_path, port) as sandbox:

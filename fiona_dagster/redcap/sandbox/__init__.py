@@ -1,4 +1,4 @@
-"""A REDCap server for demo and tests: several classic projects on SQLite, on loopback.
+"""A REDCap server for demo and tests: several projects, classic and longitudinal, on SQLite, on loopback.
 
 Belongs here: what ``redcap-api.md`` says a server does, and misbehaviour on demand. Stays out: anything
 that the gateway itself needs to talk to a real server.

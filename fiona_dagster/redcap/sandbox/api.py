@@ -2,84 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from fiona_dagster.redcap.dictionary import COLUMNS, Dictionary
-from fiona_dagster.redcap.sandbox import formats
+from fiona_dagster.redcap.sandbox import api_files, api_setup, formats
+from fiona_dagster.redcap.sandbox.call import NO_DESIGN, NO_EXPORT, NO_IMPORT, Call
 from fiona_dagster.redcap.sandbox.exports import export_records
 from fiona_dagster.redcap.sandbox.formats import Answer, ApiError, ExportRow
 from fiona_dagster.redcap.sandbox.imports import import_records, next_record_name
 from fiona_dagster.redcap.sandbox.params import Params
-from fiona_dagster.redcap.sandbox.store import Access, Project, Store
+from fiona_dagster.redcap.sandbox.store import Project, Store
 
 VERSION = "14.5.5"
 """What ``content=version`` says."""
 
 _NO_API = "You do not have permissions to use the API"
-_NO_IMPORT = "You do not have API Import/Update privileges"
-_NO_EXPORT = "You do not have API Export privileges"
 _NO_DELETE = "You do not have Delete Record privileges"
 _LOG_KINDS = {"": "", "export": "export", "manage": "manage", "record": "record_", "user": "user"}
 
 
-@dataclass(frozen=True)
-class _Call:
-    store: Store
-    access: Access
-    project: Project
-    params: Params
-
-    def need(self, right: str, text: str) -> None:
-        if right not in self.access.rights:
-            raise ApiError(text, 403)
-
-    def rows(self, rows: Sequence[ExportRow], root: str, columns: Sequence[str] = ()) -> Answer:
-        head = list(columns) or (list(rows[0]) if rows else [])
-        return formats.rows_answer(rows, self.params.format, root, head, self.params.delimiter)
-
-
-def handle(store: Store, form: Mapping[str, str]) -> Answer:
+def handle(store: Store, form: Mapping[str, str], files: Mapping[str, tuple[str, bytes]] = {}) -> Answer:
     """Answers one call.
 
     Args:
         store: the sandbox's memory.
         form: the call's form fields.
+        files: name and bytes of the files that came with it.
     """
     params = Params(form)
     try:
-        return _dispatch(store, params)
+        return _dispatch(store, params, files)
     except ApiError as error:
         return formats.error_answer(error, params.return_format)
 
 
-def _dispatch(store: Store, params: Params) -> Answer:
+def _dispatch(store: Store, params: Params, files: Mapping[str, tuple[str, bytes]]) -> Answer:
     access = store.access(params.get("token"))
     if access is None or "api" not in access.rights:
         raise ApiError(_NO_API, 403)
     handler = _HANDLERS.get(params.get("content"))
     if handler is None:
         raise ApiError('The value of the parameter "content" is not valid')
-    return handler(_Call(store, access, store.project(access.project), params))
+    return handler(Call(store, access, store.project(access.project), params, files))
 
 
-def _record(call: _Call) -> Answer:
+def _record(call: Call) -> Answer:
     implied = "import" if call.params.has("data") else "export"
     action = call.params.choice("action", ("export", "import", "delete", "rename"), implied)
     return {"export": _export, "import": _import, "delete": _delete, "rename": _rename}[action](call)
 
 
-def _export(call: _Call) -> Answer:
-    call.need("export", _NO_EXPORT)
-    rows, columns = export_records(call.store, call.project, call.params)
+def _export(call: Call) -> Answer:
+    call.need("export", NO_EXPORT)
+    rows, columns = export_records(call.store, call.project, call.params, call.access)
     return call.rows(rows, "records", columns)
 
 
-def _import(call: _Call) -> Answer:
-    call.need("import", _NO_IMPORT)
+def _report(call: Call) -> Answer:
+    """Every report number stands for all records."""
+    if not call.params.get("report_id").isdecimal():
+        raise ApiError('The value of the parameter "report_id" is not valid')
+    return _export(call)
+
+
+def _import(call: Call) -> Answer:
+    call.need("import", NO_IMPORT)
     fmt = call.params.return_format
     wanted = call.params.choice("returnContent", ("count", "ids", "auto_ids", "nothing"), "count")
-    done = import_records(call.store, call.project, call.params, call.access.user)
+    done = import_records(call.store, call.project, call.params, call.access)
     if done is None:
         return formats.count_answer(0, fmt)
     if wanted == "nothing":
@@ -91,7 +81,7 @@ def _import(call: _Call) -> Answer:
     return formats.count_answer(len(done.records), fmt)
 
 
-def _delete(call: _Call) -> Answer:
+def _delete(call: Call) -> Answer:
     call.need("delete", _NO_DELETE)
     store, project, records = call.store, call.project.name, call.params.list("records")
     form = call.params.get("instrument")
@@ -100,6 +90,9 @@ def _delete(call: _Call) -> Answer:
     number = call.params.get("repeat_instance", "1")
     if not number.isdecimal():
         raise ApiError('The value of the parameter "repeat_instance" is not valid')
+    event = call.params.get("event")
+    if event and event not in call.project.setup.event_names:
+        raise ApiError(f"The following values in the parameter \"event\" are not valid: '{event}'")
     with store.transaction():
         missing = [record for record in records if not store.has_record(project, record)]
         if missing or not records:
@@ -108,8 +101,8 @@ def _delete(call: _Call) -> Answer:
                 f"in the project. The following records do not exist: {', '.join(missing)}"
             )
         for record in records:
-            if form:
-                store.delete(project, record, form if form in call.project.repeating else "", int(number))
+            if form or event:
+                _delete_part(store, call.project, record, event=event, form=form, instance=int(number))
             else:
                 store.delete(project, record)
             details = f"{form} [instance = {number}]" if form else ""
@@ -120,8 +113,23 @@ def _delete(call: _Call) -> Answer:
     return formats.count_answer(len(records), call.params.return_format, bare=True)
 
 
-def _rename(call: _Call) -> Answer:
-    call.need("import", _NO_IMPORT)
+def _delete_part(
+    store: Store, project: Project, record: str, *, event: str, form: str, instance: int
+) -> None:
+    """Deletes one instrument (in one event), or a whole event, of a record."""
+    forms = [form] if form else list(project.dictionary.forms)
+    for place in store.places(project.name, record):
+        if place.event != event or (place.form and place.form not in forms):
+            continue
+        repeats = bool(place.form) or project.setup.event_repeats(event)
+        if form and repeats and place.instance != instance:
+            continue
+        columns = [name for name, field in project.column_fields.items() if field.form in forms]
+        store.delete_place(project.name, place, [*columns, *(f"{name}_complete" for name in forms)])
+
+
+def _rename(call: Call) -> Answer:
+    call.need("import", NO_IMPORT)
     old, new = call.params.get("record"), call.params.get("new_record_name")
     with call.store.transaction():
         if not call.store.has_record(call.project.name, old):
@@ -134,7 +142,7 @@ def _rename(call: _Call) -> Answer:
     return formats.count_answer(1, call.params.return_format, bare=True)
 
 
-def _metadata(call: _Call) -> Answer:
+def _metadata(call: Call) -> Answer:
     if call.params.has("data"):
         return _import_metadata(call)
     fields, forms = call.params.list("fields"), call.params.list("forms")
@@ -151,20 +159,19 @@ def _metadata(call: _Call) -> Answer:
     return call.rows(rows, "records", COLUMNS)
 
 
-def _import_metadata(call: _Call) -> Answer:
-    call.need("import", _NO_IMPORT)
+def _import_metadata(call: Call) -> Answer:
+    call.need("design", NO_DESIGN)
     rows = formats.parse_rows(call.params.get("data"), call.params.format, call.params.delimiter)
     try:
         dictionary = Dictionary.from_rows(rows or [])
     except ValueError as error:
         raise ApiError(f"The data dictionary is not valid: {error}") from None
-    repeating = [form for form in call.project.repeating if form in dictionary.forms]
-    call.store.change_project(call.project.name, dictionary, repeating)
+    call.store.change_project(call.project.name, dictionary, call.project.setup)
     call.store.write_log(call.project.name, call.access.user, "manage", "Upload data dictionary (API)")
     return formats.count_answer(len(dictionary.fields), call.params.return_format, bare=True)
 
 
-def _instruments(call: _Call) -> Answer:
+def _instruments(call: Call) -> Answer:
     rows: list[ExportRow] = [
         {"instrument_name": form, "instrument_label": form.replace("_", " ").capitalize()}
         for form in call.project.dictionary.forms
@@ -172,13 +179,13 @@ def _instruments(call: _Call) -> Answer:
     return call.rows(rows, "instruments")
 
 
-def _field_names(call: _Call) -> Answer:
+def _field_names(call: Call) -> Answer:
     wanted = call.params.get("field")
     rows: list[ExportRow] = []
     for form in call.project.dictionary.forms:
         for field in call.project.dictionary.on_form(form):
             if field.exported and field.type != "file":
-                rows += [_names_row(field.name, code, name) for name, code in field.columns]
+                rows += [_names_row(field.name, code, name) for name, code in call.project.columns(field)]
         rows.append(_names_row(f"{form}_complete", "", f"{form}_complete"))
     if wanted:
         rows = [row for row in rows if row["original_field_name"] == wanted]
@@ -191,40 +198,22 @@ def _names_row(original: str, code: str, exported: str) -> ExportRow:
     return {"original_field_name": original, "choice_value": code, "export_field_name": exported}
 
 
-def _repeating(call: _Call) -> Answer:
-    if not call.project.repeating:
-        raise ApiError(
-            "You cannot export repeating instruments and events because the project does not contain any "
-            "repeating instruments and events"
-        )
-    return call.rows(
-        [{"form_name": form, "custom_form_label": ""} for form in call.project.repeating], "items"
-    )
-
-
-def _classic(what: str) -> Callable[[_Call], Answer]:
-    def refuse(_call: _Call) -> Answer:
-        raise ApiError(f"You cannot export {what} for classic projects")
-
-    return refuse
-
-
-def _version(_call: _Call) -> Answer:
+def _version(_call: Call) -> Answer:
     return formats.text_answer(VERSION)
 
 
-def _next_record(call: _Call) -> Answer:
-    return formats.text_answer(next_record_name(call.store, call.project))
+def _next_record(call: Call) -> Answer:
+    return formats.text_answer(next_record_name(call.store, call.project, call.access))
 
 
-def _project(call: _Call) -> Answer:
+def _project(call: Call) -> Answer:
     blank = (
         "production_time purpose purpose_other project_notes custom_record_label secondary_unique_field "
-        "project_irb_number project_grant_number project_pi_firstname project_pi_lastname missing_data_codes "
+        "project_irb_number project_grant_number project_pi_firstname project_pi_lastname "
         "external_modules"
     )
     off = (
-        "in_production is_longitudinal surveys_enabled scheduling_enabled record_autonumbering_enabled "
+        "in_production surveys_enabled scheduling_enabled record_autonumbering_enabled "
         "randomization_enabled ddp_enabled bypass_branching_erase_field_prompt"
     )
     row: ExportRow = {
@@ -232,27 +221,16 @@ def _project(call: _Call) -> Answer:
         "project_title": call.project.title,
         "creation_time": call.project.created,
         "project_language": "English",
-        "has_repeating_instruments_or_events": int(bool(call.project.repeating)),
+        "is_longitudinal": int(call.project.setup.longitudinal),
+        "missing_data_codes": " | ".join(f"{c},{label}" for c, label in call.project.setup.missing_codes),
+        "has_repeating_instruments_or_events": int(bool(call.project.setup.repeats)),
         "display_today_now_button": 1,
     }
     row |= dict.fromkeys(blank.split(), "") | dict.fromkeys(off.split(), 0)
     return formats.object_answer(row, call.params.format, "items")
 
 
-def _user(call: _Call) -> Answer:
-    row: ExportRow = {
-        "username": call.access.user,
-        "email": "",
-        "firstname": "",
-        "lastname": "",
-        "api_export": int("export" in call.access.rights),
-        "api_import": int("import" in call.access.rights),
-        "record_delete": int("delete" in call.access.rights),
-    }
-    return call.rows([row], "records")
-
-
-def _log(call: _Call) -> Answer:
+def _log(call: Call) -> Answer:
     kind = call.params.get("logtype")
     record, begin, end = (call.params.get(name) for name in ("record", "beginTime", "endTime"))
     rows: list[ExportRow] = [
@@ -272,27 +250,16 @@ def _log(call: _Call) -> Answer:
     return call.rows(rows, "records", ("timestamp", "username", "action", "details", "record"))
 
 
-def _file(call: _Call) -> Answer:
-    name = call.params.get("field")
-    field = call.project.dictionary.by_name.get(name)
-    if field is None or field.type != "file":
-        raise ApiError(f"The field '{name}' does not exist or is not a 'file' field")
-    raise ApiError("There is no file to download for this record")
-
-
-_HANDLERS: dict[str, Callable[[_Call], Answer]] = {
+_HANDLERS: dict[str, Callable[[Call], Answer]] = {
     "record": _record,
     "metadata": _metadata,
     "instrument": _instruments,
     "exportFieldNames": _field_names,
-    "repeatingFormsEvents": _repeating,
     "version": _version,
     "project": _project,
     "generateNextRecordName": _next_record,
-    "user": _user,
     "log": _log,
-    "file": _file,
-    "arm": _classic("arms"),
-    "event": _classic("events"),
-    "formEventMapping": _classic("form/event mappings"),
+    "report": _report,
+    **api_setup.HANDLERS,
+    **api_files.HANDLERS,
 }

@@ -11,7 +11,7 @@ from fiona_dagster.redcap.sandbox.formats import ApiError
 from fiona_dagster.redcap.sandbox.store import Project
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<field>\[[a-z0-9_]+(?:\([^)\]]+\))?\])|(?P<text>'[^']*'|"[^"]*")|(?P<number>-?\d+(?:\.\d+)?)"""
+    r"""\s*(?:(?P<field>(?:\[[a-z0-9_]+_arm_\d+\])?\[[a-z0-9_]+(?:\([^)\]]+\))?\])|(?P<text>'[^']*'|"[^"]*")|(?P<number>-?\d+(?:\.\d+)?)"""
     r"""|(?P<operator><>|!=|<=|>=|=|<|>)|(?P<word>and|or)\b|(?P<bracket>[()]))""",
     re.IGNORECASE,
 )
@@ -89,16 +89,19 @@ class _Parser:
         raise _wrong()
 
     def _column(self, text: str) -> str:
-        field, _, code = text.rstrip(")").partition("(")
+        event, bracket, inner = text.partition("][")
+        if bracket and event not in self._project.setup.event_names:
+            raise _wrong()
+        field, _, code = (inner if bracket else text).rstrip(")").partition("(")
         name = checkbox_column(field, code) if code else field
         known = {
-            *self._project.dictionary.column_fields,
+            *self._project.column_fields,
             *(f"{form}_complete" for form in self._project.dictionary.forms),
         }
         if name not in known:
             raise _wrong()
         self.names.add(name)
-        return name
+        return f"{event}|{name}" if bracket else name
 
     def _peek(self) -> tuple[str, str]:
         return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")

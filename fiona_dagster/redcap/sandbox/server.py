@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import signal
 import socket
 import sqlite3
@@ -10,14 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from fiona_dagster.errors import ConfigurationError
-from fiona_dagster.redcap.dictionary import shipped_projects
+from fiona_dagster.redcap.dictionary import ShippedProject, shipped_projects
 from fiona_dagster.redcap.sandbox import formats
 from fiona_dagster.redcap.sandbox.api import handle
 from fiona_dagster.redcap.sandbox.faults import Faults
@@ -86,9 +89,19 @@ class Sandbox:
         """What was written and when, newest first."""
         return self.store.log(project)
 
-    def add_token(self, project: str, rights: tuple[str, ...] = ALL_RIGHTS) -> str:
-        """Another token with fewer rights."""
-        return self.store.add_token(project, "somebody", rights)
+    def add_token(self, project: str, rights: tuple[str, ...] = ALL_RIGHTS, dag: str = "") -> str:
+        """Another token with fewer rights, or of a user in a data access group."""
+        return self.store.add_token(project, "somebody", rights, dag)
+
+    def add_project(self, project: ShippedProject) -> str:
+        """One more project; returns its token."""
+        self.store.add_missing([project])
+        return self.tokens[project.name]
+
+    def change_setup(self, project: str, **changes: Any) -> None:
+        """Changes what the dictionary can't say (see :class:`Setup`), as a person would in the browser."""
+        now = self.store.project(project)
+        self.store.change_project(project, now.dictionary, replace(now.setup, **changes))
 
     def start(self, port: int = 0) -> str:
         """Serves in a thread until :meth:`stop`.
@@ -126,7 +139,9 @@ class Sandbox:
             self._server = self._thread = None
         self.store.close()
 
-    def answer(self, form: Mapping[str, str]) -> Answer | None:
+    def answer(
+        self, form: Mapping[str, str], files: Mapping[str, tuple[str, bytes]] | None = None
+    ) -> Answer | None:
         """Answers one call, faults included; None means: cut the connection."""
         params = Params(form)
         content = params.get("content")
@@ -147,7 +162,7 @@ class Sandbox:
         else:
             if fault and kind == "delay":
                 time.sleep(fault.value)
-            answer = handle(self.store, form)
+            answer = handle(self.store, form, files or {})
             if kind == "cut_after_import":
                 answer = None
         access = self.store.access(params.get("token"))
@@ -252,8 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _call(self, body: bytes) -> None:
         try:
-            form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-            answer = self.owner.answer(form)
+            form, files = _form(self.headers.get("Content-Type", ""), body)
+            answer = self.owner.answer(form, files)
         except Exception:
             self.close_connection = True
             self._send(_page(HTTPStatus.INTERNAL_SERVER_ERROR))
@@ -271,6 +286,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
         self.wfile.flush()
+
+
+def _form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
+    """Form fields and files of a body, url-encoded or multipart."""
+    if not content_type.lower().startswith("multipart/form-data"):
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)), {}
+    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
+    message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
+    fields: dict[str, str] = {}
+    files: dict[str, tuple[str, bytes]] = {}
+    for part in message.iter_parts():
+        name = str(part.get_param("name", "", header="content-disposition"))
+        content = part.get_payload(decode=True)
+        content = content if isinstance(content, bytes) else b""
+        if (file_name := part.get_filename()) is not None:
+            files[name] = (file_name, content)
+        else:
+            fields[name] = content.decode("utf-8", "replace")
+    return fields, files
 
 
 def _page(status: HTTPStatus, words: bytes = b"") -> Answer:
