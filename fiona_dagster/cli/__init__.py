@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",
     "removed": "assign:removed",
+    "redcap": "redcap_setup:redcap",
     "redcap-sandbox": "redcap:redcap_sandbox",
     "sites": "sites:sites",
     "status": "status:status",

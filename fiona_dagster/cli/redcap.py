@@ -18,7 +18,8 @@ import click
     default=None,
     help="Folder that keeps everything, tokens included; without it all is forgotten at the end.",
 )
-def redcap_sandbox(port: int, data: Path | None) -> None:
+@click.option("--hostile", type=int, default=None, metavar="SEED", help="Misbehave at random, repeatably.")
+def redcap_sandbox(port: int, data: Path | None, hostile: int | None) -> None:
     """Serve REDCap projects (Incoming, DataTransferProjects, ...) on loopback until stopped.
 
     The first line of stdout says where: {"url": ..., "tokens": {project: token}}.
@@ -30,4 +31,4 @@ def redcap_sandbox(port: int, data: Path | None) -> None:
 
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fiona-redcap-")))
-        serve(folder, port, announce)
+        serve(folder, port, announce, hostile=hostile)

@@ -122,6 +122,19 @@ class RedcapClient(Structure):
             )
 
     def _import_batch(self, rows: list[Row], *, overwrite: bool, read_back: bool) -> int:
+        """Imports; what REDCap ignored is sent once more, since that too may pass."""
+        tries = 1 if any(row.get(INSTANCE) == "new" for row in rows) else 2
+        for _ in range(tries):
+            count, missing = self._import_once(rows, overwrite=overwrite, read_back=read_back)
+            if not missing:
+                return len({next(iter(row.values())) for row in rows})
+        raise RedcapRejected(
+            f"REDCap call content=record: import answered count {_short(count)} and did not store "
+            f"{', '.join(sorted(missing))}; check set-up and rights there",
+            200,
+        )
+
+    def _import_once(self, rows: list[Row], *, overwrite: bool, read_back: bool) -> tuple[object, set[str]]:
         records = {next(iter(row.values())) for row in rows}
         names = {key for row in rows for key in row}
         answer = self._json(
@@ -143,13 +156,7 @@ class RedcapClient(Structure):
             missing = self.differences(rows, empty_counts=overwrite)
         elif read_back:
             missing = self._ignored(rows)
-        if missing:
-            raise RedcapRejected(
-                f"REDCap call content=record: import answered count {_short(count)} for {len(records)} "
-                f"record(s) and did not store {', '.join(sorted(missing))}; check set-up and rights there",
-                200,
-            )
-        return len(records)
+        return count, missing
 
     def differences(self, rows: Sequence[Mapping[str, str]], *, empty_counts: bool = True) -> set[str]:
         """Names of the columns in which REDCap holds something else than these rows say.
@@ -218,7 +225,7 @@ class RedcapClient(Structure):
         )
         return int(answer) if isinstance(answer, int | str) and str(answer).isdigit() else 0
 
-    def import_structure(self, content: str, rows: Sequence[Mapping[str, str | int]]) -> None:
+    def import_structure(self, content: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Makes arms, events, their instruments, or repeats; repeatable.
 
         Args:

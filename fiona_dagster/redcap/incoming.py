@@ -272,8 +272,12 @@ class IncomingProject:
         """
         if not rows:
             return ()
-        self._client.import_records(rows, overwrite=True, read_back=False)
-        altered = self._client.differences(rows)
+        altered: set[str] = set()
+        for _ in range(2):  # what REDCap ignored is sent once more
+            self._client.import_records(rows, overwrite=True, read_back=False)
+            altered = self._client.differences(rows)
+            if not altered & set(strict):
+                break
         if lost := altered & set(strict):
             raise RedcapRejected(
                 f"REDCap did not store {', '.join(sorted(lost))} as sent; check its dictionary", 200

@@ -98,6 +98,7 @@ def poll_requests(gateway: Gateway) -> Poll:
             continue
         filled += 1
         if gateway.ledger.transfers.handled(_asked(request)):
+            _tell_again(gateway, request)
             continue
         if not (request.participant and request.event):
             waiting += 1
@@ -111,6 +112,16 @@ def poll_requests(gateway: Gateway) -> Poll:
             transfer = _take_up(gateway, study, request)
             (refused if transfer.state == "refused" else accepted).append(transfer)
     return Poll(filled, tuple(accepted), tuple(refused), waiting, foreign)
+
+
+def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
+    """An outcome that REDCap knew, or was told, and does not show is due again: its backup was restored."""
+    if request.transfer_date or request.errors:
+        return
+    ended = gateway.ledger.transfers.outcome_to_write(request.study, request.project)
+    mine = [transfer for transfer in ended if transfer.request == request.instance]
+    if mine and gateway.ledger.work.get(f"status:{request.study}:{request.project}") is None:
+        gateway.ledger.transfers.outcome_due(mine[-1])
 
 
 def _age(request: TransferRequest) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.redcap import IncomingProject, RedcapClient, TransferRequest, site_time
 from fiona_dagster.redcap.sandbox import Sandbox
+from fiona_dagster.redcap.sandbox.store import Place
 
 STUDY = "1.2.826.0.1.3680043.2.1125.1"
 STUDY_FIELDS = {
@@ -169,7 +170,7 @@ def test_a_cut_connection_while_registering(
 
 
 def test_rows_that_redcap_ignores_are_found(incoming: IncomingProject, redcap: Sandbox) -> None:
-    redcap.faults.count_zero()
+    redcap.faults.count_zero(9)
     with pytest.raises(RedcapRejected, match="study_instance_uid"):
         incoming.register_study(STUDY_FIELDS, series(1))
 
@@ -247,7 +248,7 @@ def test_polling_asks_for_no_names_of_patients(registered: IncomingProject, redc
     seen: list[dict[str, str]] = []
     answer = redcap.answer
 
-    def watched(form: dict[str, str]) -> object:
+    def watched(form: dict[str, str], _files: object = None) -> object:
         seen.append(dict(form))
         return answer(form)
 
@@ -373,10 +374,10 @@ def test_many_open_records_are_polled_quickly(redcap: Sandbox, incoming: Incomin
         for number in range(2000):
             record = f"1.2.{number}"
             redcap.store.touch("Incoming", record)
-            redcap.store.put("Incoming", (record, "", 0), {"study_patient_name": "X" * 50})
+            redcap.store.put("Incoming", Place(record), {"study_patient_name": "X" * 50})
             redcap.store.put(
                 "Incoming",
-                (record, "transfers", 1),
+                Place(record, "", "transfers", 1),
                 {"transfer_requested_date": "2026-11-23 23:40", "transfer_project_name": "TEST"},
             )
     assert len(incoming.requests()) == 2000

@@ -54,7 +54,7 @@ def _file(call: Call) -> Answer:
 def _place(call: Call, field: Field) -> Place:
     setup, event = call.project.setup, call.params.get("event")
     record, number = call.params.get("record"), call.params.get("repeat_instance", "1")
-    if not call.store.has_record(call.project.name, record):
+    if call.params.get("action") == "import" and not call.store.has_record(call.project.name, record):
         raise ApiError(f'The record "{record}" does not exist')
     if setup.longitudinal and event not in setup.event_names:
         raise ApiError(f"The event '{event}' does not exist")

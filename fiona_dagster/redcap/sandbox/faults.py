@@ -7,7 +7,22 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["status", "delay", "html", "cut", "cut_after_import", "count_zero"]
+Kind = Literal[
+    "status",
+    "delay",
+    "html",
+    "empty",
+    "cut",
+    "ban",
+    "redirect",
+    "error_format",
+    "dictionary",
+    "cut_after_import",
+    "count_zero",
+    "ignored",
+    "duplicate",
+]
+_IMPORTS = ("cut_after_import", "count_zero", "ignored", "duplicate")
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,39 @@ class Faults:
         """The next imports are ignored and answered with a count of 0."""
         self._add(Fault("count_zero"), calls)
 
+    def ignored(self, calls: int = 1) -> None:
+        """The next imports are ignored and answered with the count that would be right."""
+        self._add(Fault("ignored"), calls)
+
+    def duplicate(self, calls: int = 1) -> None:
+        """The next imports are carried out twice, as by a proxy that tries again."""
+        self._add(Fault("duplicate"), calls)
+
+    def empty(self, calls: int = 1) -> None:
+        """The next calls are answered with status 200 and nothing."""
+        self._add(Fault("empty"), calls)
+
+    def ban(self, seconds: float = 0.0, calls: int = 1) -> None:
+        """The next calls get the page for banned addresses; 0: it does not say for how long."""
+        self._add(Fault("ban", seconds), calls)
+
+    def redirect(self, calls: int = 1) -> None:
+        """The next calls are redirected to the address they had."""
+        self._add(Fault("redirect"), calls)
+
+    def error_format(self, calls: int = 1) -> None:
+        """The next calls get their error, if any, as XML with status 200, whatever was asked for."""
+        self._add(Fault("error_format"), calls)
+
+    def change_dictionary(self, calls: int = 1) -> None:
+        """Before the next calls somebody adds a field to the project's first instrument."""
+        self._add(Fault("dictionary"), calls)
+
     def next(self, *, importing: bool) -> Fault | None:
         """The fault of this call, if one waits for it."""
         with self._lock:
             for fault in self._waiting:
-                if importing or fault.kind not in ("cut_after_import", "count_zero"):
+                if importing or fault.kind not in _IMPORTS:
                     self._waiting.remove(fault)
                     return fault
         return None

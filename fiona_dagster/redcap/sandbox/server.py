@@ -20,11 +20,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from fiona_dagster.errors import ConfigurationError
-from fiona_dagster.redcap.dictionary import ShippedProject, shipped_projects
-from fiona_dagster.redcap.sandbox import formats
+from fiona_dagster.redcap.dictionary import Dictionary, ShippedProject, shipped_projects
+from fiona_dagster.redcap.sandbox import formats, page
 from fiona_dagster.redcap.sandbox.api import handle
 from fiona_dagster.redcap.sandbox.faults import Faults
 from fiona_dagster.redcap.sandbox.formats import Answer
+from fiona_dagster.redcap.sandbox.hostile import Hostile
 from fiona_dagster.redcap.sandbox.params import Params
 from fiona_dagster.redcap.sandbox.store import ALL_RIGHTS, LogEntry, Store
 
@@ -54,6 +55,7 @@ class Sandbox:
 
     Attributes:
         faults: misbehaviour on demand.
+        hostile: misbehaviour at random, where none is demanded; None: behaves.
         calls: the last 10,000 calls, oldest first.
 
     Raises:
@@ -69,6 +71,7 @@ class Sandbox:
                 f"{data} can't hold a sandbox ({type(error).__name__}); name another --data"
             ) from None
         self.faults = Faults()
+        self.hostile: Hostile | None = None
         self.calls: deque[Call] = deque(maxlen=10_000)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -77,6 +80,11 @@ class Sandbox:
     def tokens(self) -> dict[str, str]:
         """Token of each project; the same as long as the folder is."""
         return self.store.tokens()
+
+    @property
+    def port(self) -> int:
+        """Port that it serves on; 0 while it does not."""
+        return 0 if self._server is None else self._server.server_port
 
     @property
     def url(self) -> str:
@@ -148,7 +156,10 @@ class Sandbox:
         action = (
             params.get("action", "import" if params.has("data") else "export") if content == "record" else ""
         )
-        fault = self.faults.next(importing=action == "import")
+        importing = action == "import"
+        fault = self.faults.next(importing=importing)
+        if fault is None and self.hostile is not None:
+            fault = self.hostile.next(self.store, importing=importing)
         kind = fault.kind if fault else ""
         answer: Answer | None
         if fault and kind == "status":
@@ -159,17 +170,62 @@ class Sandbox:
             answer = formats.count_answer(0, params.return_format)
         elif kind == "cut":
             answer = None
+        elif kind == "empty":
+            answer = Answer(200, formats.CONTENT_TYPES["json"], b"")
+        elif fault and kind == "ban":
+            answer = _page(HTTPStatus.FORBIDDEN, b"Your IP address has been banned", retry=fault.value)
+        elif kind == "redirect":
+            answer = replace(_page(HTTPStatus.FOUND), headers=(("Location", API_PATH + "?again"),))
+        elif kind == "ignored":
+            answer = self._ignored(form)
         else:
-            if fault and kind == "delay":
-                time.sleep(fault.value)
-            answer = handle(self.store, form, files or {})
-            if kind == "cut_after_import":
-                answer = None
+            answer = self._handled(kind, fault.value if fault else 0.0, form, files or {})
         access = self.store.access(params.get("token"))
         self.calls.append(
             Call(access.project if access else "", content, action, answer.status if answer else 0)
         )
         return answer
+
+    def _handled(
+        self, kind: str, value: float, form: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]
+    ) -> Answer | None:
+        if kind == "delay":
+            time.sleep(value)
+        if kind == "dictionary":
+            self._grow_dictionary(form)
+        answer = handle(self.store, form, files)
+        if kind == "duplicate":
+            answer = handle(self.store, form, files)
+        if kind == "error_format" and answer.status >= 400:
+            answer = replace(handle(self.store, {**form, "returnFormat": "xml"}, files), status=200)
+        return None if kind == "cut_after_import" else answer
+
+    def _ignored(self, form: Mapping[str, str]) -> Answer:
+        """What the import would answer, without its effect."""
+        backup = self.store.backup()
+        try:
+            return handle(self.store, form)
+        finally:
+            self.store.restore(backup)
+
+    def _grow_dictionary(self, form: Mapping[str, str]) -> None:
+        access = self.store.access(form.get("token", ""))
+        if access is None:
+            return
+        project = self.store.project(access.project)
+        rows = project.dictionary.rows()
+        first = {**rows[0], "field_name": f"added_{len(rows)}", "field_label": "Added by somebody"}
+        last = max(index for index, row in enumerate(rows) if row["form_name"] == rows[0]["form_name"])
+        rows.insert(last + 1, first)
+        self.store.change_project(project.name, Dictionary.from_rows(rows), project.setup)
+
+    def backup(self) -> bytes:
+        """Everything as it is now."""
+        return self.store.backup()
+
+    def restore(self, backup: bytes) -> None:
+        """Everything as it was when the backup was made; what was written since is lost."""
+        self.store.restore(backup)
 
 
 @contextmanager
@@ -188,19 +244,21 @@ def running_sandbox(data: Path, port: int = 0) -> Iterator[Sandbox]:
         sandbox.stop()
 
 
-def serve(data: Path, port: int, announce: Callable[[Sandbox], None]) -> None:
+def serve(data: Path, port: int, announce: Callable[[Sandbox], None], *, hostile: int | None = None) -> None:
     """Serves until SIGTERM or Ctrl-C; main thread only.
 
     Args:
         data: folder of the sandbox's file.
         port: 0 for a free one.
         announce: called once when it serves.
+        hostile: seed of random misbehaviour; None: behaves.
     """
     ended = threading.Event()
     # before anybody can know that we run: a signal right after the announcement must end us cleanly
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
     with running_sandbox(data, port) as sandbox:
+        sandbox.hostile = None if hostile is None else Hostile(hostile)
         announce(sandbox)
         ended.wait()
 
@@ -243,24 +301,51 @@ class _Handler(BaseHTTPRequestHandler):
         if path == API_PATH.rstrip("/"):
             self.close_connection = True
             self._send(_page(HTTPStatus.MOVED_PERMANENTLY), {"Location": API_PATH})
-        elif path != API_PATH:
+        elif path.startswith(API_PATH) and path != API_PATH:
             self.close_connection = True
             self._send(_page(HTTPStatus.NOT_FOUND))
+        elif path != API_PATH and not self._from_here():
+            self.close_connection = True
+            self._send(_page(HTTPStatus.FORBIDDEN))
         elif not length.isdecimal():
             self.close_connection = True
             self._send(_page(HTTPStatus.LENGTH_REQUIRED))
         elif int(length) > MAX_BODY:
             self.close_connection = True
             self._send(_page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+        elif path != API_PATH:
+            form, _ = _form("", self.rfile.read(int(length)))
+            self._send(page.save(self.owner.store, path, form))
         else:
             self._call(self.rfile.read(int(length)))
 
     def do_GET(self) -> None:
-        """Nothing is read by GET."""
+        """The page to look at records; the API is never read by GET."""
+        path = urlsplit(self.path).path
+        if path.startswith(API_PATH.rstrip("/")):
+            known = path.rstrip("/") == API_PATH.rstrip("/")
+            self._send(_page(HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND))
+        elif not self._from_here():
+            self._send(_page(HTTPStatus.FORBIDDEN))
+        else:
+            self._send(page.show(self.owner.store, path))
+
+    def do_PUT(self) -> None:
+        """Neither the API nor the page knows other methods."""
         known = urlsplit(self.path).path.rstrip("/") == API_PATH.rstrip("/")
+        self.close_connection = True
         self._send(_page(HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND))
 
-    do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - names that http.server looks for
+    do_DELETE = do_PATCH = do_PUT  # noqa: N815 - names that http.server looks for
+
+    def _from_here(self) -> bool:
+        """Whether a browser came from the page itself: not by another site's script, form or name."""
+        port = self.owner.port
+        hosts = {f"{host}:{port}" for host in (HOST, "localhost")}
+        origin = self.headers.get("Origin")
+        return self.headers.get("Host", "") in hosts and (
+            origin is None or origin.removeprefix("http://") in hosts
+        )
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: the access log would name callers and nobody reads it."""
@@ -280,7 +365,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(answer.status)
-        for name, value in {"Content-Type": answer.content_type, **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": answer.content_type,
+            **dict(answer.headers),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
@@ -307,6 +396,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, tup
     return fields, files
 
 
-def _page(status: HTTPStatus, words: bytes = b"") -> Answer:
+def _page(status: HTTPStatus, words: bytes = b"", retry: float = 0.0) -> Answer:
     title = words or f"{status.value} {status.phrase}".encode()
-    return Answer(status.value, "text/html; charset=utf-8", _PAGE % (title, title))
+    headers = (("Retry-After", str(max(1, round(retry)))),) if retry else ()
+    return Answer(status.value, "text/html; charset=utf-8", _PAGE % (title, title), headers)
