@@ -15,8 +15,9 @@ from fiona_dagster.errors import ConfigurationError
 def rebuild(*, as_json: bool) -> int:
     """Builds a lost or broken ledger anew from journals, records, packages and REDCap; keeps the old one.
 
-    Nothing that was proven received is sent again. Refuses while `fiona up` runs. Exit code 1 if something
-    could not be taken over; it is named.
+    Links and series records in site/raw are written again from the archive. Nothing that was proven received
+    is sent again. Refuses while `fiona up` runs. Exit code 1 if something could not be taken over; it is
+    named.
     """
     from fiona_dagster.operations.rebuild import rebuild as run
 
@@ -30,7 +31,8 @@ def rebuild(*, as_json: bool) -> int:
     else:
         click.echo(
             f"{result.studies} studies with {result.instances} instances; {result.records} records and "
-            f"{result.packages} packages taken over, keys of {result.keys} projects"
+            f"{result.packages} packages taken over, keys of {result.keys} projects; "
+            f"links and series records of {result.trees} studies written again"
         )
         if result.kept:
             click.echo(f"the old ledger is {result.kept}")

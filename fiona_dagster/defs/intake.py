@@ -81,8 +81,7 @@ def _study_classification(gateway: Gateway, study: str) -> StepResult:
 
 def _study_record(gateway: Gateway, study: str) -> StepResult:
     with intake.study_lock(gateway, study):
-        done = intake.process(gateway, study)
-        domain.write_raw_tree(gateway.root.of_site(done.study.site), done.contents, done.records)
+        done = intake.organise(gateway, study)
     return StepResult(
         {
             "records": len(done.records),

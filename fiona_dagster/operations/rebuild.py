@@ -26,6 +26,7 @@ from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_record
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.redcap import TransferRequest
+from fiona_dagster.transfers import intake
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.package import read_manifest, verify_package
 from fiona_dagster.transfers.verify import REPORT
@@ -44,6 +45,7 @@ class Rebuilt:
         records: studies whose record was taken over.
         packages: packages that were recognised by their manifest alone.
         keys: projects whose key has its fingerprint recorded again.
+        trees: studies whose links and series records below ``site/raw`` were written again.
         kept: where the old ledger is now, "" if there was none.
         problems: what could not be taken over, and what to do.
     """
@@ -53,6 +55,7 @@ class Rebuilt:
     records: int = 0
     packages: int = 0
     keys: int = 0
+    trees: int = 0
     kept: str = ""
     problems: list[str] = field(default_factory=list)
 
@@ -81,7 +84,23 @@ def rebuild(root: DataRoot) -> Rebuilt:
             result.kept = _exchange(root, new)
         finally:
             _remove(new)
+        _organise(root, result)
     return result
+
+
+def _organise(root: DataRoot, result: Rebuilt) -> None:
+    """Writes ``site/raw`` and ``site/participants`` from the archive, for studies in the partition set."""
+    with Gateway(root) as gateway:
+        for study in gateway.ledger.receipts.studies(include_retired=False):
+            if not study.registered:
+                continue  # processing writes them
+            try:
+                with intake.study_lock(gateway, study.study):
+                    intake.organise(gateway, study.study)
+            except FionaError as error:
+                result.problems.append(f"site/raw/{study.study}: {error}")
+            else:
+                result.trees += 1
 
 
 def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:

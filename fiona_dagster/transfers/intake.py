@@ -122,6 +122,13 @@ def process(gateway: Gateway, study_uid: str) -> Processed:
     return Processed(study, contents, records, flags, rules.digest, problem)
 
 
+def organise(gateway: Gateway, study_uid: str) -> Processed:
+    """Classifies a study and brings ``site/raw`` and ``site/participants`` to what it holds."""
+    done = process(gateway, study_uid)
+    studies.write_raw_tree(gateway.root.of_site(done.study.site), done.contents, done.records)
+    return done
+
+
 def register(gateway: Gateway, study_uid: str) -> Processed:
     """Writes the study and its series into REDCap's *Incoming*; from now on the study is held.
 

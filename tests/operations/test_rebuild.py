@@ -93,6 +93,31 @@ def test_a_delivered_study_is_delivered_afterwards_and_nothing_is_sent(site: Sit
     assert (picture(site), uploads(site)) == (before, sent)
 
 
+def test_links_and_records_come_back_from_the_archive_as_they_were(site: Site) -> None:
+    site.receive(1, 2)
+    with site.open() as gateway:
+        intake.organise(gateway, STUDY)
+    before = tree(site)
+    assert len([name for name in before if name.startswith("raw/")]) >= 4
+    for folder in (site.root.raw, site.root.participants):
+        shutil.rmtree(folder)
+    delete_ledger(site)
+    result = rebuild(site.root)
+
+    assert (result.trees, result.problems) == (1, [])
+    assert tree(site) == before
+
+
+def tree(site: Site) -> dict[str, str]:
+    """Files and links below raw/ and participants/, with text or target."""
+    return {
+        str(path.relative_to(site.root.site)): str(path.readlink()) if path.is_symlink() else path.read_text()
+        for folder in (site.root.raw, site.root.participants)
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
 def test_a_package_that_waits_goes_on(site: Site) -> None:
     site.project(targets=["archive", "pacs"])
     site.packaged()

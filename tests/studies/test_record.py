@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,11 @@ def test_files_without_connection_say_unknown(root: DataRoot) -> None:
     assert set(record["IncomingConnection"].values()) == {"unknown"}
 
 
-@given(st.permutations(range(5)))
-def test_the_record_is_the_same_whatever_the_order_of_arrival(order: list[int]) -> None:
-    headers = [HEADERS[i] for i in order]
+@given(st.permutations(range(5)), st.lists(st.integers(0, 4), max_size=6))
+def test_the_record_is_the_same_whatever_the_order_and_repetition_of_arrivals(
+    order: list[int], repeated: list[int]
+) -> None:
+    headers = [copy.deepcopy(HEADERS[i]) for i in (*order, *repeated)]
 
     contents = collect(STUDY, headers)
 
@@ -125,6 +128,8 @@ def test_the_record_is_the_same_whatever_the_order_of_arrival(order: list[int]) 
     assert EXPECTED[SERIES]["InstanceNumber"] == "1"
     assert EXPECTED[SERIES]["SliceLocation"] == "-20.50"
     assert EXPECTED[SERIES]["ClassifyType"] == ["first", "thick"]
+    assert EXPECTED[SERIES]["ValuesDiffer"] == ["SliceThickness"]
+    assert "ValuesDiffer" not in EXPECTED["1.2.8"]
 
 
 def _headers() -> list[Any]:

@@ -102,6 +102,8 @@ def test_links_are_valid_at_every_moment(root: DataRoot) -> None:
         while not stop.is_set():
             if not link.is_file():
                 broken.append("link")
+            seen = [entry for folder in (root.raw, root.participants) for entry in folder.rglob("*")]
+            broken.extend(str(path) for path in seen if path.is_symlink() and not path.exists())
             json.loads((root.raw / STUDY / f"{SERIES}.json").read_text())
 
     watcher = threading.Thread(target=watch)
