@@ -42,6 +42,7 @@ COMMANDS: dict[str, str] = {
     "redcap-sandbox": "redcap:redcap_sandbox",
     "sites": "sites:sites",
     "status": "status:status",
+    "studies": "studies:studies",
     "up": "service:up",
     "verify": "packages:verify",
 }
