@@ -23,7 +23,7 @@ JPEG = "1.2.840.10008.1.2.4.70"
 _FRAGMENT = 1 << 30
 
 _PACK = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from fiona_dagster.config import PackageSettings
 from fiona_dagster.transfers.assembly import assemble
@@ -32,7 +32,9 @@ from tests.transfers.test_package import HEAD
 folder, target, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 info = assemble(folder, {"large": digest}, target, manifest=HEAD, report={}, key=SigningKey(b"k" * 32),
     look=PackageSettings())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# VmHWM and not ru_maxrss, which a child inherits from whoever forked it.
+status = Path("/proc/self/status").read_text()
+peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
 print(json.dumps({"size": info.size, "peak": peak, "sha256": info.sha256}))
 """
 
