@@ -25,7 +25,7 @@ from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
-from fiona_dagster.transfers.rules import require_project, require_rules, rules_digest
+from fiona_dagster.transfers.rules import require_project, require_rules, require_site, rules_digest
 from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
@@ -100,10 +100,11 @@ def sources(gateway: Gateway, transfer: Transfer) -> list[_Original]:
     """Archived originals of exactly the pinned revision.
 
     Raises:
-        RequestRefused: the study is flagged.
+        RequestRefused: the study is flagged, or counts at a site that belongs to another project now.
         Busy: it has new images.
     """
     study = gateway.ledger.receipts.study(transfer.study)
+    require_site(study, transfer.project)
     if study.flags:
         raise RequestRefused(
             f"study {transfer.study} is flagged ({', '.join(study.flags)}); "

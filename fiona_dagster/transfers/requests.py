@@ -21,6 +21,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.rules import require_site
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         project = gateway.project(project_name)
     except ConfigurationError as error:
         raise RequestRefused(f"the project's file is wrong: {error}") from None
-    if study.site and project_name != study.site:
-        raise RequestRefused(
-            f"the study arrived at site {study.site}; it can be assigned to project {study.site} only"
-        )
+    require_site(study, project_name)
     if not project.active:
         raise RequestRefused(f"project {project_name} is not active")
     if not project.targets:

@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.errors import RequestRefused, Superseded
-from fiona_dagster.ledger import Transfer
+from fiona_dagster.ledger import Study, Transfer
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -105,3 +105,18 @@ class Watch:
         if stamp != self._seen:
             require_rules(self._gateway, self._transfer)
             self._seen = stamp
+
+
+def require_site(study: Study, project: str) -> None:
+    """What arrived at a site of ``SITES`` goes to that site's project only.
+
+    Asked when a request is taken up and again whenever originals are read, since a person may decide in
+    between that the study counts at another site.
+
+    Raises:
+        RequestRefused: it counts at a site of another project.
+    """
+    if study.site and project != study.site:
+        raise RequestRefused(
+            f"the study arrived at site {study.site}; it can be assigned to project {study.site} only"
+        )

@@ -11,11 +11,12 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import RequestRefused
 from fiona_dagster.landing import import_paths
-from fiona_dagster.ledger import Ledger
+from fiona_dagster.ledger import Ledger, Request
 from fiona_dagster.operations.accounting import account_for
 from fiona_dagster.transfers import intake
 from fiona_dagster.transfers.completion import find_complete_studies
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.execution import sources
 from fiona_dagster.transfers.requests import check_assignment
 from tests.accounting import assert_all_accounted
 from tests.cli.running import fiona
@@ -103,6 +104,11 @@ def test_a_study_at_two_sites_waits_until_a_person_chooses(sites: DataRoot, tmp_
         check_assignment(gateway, done.study, "BRAIN", "P1", "baseline")
         with pytest.raises(RequestRefused, match="project BRAIN only"):
             check_assignment(gateway, done.study, "HEART", "P1", "baseline")
+        asked = gateway.ledger.transfers.accept(
+            Request(STUDY, "HEART", 1, "2026-11-25 10:00", "P1", "baseline"), done.study.revision
+        )  # as one that was taken up before the person decided
+        with pytest.raises(RequestRefused, match="project BRAIN only"):
+            sources(gateway, asked)
     assert_all_accounted(sites)
 
     for path in sites.ledger_file.parent.glob("ledger.sqlite*"):
