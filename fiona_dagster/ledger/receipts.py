@@ -262,7 +262,10 @@ def _instances_before(db: sqlite3.Connection, study: str, revision: int) -> int:
 
 def _digest(db: sqlite3.Connection, study: str) -> tuple[str, int]:
     digest, count = hashlib.sha256(), 0
-    query = "SELECT sop_instance, conflicts, accepted FROM instances WHERE study = ? ORDER BY sop_instance"
+    # Files that were set aside, not lines that told of them: a journal that was put back is read twice.
+    query = """SELECT i.sop_instance, i.accepted, (SELECT count(*) FROM set_aside a WHERE a.study = i.study
+            AND a.sop_instance = i.sop_instance AND a.state != 'superseded') AS conflicts
+        FROM instances i WHERE i.study = ? ORDER BY i.sop_instance"""
     for row in db.execute(query, (study,)):
         accepted = f" {row['accepted']}" if row["accepted"] else ""
         digest.update(f"{row['sop_instance']} {row['conflicts']}{accepted}\n".encode())

@@ -86,3 +86,13 @@ def test_a_ledger_opened_twice_sees_the_same(ledger: Ledger, arrive: Arrive) -> 
     arrive()
     with Ledger(ledger.root) as second:
         assert [study.study for study in second.receipts.studies()] == ["1.2"]
+
+
+def test_a_conflict_that_is_told_twice_is_no_new_revision(ledger: Ledger, arrive: Arrive) -> None:
+    arrive()
+    arrive(kind="conflict", path="site/conflicts/1.2/CT.1.2.3.1.aa.dcm", time="2026-11-23T11:00:00.000000Z")
+    assert ledger.receipts.close_revision("1.2") == 1
+    arrive(kind="conflict", path="site/conflicts/1.2/CT.1.2.3.1.aa.dcm", time="2026-11-23T11:00:00.000000Z")
+    assert ledger.receipts.close_revision("1.2") is None
+    arrive(kind="conflict", path="site/conflicts/1.2/CT.1.2.3.1.bb.dcm", time="2026-11-23T12:00:00.000000Z")
+    assert ledger.receipts.close_revision("1.2") == 2
