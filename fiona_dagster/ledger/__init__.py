@@ -11,6 +11,7 @@ from types import TracebackType
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
+from fiona_dagster.ledger.assignments import AssignmentBook, Person, StudyAssignment, person_of
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
 from fiona_dagster.ledger.records import (
@@ -38,6 +39,7 @@ class Ledger:
         work: what is to be done and when.
         evidence: what is known about the completeness of studies.
         accounts: the state of every accepted instance.
+        assignments: whose a study is, and what automatic assignment made of it.
         variants: the distinct headers of every series, as far as rules can look at them.
     """
 
@@ -51,6 +53,7 @@ class Ledger:
         self.evidence = EvidenceBook(self.store, self.work)
         self.accounts = Accounts(self.store)
         self.variants = VariantBook(self.store)
+        self.assignments = AssignmentBook(self.store)
 
     def key_fingerprint(self, project: str) -> str | None:
         """Fingerprint of the project's key that was recorded at its first use."""
@@ -88,6 +91,7 @@ __all__ = [
     "STATES",
     "AccountedInstance",
     "Accounts",
+    "AssignmentBook",
     "Completion",
     "Content",
     "Count",
@@ -97,6 +101,7 @@ __all__ = [
     "Kind",
     "Ledger",
     "Package",
+    "Person",
     "Receipts",
     "Request",
     "Sending",
@@ -105,12 +110,14 @@ __all__ = [
     "Steps",
     "Store",
     "Study",
+    "StudyAssignment",
     "Transfer",
     "TransferState",
     "Transfers",
     "VariantBook",
     "Work",
     "WorkList",
+    "person_of",
     "read_records",
     "records_folder",
     "remove_parts",

@@ -28,6 +28,7 @@ _BY_STUDY = ("revisions", "completion", "transfers", "sendings", "work", "histor
 _BY_TRANSFER = {
     "packages": "SELECT * FROM packages WHERE transfer = ?",
     "deliveries": "SELECT * FROM deliveries WHERE transfer = ?",
+    "imaging_entries": "SELECT * FROM imaging_entries WHERE transfer = ?",
     "held_back": "SELECT * FROM held_back WHERE transfer = ?",
     # Of a revision that was packaged: what was not is de-identified and verified again.
     "verifications": """SELECT v.transfer, v.revision, v.passed, v.files, '{}' AS report, v.time
@@ -56,6 +57,7 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("packages", "UPDATE", _BY_TRANSFER_NEW),
     ("deliveries", "INSERT", _BY_TRANSFER_NEW),
     ("held_back", "INSERT", _BY_TRANSFER_NEW),
+    ("imaging_entries", "INSERT", _BY_TRANSFER_NEW),
 )
 
 

@@ -16,7 +16,14 @@ from fiona_dagster.studies.completion import (
     decide,
     settled_after,
 )
-from fiona_dagster.studies.contents import StudyContents, flags, has_conflicts, scan_study
+from fiona_dagster.studies.contents import (
+    PERSON_TAGS,
+    StudyContents,
+    flags,
+    has_conflicts,
+    person_values,
+    scan_study,
+)
 from fiona_dagster.studies.explain import Decided, explain
 from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.lint import Finding, lint
@@ -36,6 +43,7 @@ from fiona_dagster.studies.tree import write_raw_tree
 from fiona_dagster.studies.variants import cover_of, headers_of, is_covered, useful_tags, variants_of
 
 __all__ = [
+    "PERSON_TAGS",
     "PROBLEMS",
     "Classified",
     "Decided",
@@ -68,6 +76,7 @@ __all__ = [
     "named_values",
     "needed_tags",
     "parse_rules",
+    "person_values",
     "read_instance",
     "safe_name",
     "scan_study",

@@ -16,6 +16,9 @@ from fiona_dagster.studies.reader import read_instance
 from fiona_dagster.studies.values import EMPTY, printed
 
 PATIENT_ID, ISSUER, PATIENT_NAME, BIRTH_DATE = 0x00100020, 0x00100021, 0x00100010, 0x00100030
+OTHER_PATIENT_IDS, ACCESSION_NUMBER = 0x00101000, 0x00080050
+PERSON_TAGS = frozenset({PATIENT_ID, PATIENT_NAME, OTHER_PATIENT_IDS, ACCESSION_NUMBER})
+"""What :func:`person_values` reads."""
 
 
 @dataclass
@@ -144,6 +147,28 @@ def _normal(tag: int, header: InstanceHeader) -> str:
 def distinct(headers: Iterable[InstanceHeader], tag: int) -> set[str]:
     """Values that are there; a missing one contradicts nothing."""
     return {_normal(tag, header) for header in headers} - {""}
+
+
+def person_values(contents: StudyContents) -> tuple[set[str], set[str], set[str]]:
+    """Patient ids (other ones too), patient names and accession numbers of all instances, as they stand."""
+
+    def values(*tags: int) -> set[str]:
+        distinct_bytes = {
+            (tag, header.elements[tag]): header
+            for header in contents.instances
+            for tag in tags
+            if tag in header.elements
+        }
+        return {part for (tag, _), header in distinct_bytes.items() for part in _parts(header, tag)}
+
+    return values(PATIENT_ID, OTHER_PATIENT_IDS), values(PATIENT_NAME), values(ACCESSION_NUMBER)
+
+
+def _parts(header: InstanceHeader, tag: int) -> set[str]:
+    value = header.value(tag)
+    if value is None:
+        return set()
+    return {printed(part).strip() for part in (value if isinstance(value, tuple) else (value,))} - {""}
 
 
 def flags(root: DataRoot, contents: StudyContents) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fiona_dagster import landing, studies
 from fiona_dagster.errors import PermanentError, UnknownStudy, UsageError
-from fiona_dagster.ledger import ALTERED, Study, utc_now, work_key
+from fiona_dagster.ledger import ALTERED, Person, Study, person_of, utc_now, work_key
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
@@ -95,11 +95,27 @@ def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContent
     if key in _latest and _latest[key][0] == fingerprint:
         return study, _latest[key][1]
     contents = studies.scan_study(
-        gateway.root.of_site(study.site), study_uid, studies.needed_tags(rules.tags) | studies.useful_tags()
+        gateway.root.of_site(study.site),
+        study_uid,
+        studies.needed_tags(rules.tags) | studies.useful_tags() | studies.PERSON_TAGS,
     )
     _latest.clear()
     _latest[key] = (fingerprint, contents)
     return study, contents
+
+
+def person(gateway: Gateway, study_uid: str) -> Person:
+    """Whose study it is, from the ledger or, where that lacks it, from the archived headers.
+
+    Raises:
+        UnknownStudy: the ledger has no such study.
+        PermanentError: an acknowledged instance is not in the archive any more.
+    """
+    known = gateway.ledger.assignments.person(study_uid)
+    if known is None:
+        known = person_of(*studies.person_values(read_contents(gateway, study_uid)[1]))
+        gateway.ledger.assignments.record_person(study_uid, known)
+    return known
 
 
 def process(gateway: Gateway, study_uid: str) -> Processed:
@@ -166,6 +182,7 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
         for line in changed:
             gateway.ledger.store.note(study_uid, line)
         gateway.ledger.variants.replace(study_uid, cover, variants)
+        gateway.ledger.assignments.record_person(study_uid, person_of(*studies.person_values(done.contents)))
         gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
         gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
     return done
