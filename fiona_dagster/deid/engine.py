@@ -1,7 +1,8 @@
 """Carries out the profile on one object: bytes in, bytes out.
 
-Belongs here: actions at every depth, UN values. Stays out: which action (``profile``), what stands in for a
-sequence (``stand_ins``, ``content``), what the request assigns (``assignment``), files (``deidentify``).
+Belongs here: actions at every depth, UN values. Stays out: which action (``profile`` answers; ``plan`` says
+how), what stands in for a sequence (``stand_ins``, ``content``), what the request assigns (``assignment``),
+files (``deidentify``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fiona_dagster.deid import pixels
 from fiona_dagster.deid.content import ContentCleaner
@@ -27,14 +29,17 @@ from fiona_dagster.deid.elements import (
     text,
 )
 from fiona_dagster.deid.identities import Identities, dummy, is_well_known
-from fiona_dagster.deid.leftovers import Leftovers, source_values
-from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of, resolve
+from fiona_dagster.deid.leftovers import Leftovers, charset_of, source_values
+from fiona_dagster.deid.plan import REMOVED, Context, Place, Step
+from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
 from fiona_dagster.deid.stand_ins import dummy_items, reference_items
 from fiona_dagster.deid.terms import Terms
 from fiona_dagster.errors import RefusedDicom
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+REMEMBERED = 20_000
+"""Answers of the profile that are kept; hostile files hold any number of tags."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -86,18 +91,26 @@ class Engine:
         self.profile = profile
         self.identities = identities
         self.exempt = exempt
-        self._actions: dict[int, str] = {}
+        self._steps: dict[Place, Step] = {}
+        self._opaque: dict[int, bool] = {}
 
-    def action(self, tag: int) -> str:
-        """The action of an attribute (remembered)."""
-        found = self._actions.get(tag)
+    def step(self, place: Place) -> Step:
+        """What the profile says for a place (remembered)."""
+        found = self._steps.get(place)
         if found is None:
-            found = self._actions[tag] = self.profile.action(tag)
+            if len(self._steps) >= REMEMBERED:
+                self._steps.clear()
+            found = self._steps[place] = self.profile.step(place)
         return found
 
     def opaque(self, tag: int) -> bool:
         """Whether a sequence goes as a whole, so that nobody needs to look into it."""
-        return self.action(tag) in ("X", "private", "unknown")
+        found = self._opaque.get(tag)
+        if found is None:
+            if len(self._opaque) >= REMEMBERED:
+                self._opaque.clear()
+            found = self._opaque[tag] = self.profile.opaque(tag)
+        return found
 
     def clean(self, source: DicomFile) -> tuple[list[Element], Tally]:
         """The elements of an object that may stay, and what was done.
@@ -111,10 +124,10 @@ class Engine:
             raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
-        task = _Task(self, source, iod_of(source.sop_class))
-        elements = task.data_set(source.elements, ())
         terms = Terms(exempt=self.exempt)
         terms.learn(source_values(source.elements))
+        task = _Task(self, source, iod_of(source.sop_class), terms)
+        elements = task.data_set(source.elements, (), b"")
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
         leftovers = Leftovers(terms, task.originals, self.identities.uid)
@@ -130,17 +143,38 @@ class Engine:
             raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; it is not passed on")
 
 
+_UNCOUNTED = frozenset(("keep", "sequence", "pixels"))
+"""Actions after which an element is as it was, or is counted by what is in it."""
+
+
+class _Now(NamedTuple):
+    """The element that is being treated: where it stands and what is to be done."""
+
+    place: Place
+    step: Step
+    charset: bytes
+
+
+def _creators(elements: list[Element]) -> dict[int, bytes]:
+    """Private creators of a data set by the tag of their element, (gggg,0010) to (gggg,00FF)."""
+    return {
+        e.tag: bytes(e.value)
+        for e in elements
+        if e.tag >> 16 & 1 and 0x10 <= e.tag & 0xFFFF <= 0xFF and e.items is None
+    }
+
+
 class _Task:
     """One object on its way through the engine."""
 
-    def __init__(self, engine: Engine, source: DicomFile, iod: int | None) -> None:
+    def __init__(self, engine: Engine, source: DicomFile, iod: int | None, terms: Terms) -> None:
         self.engine, self.profile, self.identities = engine, engine.profile, engine.identities
-        self.source, self.iod = source, iod
+        self.source, self.iod, self.terms = source, iod, terms
         self.implicit, self.little = source.implicit, source.little
         self.tally = Tally()
         self.originals: set[str] = set()
         self.images: list[tuple[int, int]] = []
-        self._handlers: dict[str, Callable[[Element, tuple[int, ...]], Element | None]] = {
+        self._handlers: dict[str, Callable[[Element, _Now], Element | None]] = {
             "U": self._uid,
             "uid": self._uid,
             "Z": self._empty,
@@ -152,38 +186,66 @@ class _Task:
             "pixels": self._pixels,
         }
 
-    def data_set(self, elements: list[Element], within: tuple[int, ...]) -> list[Element]:
-        action_of, add = self.engine.action, self.tally.add
+    def data_set(self, elements: list[Element], within: tuple[int, ...], charset: bytes) -> list[Element]:
+        charset = charset_of(elements) or charset
+        creators = _creators(elements)
         kept: list[Element] = []
         for element in elements:
             tag = element.tag
-            action = action_of(tag)
-            if "/" in action:
-                action = resolve(action, tag, within, self.iod)
-            handler = self._handlers.get(action)
-            if handler is None:  # X, private, unknown
-                add(action, tag)
+            if tag in creators:
+                kept.append(Element(tag, "LO", element.value))  # until it is known whether its block stays
                 continue
-            new = handler(element, within)
-            if new is None:
-                add("X" if action in ("Z", "D", "U", "C", "U*") else "not understood", tag)
-                continue
-            if action not in ("keep", "sequence", "pixels"):
-                add(action, tag)
-            kept.append(new)
-        return kept
+            creator = creators.get(tag >> 8 & 0xFF | tag & 0xFFFF0000, b"") if tag >> 16 & 1 else b""
+            place = Place(tag, self._vr(element), within, self.iod, text(creator))
+            new = self._done(element, _Now(place, self.engine.step(place), charset))
+            if new is not None:
+                kept.append(new)
+        return self._with_creators(kept, creators) if creators else kept
+
+    def _with_creators(self, kept: list[Element], creators: dict[int, bytes]) -> list[Element]:
+        """Private creators go with the last element of their block."""
+        used = {e.tag >> 8 & 0xFF | e.tag & 0xFFFF0000 for e in kept if e.tag >> 16 & 1 and e.tag & 0xFF00}
+        for tag in creators.keys() - used:
+            self.tally.add("private", tag)
+        return [e for e in kept if e.tag not in creators or e.tag in used]
+
+    def _done(self, element: Element, now: _Now) -> Element | None:
+        """The element after its step, counted; ``None``: it goes."""
+        action, add = now.step.action, self.tally.add
+        if action in REMOVED:
+            add(action, element.tag)
+            return None
+        handler = self._work if now.step.work else self._handlers[action]
+        new = handler(element, now)
+        if new is None:
+            add("not understood" if action in _UNCOUNTED else "X", element.tag)
+        elif action not in _UNCOUNTED:
+            add(action, element.tag)
+        return new
+
+    def _work(self, element: Element, now: _Now) -> Element | None:
+        work, vr = now.step.work, now.step.vr or now.place.vr
+        if work is None:
+            return None
+        if vr == "SQ" or element.items is not None:
+            items = self._looked_into(element, now.place.within)
+            if items is None:
+                return None
+            element = Element(element.tag, "SQ", b"", items)
+        elif element.vr != vr:
+            element = Element(element.tag, vr, element.value)
+        context = Context(now.place, now.charset, self.little, self.identities, self._map_one, self.terms)
+        return work(element, context)
 
     def _vr(self, element: Element) -> str:
         """The VR to write: the dictionary's where the file says nothing or UN."""
         known = dictionary_vr(element.tag)
         return known if known and (self.implicit or element.vr == "UN") else element.vr
 
-    def _uid(self, element: Element, within: tuple[int, ...]) -> Element | None:
+    def _uid(self, element: Element, now: _Now) -> Element | None:
         if element.items is not None:
             return None
-        return Element(
-            element.tag, "UI", self._mapped(element.value, self.engine.action(element.tag) == "uid")
-        )
+        return Element(element.tag, "UI", self._mapped(element.value, now.step.action == "uid"))
 
     def _mapped(self, value: Value, unlisted: bool) -> bytes:
         uids = bytes(value).decode("utf-8", "surrogateescape").rstrip("\0 ").split("\\")
@@ -197,18 +259,18 @@ class _Task:
         self.originals.add(uid)
         return self.identities.uid(uid)
 
-    def _empty(self, element: Element, within: tuple[int, ...]) -> Element:
+    def _empty(self, element: Element, now: _Now) -> Element:
         vr = self._vr(element)
         if vr == "SQ" or element.items is not None:
             return Element(element.tag, "SQ", b"", [])
         return Element(element.tag, vr)
 
-    def _dummy(self, element: Element, within: tuple[int, ...]) -> Element:
+    def _dummy(self, element: Element, now: _Now) -> Element:
         tag, vr = element.tag, self._vr(element)
         if tag == CONTENT_SEQUENCE:
             return self._content(element)
         if vr == "SQ" or element.items is not None:
-            items = self._looked_into(element, within)
+            items = self._looked_into(element, now.place.within)
             stand_in = Element(tag, "SQ", b"", items or [])
             return Element(tag, "SQ", b"", dummy_items(stand_in, self._map_one, self.little))
         if vr == "UI":
@@ -225,7 +287,7 @@ class _Task:
         self.tally.actions["content item replaced"] += cleaner.replaced
         return made
 
-    def _shift(self, element: Element, within: tuple[int, ...]) -> Element | None:
+    def _shift(self, element: Element, now: _Now) -> Element | None:
         vr = self._vr(element)
         if element.items is None and vr in ("DA", "TM", "DT", "SH"):
             value = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
@@ -234,12 +296,11 @@ class _Task:
             moved = self.identities.shifted(vr, value)
             if moved is not None:
                 return Element(element.tag, vr, moved.encode())
-        basic = resolve(self.profile.basic(element.tag) or "X", element.tag, within, self.iod)
-        handler = self._handlers.get(basic)
-        return handler(element, within) if handler else None
+        handler = self._handlers.get(now.step.otherwise)
+        return handler(element, now) if handler else None
 
-    def _references(self, element: Element, within: tuple[int, ...]) -> Element | None:
-        items = self._looked_into(element, within)
+    def _references(self, element: Element, now: _Now) -> Element | None:
+        items = self._looked_into(element, now.place.within)
         if items is None:
             return None
         references = reference_items(Element(element.tag, "SQ", b"", items), self._map_one)
@@ -253,20 +314,22 @@ class _Task:
             return parse_implicit_items(element.value, self.engine.opaque, len(within))
         return None
 
-    def _sequence(self, element: Element, within: tuple[int, ...]) -> Element | None:
-        items = self._looked_into(element, within)
+    def _sequence(self, element: Element, now: _Now) -> Element | None:
+        items = self._looked_into(element, now.place.within)
         if items is None:
             return None
-        if len(within) >= MAX_DEPTH:
+        if len(now.place.within) >= MAX_DEPTH:
             raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; it is not passed on")
-        inner = (*within, element.tag)
-        cleaned = ((self.data_set(item, inner), item) for item in items)
+        inner = (*now.place.within, element.tag)
+        cleaned = ((self.data_set(item, inner, now.charset), item) for item in items)
         return Element(element.tag, "SQ", b"", [new for new, old in cleaned if new or not old])
 
-    def _keep(self, element: Element, within: tuple[int, ...]) -> Element | None:
+    def _keep(self, element: Element, now: _Now) -> Element | None:
         tag, vr, known = element.tag, element.vr, dictionary_vr(element.tag)
         if element.items is not None:
             return None  # a sequence where none belongs
+        if tag >> 16 & 1:
+            return self._keep_private(element, now.step.vr)
         if vr == known or self.implicit:
             return element
         if vr == "UN":
@@ -276,8 +339,17 @@ class _Task:
             return None  # the file's VR contradicts the dictionary
         return element
 
-    def _pixels(self, element: Element, within: tuple[int, ...]) -> Element | None:
-        if within or element.items is not None:
+    def _keep_private(self, element: Element, known: str) -> Element | None:
+        """A private element that the profile knows, with its VR where the file does not say it."""
+        if element.vr != "UN" or not known:
+            return element
+        fits = len(element.value) < 0xFFFF or known.encode() not in SHORT
+        if known == "SQ" or not fits or not (self.little or known in TEXT):
+            return None
+        return Element(element.tag, known, element.value)
+
+    def _pixels(self, element: Element, now: _Now) -> Element | None:
+        if now.place.within or element.items is not None:
             return None  # pixels of icons and the like
         if element.tag == PIXEL_DATA and element.vr == "UN":
             return None

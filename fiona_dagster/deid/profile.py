@@ -15,6 +15,7 @@ from importlib.resources import files
 from pydicom._dicom_dict import DicomDictionary
 
 from fiona_dagster.deid.elements import dictionary_vr
+from fiona_dagster.deid.plan import REMOVED, Place, Step
 
 EDITION = "2026c"
 
@@ -157,6 +158,30 @@ class Profile:
         if self.modified_dates and options.get("retain_long_modified_dates") == "C":
             return "C"
         return basic
+
+    def opaque(self, tag: int) -> bool:
+        """Whether elements of this tag are removed wherever they stand, so that nobody looks into them."""
+        return self.action(tag) in REMOVED
+
+    def step(self, place: Place) -> Step:
+        """What is to be done with an element, and why (``plan``)."""
+        tag = place.tag
+        action = resolve(self.action(tag), tag, place.within, place.iod)
+        otherwise = resolve(self.basic(tag) or "X", tag, place.within, place.iod) if action == "C" else "X"
+        return Step(action, self._reason(tag, action), otherwise)
+
+    def _reason(self, tag: int, action: str) -> str:
+        if action in REMOVED_FOR and action != "X":
+            return REMOVED_FOR[action]
+        basic = self.basic(tag)
+        if basic:
+            return f"table E.1-1: {basic}" + (", dates are modified" if action == "C" else "")
+        group = tag >> 16
+        if group < 8 or not tag & 0xFFFF:
+            return "no part of a data set that is passed on"
+        if group & 0xFF00 in (0x5000, 0x6000):
+            return "curve or overlay"
+        return f"not in table E.1-1: {unlisted(tag)[1]}"
 
     def _unlisted(self, tag: int) -> str:
         vr = dictionary_vr(tag)
