@@ -8,6 +8,7 @@
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
+    │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
     │   ├── Superseded            another request or late images took the place of this transfer
     │   └── Busy                  somebody else holds the lock of this study
     └── PermanentError            will not pass: a person must act
@@ -19,7 +20,8 @@
         ├── NotVerified           the gate: bytes in hand are not those of a passed verification
         ├── ResidualIdentifier    the verification found something identifying (never says the value)
         ├── RequestRefused        a transfer request that can't be carried out as written
-        │   └── RemovalAwaited    not before the removal of an older copy is confirmed
+        │   ├── RemovalAwaited    not before the removal of an older copy is confirmed
+    │   └── ConsentWithdrawn  the participant withdrew the consent
         ├── RedcapRejected        REDCap understood and said no
         ├── DeliveryRefused       a target said no, or holds something else under our name
         │   └── ContentUnproven   a target has everything, but maybe as older bytes under the same UIDs
@@ -59,6 +61,10 @@ class SendingHeld(TransientError):
 
 class Superseded(TransientError):
     """The transfer that was worked on does not count any more; what took its place has work of its own."""
+
+
+class WithdrawalAsked(TransientError):
+    """More requests were withdrawn at once than the site allows; nothing is sent until a person decides."""
 
 
 class Busy(TransientError):
@@ -103,6 +109,10 @@ class RequestRefused(PermanentError):
 
 class RemovalAwaited(RequestRefused):
     """The study lies at a target under another participant or event, and nobody confirmed its removal."""
+
+
+class ConsentWithdrawn(RequestRefused):
+    """The participant withdrew the consent; nothing of this person is sent for the project."""
 
 
 class RedcapRejected(PermanentError):

@@ -120,12 +120,12 @@ def retire_studies(instance: dg.DagsterInstance, gateway: Gateway, projects: Seq
 
 
 def _is_finished(gateway: Gateway, study: Study, limit: str) -> bool:
-    """Delivered, nothing to do, and nothing happened since ``limit``."""
+    """Delivered or withdrawn, nothing to do, and nothing happened since ``limit``."""
     transfers = [t for t in gateway.ledger.transfers.all(study.study) if t.state != "superseded"]
     return (
         study.state == "held"
-        and any(t.state == "delivered" for t in transfers)
-        and all(t.state in ("delivered", "refused") and t.changed <= limit for t in transfers)
+        and any(t.state in ("delivered", "withdrawn") for t in transfers)
+        and all(t.state in ("delivered", "refused", "withdrawn") and t.changed <= limit for t in transfers)
         and study.last_arrival <= limit
         and not gateway.ledger.work.open(study.study)
     )

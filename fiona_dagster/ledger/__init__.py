@@ -18,6 +18,7 @@ from fiona_dagster.ledger.records import (
     read_records,
     records_folder,
     remove_parts,
+    restore_consents,
     restore_record,
     write_missing,
 )
@@ -26,6 +27,7 @@ from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import Transfers
 from fiona_dagster.ledger.variants import SeriesVariants, VariantBook
+from fiona_dagster.ledger.withdrawals import Withdrawal, Withdrawals
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
 
 
@@ -35,6 +37,7 @@ class Ledger:
     Attributes:
         receipts: studies and instances.
         transfers: requests, verification records, packages, deliveries.
+        withdrawals: requests that were taken back, and withdrawn consents.
         sendings: what was begun to be sent, and may lie at targets.
         work: what is to be done and when.
         evidence: what is known about the completeness of studies.
@@ -50,6 +53,7 @@ class Ledger:
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
         self.sendings = self.transfers.sendings
+        self.withdrawals = self.transfers.withdrawals
         self.evidence = EvidenceBook(self.store, self.work)
         self.accounts = Accounts(self.store)
         self.variants = VariantBook(self.store)
@@ -115,12 +119,15 @@ __all__ = [
     "TransferState",
     "Transfers",
     "VariantBook",
+    "Withdrawal",
+    "Withdrawals",
     "Work",
     "WorkList",
     "person_of",
     "read_records",
     "records_folder",
     "remove_parts",
+    "restore_consents",
     "restore_record",
     "utc_after",
     "utc_now",

@@ -114,7 +114,8 @@ def _projects(text: str | None) -> frozenset[str]:
 
 _HELD = """LEFT JOIN (SELECT t.study, h.sop_instance, group_concat(DISTINCT t.project) AS projects
         FROM held_back h JOIN transfers t ON t.id = h.transfer AND t.revision = h.revision
-        WHERE t.state NOT IN ('refused', 'superseded') GROUP BY t.study, h.sop_instance) AS held_by
+        WHERE t.state NOT IN ('refused', 'superseded', 'withdrawn')
+        GROUP BY t.study, h.sop_instance) AS held_by
     ON held_by.study = i.study AND held_by.sop_instance = i.sop_instance"""
 
 _GROUPS = f"""SELECT i.study, s.registered, s.flags, i.revision, i.altered != '' AS altered,

@@ -24,7 +24,16 @@ from fiona_dagster.landing.files import room_errors, sync_directory
 
 FORMAT = 1
 
-_BY_STUDY = ("revisions", "completion", "transfers", "sendings", "work", "history")
+_BY_STUDY = (
+    "revisions",
+    "completion",
+    "transfers",
+    "sendings",
+    "work",
+    "history",
+    "withdrawals",
+    "derived_studies",
+)
 _BY_TRANSFER = {
     "packages": "SELECT * FROM packages WHERE transfer = ?",
     "deliveries": "SELECT * FROM deliveries WHERE transfer = ?",
@@ -49,6 +58,9 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("transfers", "UPDATE", _BY_STUDY_NEW),
     ("sendings", "INSERT", _BY_STUDY_NEW),
     ("sendings", "UPDATE", _BY_STUDY_NEW),
+    ("withdrawals", "INSERT", _BY_STUDY_NEW),
+    ("withdrawals", "UPDATE", _BY_STUDY_NEW),
+    ("derived_studies", "INSERT", _BY_STUDY_NEW),
     ("work", "INSERT", _BY_STUDY_NEW),
     ("work", "UPDATE OF revision, blocked", _BY_STUDY_NEW),
     ("work", "DELETE", _BY_STUDY_NEW),
@@ -124,6 +136,30 @@ def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
     for study in missing:
         write_record(connection, root, study)
     return len(missing)
+
+
+def write_consents(db: sqlite3.Connection, root: DataRoot) -> None:
+    """Writes which consents were withdrawn, as the open transaction sees it: no study's record tells that."""
+    found = db.execute("SELECT project, participant, time, told_by FROM withdrawn_consents")
+    with room_errors(records_folder(root)):
+        _write(_consents_file(root), {"format": FORMAT, "withdrawn_consents": [dict(row) for row in found]})
+
+
+def restore_consents(db: sqlite3.Connection, root: DataRoot) -> bool:
+    """Books the withdrawn consents into a new ledger; False: the file is there and can't be read."""
+    file = _consents_file(root)
+    if not file.exists():
+        return True
+    try:
+        document = json.loads(file.read_bytes())
+        _insert(db, "withdrawn_consents", document["withdrawn_consents"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _consents_file(root: DataRoot) -> Path:
+    return records_folder(root) / "consents.json"
 
 
 def remove_parts(root: DataRoot, older_than_seconds: float) -> int:

@@ -8,6 +8,7 @@ from fiona_dagster.errors import RemovalAwaited, Superseded
 from fiona_dagster.ledger.rows import Request, Transfer, TransferState, transfer_of
 from fiona_dagster.ledger.sendings import Sendings
 from fiona_dagster.ledger.store import Store, utc_now
+from fiona_dagster.ledger.withdrawals import LIVING, WithdrawalKind, Withdrawals
 from fiona_dagster.ledger.work import WorkList
 
 
@@ -18,6 +19,7 @@ class Requests:
         self._store = store
         self._work = work
         self.sendings = Sendings(store)
+        self.withdrawals = Withdrawals(store)
 
     def handled(self, request: Request) -> bool:
         """Whether this request, with this date and these very words, is the one that was dealt with last.
@@ -63,11 +65,13 @@ class Requests:
 
         Raises:
             RemovalAwaited: the study was begun to be sent there under another participant or event.
+            ConsentWithdrawn: the participant withdrew the consent.
         """
         study, project = request.study, request.project
         with self._store.writing() as db:
             # In the transaction: a delivery that begins at this moment is either seen here or sees this.
             self.require_removed(request)
+            self.withdrawals.require_consent(request)
             self._supersede(db, study, project)
             self._leave_other_projects(db, request)
             transfer = self._insert(db, request, revision, "accepted", "")
@@ -119,7 +123,7 @@ class Requests:
     def _supersede(self, db: sqlite3.Connection, study: str, project: str) -> None:
         db.execute(
             """UPDATE transfers SET state = 'superseded', changed = ?
-               WHERE study = ? AND project = ? AND state NOT IN ('superseded', 'refused')""",
+               WHERE study = ? AND project = ? AND state NOT IN ('superseded', 'refused', 'withdrawn')""",
             (utc_now(), study, project),
         )
         self._work.drop(study, project)
@@ -161,6 +165,33 @@ class Requests:
             self.outcome_due(current)
             self._store.note(study, f"{project}: {reason}")
 
+    def withdraw(self, transfer: Transfer, kind: WithdrawalKind, reason: str, *, by: str = "") -> None:
+        """A person took the request back: nothing more is sent under it. Idempotent.
+
+        Args:
+            transfer: any transfer of the request; all of the same request and date are withdrawn.
+            kind: how it is known.
+            reason: for its REDCap record and the history; nothing identifying.
+            by: who decided, if a person decided here.
+        """
+        study, project = transfer.study, transfer.project
+        with self._store.writing() as db:
+            self.withdrawals.book(transfer, kind, "carried", by=by)
+            current = self.current(study, project)
+            if current is not None and current.request == transfer.request:
+                self._work.drop(study, project)
+            marks = ", ".join("?" for _ in LIVING)
+            changed = db.execute(
+                f"""UPDATE transfers SET state = 'withdrawn', reason = ?, changed = ? WHERE study = ?
+                    AND project = ? AND request = ? AND requested_date = ?
+                    AND state IN ({marks})""",  # noqa: S608 - question marks
+                (reason, utc_now(), study, project, transfer.request, transfer.requested_date, *LIVING),
+            ).rowcount
+            if changed:
+                if kind != "missing":  # else there is no record to tell
+                    self.outcome_due(transfer)
+                self._store.note(study, f"{project}: {reason}" + (f" ({by})" if by else ""))
+
     def _insert(
         self,
         db: sqlite3.Connection,
@@ -197,10 +228,10 @@ class Requests:
         return transfer_of(db.execute("SELECT * FROM transfers WHERE id = ?", (cursor.lastrowid,)).fetchone())
 
     def current(self, study: str, project: str) -> Transfer | None:
-        """The transfer of this study and project that counts: the newest that was not refused or stopped."""
+        """The transfer of this study and project that counts: the newest that was not taken out."""
         row = self._store.row(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state NOT IN ('refused', 'superseded', 'stopped')
+               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn')
                ORDER BY id DESC LIMIT 1""",
             study,
             project,
@@ -208,14 +239,14 @@ class Requests:
         return None if row is None else transfer_of(row)
 
     def stopped(self, study: str, project: str) -> Transfer | None:
-        """The transfer that was stopped and that no newer one has replaced."""
+        """The transfer that was stopped or withdrawn and that no newer one has replaced."""
         row = self._store.row(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
                AND state NOT IN ('refused', 'superseded') ORDER BY id DESC LIMIT 1""",
             study,
             project,
         )
-        return transfer_of(row) if row is not None and row["state"] == "stopped" else None
+        return transfer_of(row) if row is not None and row["state"] in ("stopped", "withdrawn") else None
 
     def require_current(self, transfer: Transfer) -> None:
         """Lets the work on a transfer go on while it counts; cheap enough to be asked all the time.
@@ -225,7 +256,7 @@ class Requests:
         """
         row = self._store.row(
             """SELECT 1 FROM transfers WHERE id = ? AND revision = ?
-               AND state NOT IN ('refused', 'superseded', 'stopped')""",
+               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn')""",
             transfer.id,
             transfer.revision,
         )

@@ -6,9 +6,11 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-TransferState = Literal["accepted", "packaged", "delivered", "refused", "failed", "superseded", "stopped"]
+TransferState = Literal[
+    "accepted", "packaged", "delivered", "refused", "failed", "superseded", "stopped", "withdrawn"
+]
 """``stopped``: a request names another participant or event than the one that was sent, or the copy was
-removed on purpose; nothing more is sent under it."""
+removed on purpose; ``withdrawn``: a person took the request back. Nothing more is sent under either."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class TransferFacts:
 
     Attributes:
         project: which project asked.
-        state: the transfer's state; refused and superseded ones say nothing about instances.
+        state: the transfer's state; refused, superseded and withdrawn ones say nothing.
         revision: the pinned revision; later instances are not in it.
         verified: a passed verification of this revision is recorded.
     """
@@ -113,7 +113,7 @@ def project_states(
     """The state of one instance in each project that asked for it; arguments as :func:`instance_state`."""
     found: dict[str, InstanceState] = {}
     for transfer in transfers:
-        if transfer.state in ("refused", "superseded") or transfer.revision < revision:
+        if transfer.state in ("refused", "superseded", "withdrawn") or transfer.revision < revision:
             continue
         state = _transfer_state(transfer, held_back=transfer.project in held_back_by)
         found[transfer.project] = min(found.get(transfer.project, state), state, key=ORDER.index)

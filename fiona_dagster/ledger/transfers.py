@@ -197,6 +197,18 @@ class Transfers(Requests):
                 (path, transfer.id, transfer.revision),
             )
 
+    def require_wanted(self, transfer: Transfer) -> None:
+        """Whether anything may leave for a transfer at this moment; asked at the door and while it is sent.
+
+        Raises:
+            Superseded: the transfer does not count any more.
+            WithdrawalAsked: a person has to decide whether the request stands.
+            ConsentWithdrawn: the participant withdrew the consent.
+        """
+        self.require_current(transfer)
+        self.withdrawals.require_unasked(transfer)
+        self.withdrawals.require_consent(transfer)
+
     def begin_sending(self, transfer: Transfer, target: str, content: Content) -> Sending:
         """Writes down that sending begins; to be called before the first byte leaves.
 
@@ -204,9 +216,11 @@ class Transfers(Requests):
             Superseded: the transfer does not count any more.
             RemovalAwaited: the target, or another one of the project, may hold the study under another
                 participant or event.
+            WithdrawalAsked: a person has to decide whether the request stands.
+            ConsentWithdrawn: the participant withdrew the consent.
         """
         with self._store.writing() as db:
-            self.require_current(transfer)
+            self.require_wanted(transfer)
             self.require_removed(transfer)
             return self.sendings.begin(db, transfer=transfer.id, target=target, content=content)
 
@@ -310,7 +324,7 @@ class Transfers(Requests):
         """Transfers of a study and project in a state that REDCap should know, oldest first."""
         found = self._store.rows(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state IN ('delivered', 'refused', 'failed', 'stopped') ORDER BY id""",
+               AND state IN ('delivered', 'refused', 'failed', 'stopped', 'withdrawn') ORDER BY id""",
             study,
             project,
         )

@@ -23,7 +23,7 @@ from fiona_dagster.config import DataRoot, project_names
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_record
+from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_consents, restore_record
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers import intake
@@ -108,6 +108,8 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
     ledger.evidence.read_journals()
     known = {study.study for study in ledger.receipts.studies()}
     with ledger.store.restoring() as db:
+        if not restore_consents(db, root):
+            result.problems.append("site/.ledger/consents.json can't be read; restore it from the backup")
         for study, record in read_records(root):
             if record is None or study not in known:
                 why = "can't be read" if record is None else "is of a study that no journal tells of"

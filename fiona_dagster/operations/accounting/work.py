@@ -41,8 +41,7 @@ class Books:
                 for row in store.rows("SELECT study, open, revision, registered FROM studies")
             },
             store.rows(
-                "SELECT id, study, project, state, revision FROM transfers "
-                "WHERE state IN ('accepted', 'packaged', 'delivered', 'failed', 'refused')"
+                "SELECT id, study, project, state, revision FROM transfers WHERE state != 'superseded'"
             ),
             {row["key"]: row for row in store.rows("SELECT * FROM work")},
             {(row["transfer"], row["revision"]): row for row in store.rows("SELECT * FROM packages")},
@@ -51,7 +50,7 @@ class Books:
 
     def current(self) -> Iterator[sqlite3.Row]:
         """Transfers that count."""
-        return (row for row in self.transfers if row["state"] != "refused")
+        return (row for row in self.transfers if row["state"] not in ("refused", "stopped", "withdrawn"))
 
 
 def check_studies(books: Books, account: Account) -> None:
