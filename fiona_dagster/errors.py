@@ -21,7 +21,8 @@
         ├── ResidualIdentifier    the verification found something identifying (never says the value)
         ├── RequestRefused        a transfer request that can't be carried out as written
         │   ├── RemovalAwaited    not before the removal of an older copy is confirmed
-    │   └── ConsentWithdrawn  the participant withdrew the consent
+        │   └── ConsentWithdrawn  the participant withdrew the consent
+        ├── ReleaseAwaited        the gate: a person has to look at the verified copy first
         ├── RedcapRejected        REDCap understood and said no
         ├── DeliveryRefused       a target said no, or holds something else under our name
         │   └── ContentUnproven   a target has everything, but maybe as older bytes under the same UIDs
@@ -97,6 +98,10 @@ class RefusedDicom(PermanentError):
 
 class NotVerified(PermanentError):
     """The gate: the ledger holds no passed verification record whose digests equal the bytes in hand."""
+
+
+class ReleaseAwaited(PermanentError):
+    """The gate: a verified copy that a person has to look at was not released, or was rejected."""
 
 
 class ResidualIdentifier(PermanentError):

@@ -22,6 +22,7 @@ from fiona_dagster.ledger.records import (
     restore_record,
     write_missing,
 )
+from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
 from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
@@ -40,6 +41,7 @@ class Ledger:
         withdrawals: requests that were taken back, and withdrawn consents.
         sendings: what was begun to be sent, and may lie at targets.
         work: what is to be done and when.
+        releases: verified copies that a person has to look at, and what was decided.
         evidence: what is known about the completeness of studies.
         accounts: the state of every accepted instance.
         assignments: whose a study is, and what automatic assignment made of it.
@@ -54,6 +56,7 @@ class Ledger:
         self.transfers = Transfers(self.store, self.work)
         self.sendings = self.transfers.sendings
         self.withdrawals = self.transfers.withdrawals
+        self.releases = self.transfers.releases
         self.evidence = EvidenceBook(self.store, self.work)
         self.accounts = Accounts(self.store)
         self.variants = VariantBook(self.store)
@@ -92,6 +95,7 @@ class Ledger:
 
 __all__ = [
     "ALTERED",
+    "FIRST_STUDIES",
     "STATES",
     "AccountedInstance",
     "Accounts",
@@ -107,7 +111,9 @@ __all__ = [
     "Package",
     "Person",
     "Receipts",
+    "Releases",
     "Request",
+    "Review",
     "Sending",
     "Sendings",
     "SeriesVariants",
@@ -123,6 +129,8 @@ __all__ = [
     "Withdrawals",
     "Work",
     "WorkList",
+    "content_of",
+    "describe_review",
     "person_of",
     "read_records",
     "records_folder",

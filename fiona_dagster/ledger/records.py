@@ -32,6 +32,7 @@ _BY_STUDY = (
     "work",
     "history",
     "withdrawals",
+    "releases",
     "derived_studies",
 )
 _BY_TRANSFER = {
@@ -40,7 +41,7 @@ _BY_TRANSFER = {
     "imaging_entries": "SELECT * FROM imaging_entries WHERE transfer = ?",
     "held_back": "SELECT * FROM held_back WHERE transfer = ?",
     # Of a revision that was packaged: what was not is de-identified and verified again.
-    "verifications": """SELECT v.transfer, v.revision, v.passed, v.files, '{}' AS report, v.time
+    "verifications": """SELECT v.transfer, v.revision, v.passed, v.files, '{}' AS report, v.time, v.review
         FROM verifications v JOIN packages p ON p.transfer = v.transfer AND p.revision = v.revision
         WHERE v.transfer = ?""",
 }
@@ -61,6 +62,7 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("withdrawals", "INSERT", _BY_STUDY_NEW),
     ("withdrawals", "UPDATE", _BY_STUDY_NEW),
     ("derived_studies", "INSERT", _BY_STUDY_NEW),
+    ("releases", "INSERT", _BY_STUDY_NEW),
     ("work", "INSERT", _BY_STUDY_NEW),
     ("work", "UPDATE OF revision, blocked", _BY_STUDY_NEW),
     ("work", "DELETE", _BY_STUDY_NEW),

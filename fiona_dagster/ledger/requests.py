@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from fiona_dagster.errors import RemovalAwaited, Superseded
+from fiona_dagster.ledger.releases import Releases
 from fiona_dagster.ledger.rows import Request, Transfer, TransferState, transfer_of
 from fiona_dagster.ledger.sendings import Sendings
 from fiona_dagster.ledger.store import Store, utc_now
@@ -20,6 +21,7 @@ class Requests:
         self._work = work
         self.sendings = Sendings(store)
         self.withdrawals = Withdrawals(store)
+        self.releases = Releases(store)
 
     def handled(self, request: Request) -> bool:
         """Whether this request, with this date and these very words, is the one that was dealt with last.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ class Delivery:
     time: str
 
 
-def transfer_of(row: sqlite3.Row) -> Transfer:
+def transfer_of(row: sqlite3.Row | Mapping[str, Any]) -> Transfer:
     """A row of the table ``transfers``."""
     values = dict(row)
     values["awaits_removal"] = bool(values["awaits_removal"])

@@ -92,8 +92,17 @@ class Transfers(Requests):
         files: dict[str, str],
         report: dict[str, Any],
         mapped_uid: str,
+        review: Mapping[str, int] | None = None,
     ) -> None:
         """Writes the verification record of a transfer's pinned revision, replacing an older one.
+
+        Args:
+            transfer: the transfer.
+            passed: nothing identifying was found.
+            files: relative name -> SHA-256 of what was looked at.
+            report: for people; nothing identifying.
+            mapped_uid: new Study Instance UID.
+            review: why a person has to look before it leaves: reason -> number.
 
         Raises:
             Superseded: the transfer does not count any more.
@@ -101,8 +110,8 @@ class Transfers(Requests):
         with self._store.writing() as db:
             self.require_current(transfer)
             db.execute(
-                "INSERT OR REPLACE INTO verifications (transfer, revision, passed, files, report, time) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                """INSERT OR REPLACE INTO verifications (transfer, revision, passed, files, report, time,
+                   review) VALUES (?, ?, ?, ?, ?, ?, ?)""",
                 (
                     transfer.id,
                     transfer.revision,
@@ -110,12 +119,24 @@ class Transfers(Requests):
                     json.dumps(files, sort_keys=True),
                     json.dumps(report, sort_keys=True),
                     utc_now(),
+                    json.dumps(dict(review or {}), sort_keys=True),
                 ),
             )
             db.execute("UPDATE transfers SET mapped_uid = ? WHERE id = ?", (mapped_uid, transfer.id))
 
     def verified_files(self, transfer: Transfer) -> dict[str, str]:
-        """Relative name -> SHA-256 of the files that passed the verification.
+        """Relative name -> SHA-256 of the files that passed the verification and may leave.
+
+        Raises:
+            NotVerified: there is no record for this transfer and revision, or it did not pass.
+            ReleaseAwaited: a person has to look at it first.
+        """
+        files = self.files_to_review(transfer)
+        self.releases.require(transfer)
+        return files
+
+    def files_to_review(self, transfer: Transfer) -> dict[str, str]:
+        """The same for those who look at a copy before it may leave; nobody else may go by it.
 
         Raises:
             NotVerified: there is no record for this transfer and revision, or it did not pass.
