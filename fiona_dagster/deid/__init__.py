@@ -4,7 +4,9 @@ Belongs here: from the bytes of an object to a copy without identity, and the in
 Stays out: where files come from and go to, requests, REDCap, the ledger (callers hand its two functions in).
 """
 
-from fiona_dagster.deid.assigned import identifiers_used
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.defined import defined_modality
 from fiona_dagster.deid.deidentify import (
@@ -15,10 +17,13 @@ from fiona_dagster.deid.deidentify import (
     basic_profile_only,
     deidentify_study,
 )
-from fiona_dagster.deid.inspection import Finding
 from fiona_dagster.deid.keys import ProjectKey, project_key
 from fiona_dagster.deid.profile import Profile
-from fiona_dagster.deid.verify import Verification, verify_outputs
+
+if TYPE_CHECKING:
+    from fiona_dagster.deid.assigned import identifiers_used
+    from fiona_dagster.deid.inspection import Finding
+    from fiona_dagster.deid.verify import Verification, verify_outputs
 
 __all__ = [
     "Assignment",
@@ -37,3 +42,17 @@ __all__ = [
     "project_key",
     "verify_outputs",
 ]
+
+_LATER = {
+    "Finding": "inspection",
+    "Verification": "verify",
+    "identifiers_used": "assigned",
+    "verify_outputs": "verify",
+}
+"""What reads by pydicom: imported when asked for; de-identifying has no need of its time and memory."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

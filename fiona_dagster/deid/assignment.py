@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pydicom.charset import python_encoding
-
-from fiona_dagster.deid.elements import PIXELS, TEXT, DicomFile, Element, dictionary_vr, text
+from fiona_dagster.deid.elements import PIXELS, TEXT, DicomFile, Element, text
 from fiona_dagster.deid.profile import EDITION, Profile
 from fiona_dagster.deid.stand_ins import code
+from fiona_dagster.dicom.dictionary import dictionary_vr
 from fiona_dagster.errors import RefusedDicom, UsageError
 
 CHARACTER_SET, MANUFACTURER = 0x00080005, 0x00080070
@@ -98,6 +97,8 @@ def write(
 
 def _encoding(elements: list[Element], new: dict[int, Element], values: list[str]) -> str:
     """An encoding for the assigned values; switches the object to UTF-8 when its own text allows it."""
+    from pydicom.charset import python_encoding  # slow to import; most names need it not
+
     declared = next((text(e.value) for e in elements if e.tag == CHARACTER_SET), "")
     encoding = python_encoding.get(declared)
     if encoding and "\\" not in declared and "2022" not in declared:

@@ -15,12 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import dictionary_VR
-
+from fiona_dagster.dicom.dictionary import UIDS, dictionary_vr
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 MAX_DEPTH = 64
@@ -107,15 +104,6 @@ class DicomFile:
     def find(self, tag: int) -> Element | None:
         """The top-level element of that tag."""
         return next((e for e in self.elements if e.tag == tag), None)
-
-
-@lru_cache(maxsize=8192)
-def dictionary_vr(tag: int) -> str:
-    """VR of the data dictionary (the first of several), "" for an attribute that it does not know."""
-    try:
-        return dictionary_VR(tag)[:2]
-    except KeyError:
-        return ""
 
 
 def name_of(tag: int) -> str:
@@ -333,7 +321,7 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
     syntax, sop_class, pos = _meta(view, start)
     if syntax in _REFERENCED:
         raise RefusedDicom("the pixel data are only referenced (JPIP); fetch them first")
-    known = UID_dictionary.get(syntax, ("", ""))[1] == "Transfer Syntax"
+    known = UIDS.get(syntax, ("", ""))[1] == "Transfer Syntax"
     if not known and not re.fullmatch(r"1\.2\.840\.10008\.1\.2(\.[0-9]{1,3}){1,4}", syntax):
         raise RefusedDicom(
             "the transfer syntax in its file meta information (0002,0010) is not known; it is not passed on"

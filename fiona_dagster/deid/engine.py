@@ -23,7 +23,6 @@ from fiona_dagster.deid.elements import (
     DicomFile,
     Element,
     Value,
-    dictionary_vr,
     name_of,
     parse_implicit_items,
     text,
@@ -34,6 +33,7 @@ from fiona_dagster.deid.plan import REMOVED, Context, Place, Step
 from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
 from fiona_dagster.deid.stand_ins import dummy_items, reference_items
 from fiona_dagster.deid.terms import Terms
+from fiona_dagster.dicom.dictionary import dictionary_vr
 from fiona_dagster.errors import RefusedDicom
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E

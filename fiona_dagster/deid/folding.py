@@ -13,9 +13,6 @@ import warnings
 from functools import lru_cache
 from urllib.parse import unquote
 
-from pydicom.charset import convert_encodings, decode_bytes, encode_string
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
-
 IDEOGRAPHS = "\u2e80"
 """From here on, two letters make a word, and a letter has no case and no marks."""
 _PLAIN = str.maketrans(
@@ -33,6 +30,8 @@ _PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
 
 @lru_cache(maxsize=64)
 def _encodings(charset: bytes) -> tuple[str, ...]:
+    from pydicom.charset import convert_encodings  # slow to import, and only for what is not ASCII
+
     names = [part.decode("ascii", "replace").strip(" \0") for part in charset.split(b"\\")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,6 +51,9 @@ def decode(value: bytes, charset: bytes, vr: str = "LO") -> str:
     """
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
+    from pydicom.charset import decode_bytes
+    from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -65,6 +67,8 @@ def encode(text: str, charset: bytes) -> bytes | None:
     """The bytes of a text in its character sets; ``None``: they can't say it."""
     if text.isascii():
         return text.encode()
+    from pydicom.charset import encode_string
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -12,7 +12,7 @@ import re
 import string
 from hashlib import sha256
 
-from pydicom._uid_dict import UID_dictionary
+from fiona_dagster.dicom.dictionary import UIDS
 
 MAX_SHIFT_DAYS = 3650
 """Dates move back by 1 to so many days."""
@@ -54,7 +54,7 @@ _ALPHABET = string.ascii_letters + string.digits
 
 def is_well_known(uid: str) -> bool:
     """Whether the standard itself assigned this UID (PS3.6 annex A)."""
-    return uid in UID_dictionary
+    return uid in UIDS
 
 
 def dummy(vr: str) -> bytes:

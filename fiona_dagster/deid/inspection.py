@@ -19,7 +19,6 @@ from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATI
 from fiona_dagster.deid.elements import (
     DEFLATED,
     PIXEL_DATA,
-    dictionary_vr,
     inflate,
     name_of,
 )
@@ -29,6 +28,7 @@ from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.reading import UNREADABLE, Found, elements, quiet, raw_value, read_header
 from fiona_dagster.deid.terms import BINARY, NUMBERS, Hit, Term, Terms
+from fiona_dagster.dicom.dictionary import dictionary_vr
 
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _OWN_NAME = re.compile(r"2\.25\.[0-9]{1,39}(_[0-9]+)?\.dcm")

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from fiona_dagster.deid.defined import MODALITY, is_defined
-from fiona_dagster.deid.elements import PIXELS, TEXT, Element, dictionary_vr
+from fiona_dagster.deid.elements import PIXELS, TEXT, Element
 from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
 from fiona_dagster.deid.terms import Hit, Terms
+from fiona_dagster.dicom.dictionary import dictionary_vr
 
 CHARACTER_SET = 0x00080005
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from pydicom._dicom_dict import DicomDictionary
-
-from fiona_dagster.deid.elements import dictionary_vr
 from fiona_dagster.deid.plan import REMOVED, Place, Step
+from fiona_dagster.dicom.dictionary import ATTRIBUTES, dictionary_vr
 
 EDITION = "2026c"
 
@@ -70,8 +68,8 @@ def unlisted(tag: int) -> tuple[str, str]:
     """
     table = _decisions()[0]
     found = table.get(f"{tag:08x}")
-    if found is None and tag in DicomDictionary:
-        found = table.get(("retired " if DicomDictionary[tag][3] else "") + dictionary_vr(tag))
+    if found is None and tag in ATTRIBUTES:
+        found = table.get(("retired " if ATTRIBUTES[tag][3] else "") + dictionary_vr(tag))
     return found or ("X", "nobody looked at it")
 
 

@@ -12,8 +12,8 @@ import pytest
 from pydicom.datadict import DicomDictionary, tag_for_keyword
 
 from fiona_dagster.deid import Profile, verify_outputs
-from fiona_dagster.deid.elements import dictionary_vr
 from fiona_dagster.deid.profile import unlisted
+from fiona_dagster.dicom.dictionary import dictionary_vr
 from tests.deid import phantoms
 from tests.deid.conftest import Make
 from tests.deid.phantoms import BIG, DEFLATED, EXPLICIT, IMPLICIT
