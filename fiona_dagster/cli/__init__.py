@@ -45,6 +45,8 @@ COMMANDS: dict[str, str] = {
     "studies": "studies:studies",
     "up": "service:up",
     "verify": "packages:verify",
+    "withdraw": "withdrawals:withdraw",
+    "withdrawals": "withdrawals:withdrawals",
 }
 """Name of a command -> module of this package and function in it."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 
 import click
 
+from fiona_dagster.cli.who import who
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import UsageError
 
@@ -31,14 +30,6 @@ def assign(study: str, project: str, participant: str, event: str, as_json: bool
         click.echo(f"request {instance} of study {study} for project {project} is in REDCap")
 
 
-def _who() -> str:
-    """The person as the operating system knows it; environment variables don't count."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
-
-
 @click.command()
 @click.argument("study")
 @click.option("--project", required=True, help="Project that the copies were sent for.")
@@ -54,7 +45,7 @@ def removed(study: str, project: str, targets: tuple[str, ...], unasked: bool, a
     from fiona_dagster.transfers.removal import confirm_removed
 
     with Gateway(DataRoot.from_environment()) as gateway:
-        names = confirm_removed(gateway, study, project, targets, by=_who(), ask=not unasked)
+        names = confirm_removed(gateway, study, project, targets, by=who(), ask=not unasked)
     if as_json:
         click.echo(json.dumps({"study": study, "project": project, "targets": names}))
     else:

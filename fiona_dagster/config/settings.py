@@ -123,7 +123,12 @@ class RedcapSettings(Section):
     token_file: str = ""
     """... or the file that holds it (relative: below config/)."""
     poll_seconds: int = Field(60, ge=5)
-    """How often transfer requests are asked for."""
+    """How often transfer requests are asked for: which of them were changed."""
+    list_seconds: int = Field(600, ge=5)
+    """How often all requests are listed; it finds what is missing, and what a look at changes overlooked."""
+    withdrawals_at_once: int = Field(5, ge=0)
+    """When more requests than this are withdrawn together, a person is asked first and nothing of them is
+    sent."""
     timeout_seconds: float = Field(30.0, gt=0)
     """Time limit of one call."""
     calls_per_minute: int = Field(300, ge=1)

@@ -49,8 +49,11 @@ def _requests_of(
         known: the targets of each project that have an asset here. Work of others stays due: its project
             file is gone, or new and not loaded yet.
     """
+    asked = {(found.study, found.project) for found in gateway.ledger.withdrawals.all("asked")}
 
     def loaded(work: Work) -> bool:
+        if kind == "deliver" and (work.study, work.project) in asked:
+            return False  # a person decides first whether it was withdrawn
         targets = known.get(work.project)
         return not work.project or (targets is not None and (not work.target or work.target in targets))
 
@@ -195,7 +198,12 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
         context.log.info(
             f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting"
         )
-    return f"{poll.open} requests, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
+    if poll.withdrawn:
+        context.log.info(f"requests: {len(poll.withdrawn)} withdrawn")
+    if poll.asked:
+        context.log.warning(f"{poll.asked} withdrawals wait for a decision: fiona withdrawals")
+    what = "requests" if poll.complete else "changed requests"
+    return f"{poll.open} {what}, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
 
 
 @dg.run_failure_sensor(

@@ -268,6 +268,10 @@ class Requests:
                 "images took the place of this transfer; what it did is not counted"
             )
 
+    def newest_of_requests(self) -> dict[tuple[str, int, str], Transfer]:
+        """(study, instance, requested date) -> the transfer that was made of it last."""
+        return {(t.study, t.request, t.requested_date): t for t in self.all()}
+
     def all(self, study: str | None = None) -> list[Transfer]:
         """All transfers, of one study or of all, oldest first."""
         if study is None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fiona_dagster.errors import ConsentWithdrawn, WithdrawalAsked
 from fiona_dagster.ledger.records import write_consents
-from fiona_dagster.ledger.rows import Request, Transfer
+from fiona_dagster.ledger.rows import Request, Transfer, transfer_of
 from fiona_dagster.ledger.store import Store, utc_now
 
 WithdrawalKind = Literal["marked", "missing", "command", "consent"]
@@ -87,6 +87,36 @@ class Withdrawals:
                        exports = excluded.exports, changed = excluded.changed,
                        decided_by = excluded.decided_by""",
                 (*_key(transfer), kind, state, exports, now, now, by),
+            )
+
+    def living(self, study: str | None = None) -> list[Transfer]:
+        """Transfers whose request may still be withdrawn, of one study or of all, oldest first."""
+        marks = ", ".join("?" for _ in LIVING)
+        found = self._store.rows(
+            f"""SELECT * FROM transfers WHERE state IN ({marks}) AND study = coalesce(?, study)
+                ORDER BY id""",  # noqa: S608 - question marks
+            *LIVING,
+            study,
+        )
+        return [transfer_of(row) for row in found]
+
+    def transfers_of(self, found: Withdrawal) -> list[Transfer]:
+        """The living transfers of a request; one of them stands for all."""
+        return [t for t in self.living(found.study) if _key(t) == found.key][-1:]
+
+    def to_clean(self) -> list[tuple[Transfer, list[str]]]:
+        """Withdrawn transfers with the paths of their packages that were not delivered."""
+        packages: dict[int, list[str]] = {}
+        for row in self._store.rows("SELECT transfer, path FROM packages WHERE path LIKE 'outbox/%'"):
+            packages.setdefault(row["transfer"], []).append(row["path"])
+        found = self._store.rows("SELECT * FROM transfers WHERE state = 'withdrawn'")
+        return [(transfer_of(row), packages.get(row["id"], [])) for row in found]
+
+    def cleaned(self, transfer: Transfer) -> None:
+        """The undelivered packages of a transfer are gone."""
+        with self._store.writing() as db:
+            db.execute(
+                "UPDATE packages SET path = '' WHERE transfer = ? AND path LIKE 'outbox/%'", (transfer.id,)
             )
 
     def forget_seen(self, keep: Collection[tuple[str, str, int, str]]) -> None:

@@ -184,6 +184,15 @@ class WorkList:
                 (study,),
             ).rowcount
 
+    def release(self, study: str, project: str) -> None:
+        """What waited for its next attempt is due now; what waits for a person is left alone."""
+        with self._store.writing() as db:
+            db.execute(
+                """UPDATE work SET not_before = '', requested = NULL
+                   WHERE study = ? AND project = ? AND blocked = 0""",
+                (study, project),
+            )
+
     def get(self, key: str) -> Work | None:
         """One piece of work, if it is still to be done."""
         row = self._store.row("SELECT * FROM work WHERE key = ?", key)

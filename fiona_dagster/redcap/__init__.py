@@ -8,6 +8,7 @@ from fiona_dagster.redcap.client import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, shipped_projects
 from fiona_dagster.redcap.incoming import IncomingProject, Registration, site_time
 from fiona_dagster.redcap.layout import ANONYMIZATION_ERROR, PIXELS_REWRITTEN, SEND_ERROR, TransferRequest
+from fiona_dagster.redcap.polling import RequestReader
 
 __all__ = [
     "ANONYMIZATION_ERROR",
@@ -18,6 +19,7 @@ __all__ = [
     "IncomingProject",
     "RedcapClient",
     "Registration",
+    "RequestReader",
     "ShippedProject",
     "TransferRequest",
     "shipped_projects",

@@ -29,6 +29,7 @@ from fiona_dagster.redcap.layout import (
     SERIES,
     STUDY,
     TRANSFER_ERRORS,
+    WITHDRAWN,
     Layout,
     TransferRequest,
     base_row,
@@ -54,6 +55,20 @@ class IncomingProject:
 
     def __init__(self, client: RedcapClient) -> None:
         self._client = client
+
+    @property
+    def client(self) -> RedcapClient:
+        """The client that holds the project's token."""
+        return self._client
+
+    @property
+    def knows_withdrawn(self) -> bool:
+        """Whether this *Incoming* has a field in which a request can be marked as withdrawn."""
+        return WITHDRAWN in self._client.columns
+
+    @property
+    def _request_fields(self) -> tuple[str, ...]:
+        return (STUDY, *REQUEST_FIELDS, *((WITHDRAWN,) if self.knows_withdrawn else ()))
 
     @cached_property
     def _layout(self) -> Layout:
@@ -120,7 +135,7 @@ class IncomingProject:
 
         Records whose name is no StudyInstanceUID are counted in the log and left out.
         """
-        rows = self._client.export_records(fields=(STUDY, *REQUEST_FIELDS))
+        rows = self._client.export_records(fields=self._request_fields)
         every = self._layout.requests(rows, self._client.missing_codes)
         found = [request for request in every if is_uid(request.study)]
         strangers = len(every) - len(found)
@@ -136,7 +151,7 @@ class IncomingProject:
         Raises:
             UnknownStudy: *Incoming* has no such record.
         """
-        rows = self._client.export_records(records=[study], fields=(STUDY, *REQUEST_FIELDS))
+        rows = self._client.export_records(records=[study], fields=self._request_fields)
         if not rows:
             raise UnknownStudy(
                 f"study {study} is not registered in REDCap's Incoming; wait until it is complete"
@@ -201,6 +216,7 @@ class IncomingProject:
         mapped_uid: str | None = None,
         errors: Collection[int] = (),
         message: str | None = None,
+        withdrawn: bool = False,
         expected: TransferRequest | None = None,
     ) -> bool:
         """Writes how a transfer ended.
@@ -213,6 +229,7 @@ class IncomingProject:
             mapped_uid: StudyInstanceUID of the de-identified study; None leaves what stands there.
             errors: choices of ``transfer_error`` to tick; all others are unticked.
             message: messages of the last run; None erases those of an earlier run.
+            withdrawn: mark it as withdrawn, where the project has a field for that.
             expected: the request as it was carried out; refuses when the instance asks for something else.
 
         Returns:
@@ -230,6 +247,8 @@ class IncomingProject:
             wanted["transfer_date"] = site_time(transfer_date, zone)
         if mapped_uid is not None:
             wanted["transfer_mapped_uid"] = clean_value(mapped_uid)
+        if withdrawn and self.knows_withdrawn:
+            wanted[WITHDRAWN] = "1"
         row = self._layout.row(study, "transfers", instance, wanted)
         if not self._client.differences([row]):
             return False

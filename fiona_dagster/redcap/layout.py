@@ -30,6 +30,8 @@ REQUEST_FIELDS = (
     "transfer_error",
     "transfer_mapped_uid",
 )
+WITHDRAWN = "transfer_withdrawn"
+"""Yes/no: a person took the request back. Projects of older sites lack it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class TransferRequest:
     errors: tuple[int, ...] = ()
     """Ticked choices of ``transfer_error``."""
     mapped_uid: str = field(default="", repr=False)
+    withdrawn: bool = False
+    """Whether a person marked it as withdrawn; never where the project lacks the field."""
 
     @property
     def active(self) -> bool:
@@ -122,4 +126,5 @@ def _request(row: Row) -> TransferRequest:
         transfer_date=row.get("transfer_date", ""),
         errors=tuple(ticked),
         mapped_uid=row.get("transfer_mapped_uid", ""),
+        withdrawn=row.get(WITHDRAWN) == "1",
     )

@@ -10,7 +10,7 @@ from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, s
 
 RESEARCH = "ResearchProject"
 """Name of the dictionary that research projects are compared with."""
-OPTIONAL = ("study_completeness",)
+OPTIONAL = ("study_completeness", "transfer_withdrawn")
 """Fields that the gateway fills where a site has them."""
 
 

@@ -22,6 +22,7 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
 from fiona_dagster.transfers.targets import Proof
+from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 
 def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Proof | None, Package]:
@@ -42,6 +43,8 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         Superseded: another request took the place of this one, maybe while it was sent; or the rules changed
             and it is de-identified again.
         RemovalAwaited: the study lies there under another participant or event.
+        WithdrawalAsked: the request may have been withdrawn; a person decides.
+        ConsentWithdrawn: the participant withdrew the consent.
     """
     transfers = gateway.ledger.transfers
     if target_name not in gateway.project(transfer.project).targets:
@@ -80,10 +83,11 @@ def _send(
 
     def may_go_on() -> None:
         require_sending(gateway.root)
-        transfers.require_current(transfer)
+        transfers.require_wanted(transfer)
         watch.check()
 
     may_go_on()
+    require_not_withdrawn(gateway, transfer)
     # paramiko and pynetdicom are imported when they are needed: every run is a new process.
     if isinstance(target, SftpTarget):
         from fiona_dagster.transfers.targets.sftp import deliver_sftp

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 
+from fiona_dagster.errors import RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Transfer
-from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR
+from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR, IncomingProject
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -33,6 +35,8 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
                 zone=zone,
                 mapped_uid=transfer.mapped_uid,
             )
+        elif transfer.state == "withdrawn":
+            _write_withdrawn(incoming, transfer)
         else:
             packaged = gateway.ledger.transfers.package(transfer) is not None
             incoming.write_outcome(
@@ -45,3 +49,9 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
     if work is not None:
         gateway.ledger.work.done(work.key, work.revision, work.token)
     return list(newest.values())
+
+
+def _write_withdrawn(incoming: IncomingProject, transfer: Transfer) -> None:
+    """Says that it was withdrawn and where something may lie. A record that is gone needs no word."""
+    with contextlib.suppress(UnknownStudy, RequestRefused):
+        incoming.write_outcome(transfer.study, transfer.request, withdrawn=True, message=transfer.reason)

@@ -8,7 +8,7 @@ is missing from an export is left alone.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from fiona_dagster.errors import (
@@ -19,7 +19,8 @@ from fiona_dagster.errors import (
     UnknownStudy,
 )
 from fiona_dagster.ledger import Request, Study, Transfer
-from fiona_dagster.redcap import TransferRequest
+from fiona_dagster.redcap import RequestReader, TransferRequest
+from fiona_dagster.transfers import withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
 
@@ -36,6 +37,11 @@ class Poll:
     """Requests that are half filled in, or for studies that are not here or not registered yet."""
     foreign: int
     """Requests that another system finished; they are reported and left alone."""
+    withdrawn: tuple[Transfer, ...] = ()
+    asked: int = 0
+    """Withdrawals that wait for a person's decision."""
+    complete: bool = True
+    """Whether all requests were listed; otherwise the numbers are those of records that changed."""
 
 
 def check_assignment(gateway: Gateway, study: Study, project_name: str, participant: str, event: str) -> None:
@@ -82,22 +88,81 @@ def _printable(text: str) -> bool:
     return 0 < len(text) <= 64 and text.isprintable() and "\\" not in text and text == text.strip()
 
 
-def poll_requests(gateway: Gateway) -> Poll:
-    """Reads all requests from REDCap and takes up those that are new.
+LISTED, READ = "requests_listed", "requests_read"
+"""When all requests were listed, and when REDCap was asked for changes: facts of the ledger, hints only."""
+
+
+def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
+    """Reads requests from REDCap, carries out withdrawals, and takes up what is new.
+
+    Every ``redcap.list_seconds`` all requests are listed, and those in full that the ledger does not know as
+    they are; in between the records that were changed since the last look.
+
+    Args:
+        gateway: the open gateway.
+        now: the present time, with zone; default: the clock.
 
     Raises:
         RedcapUnavailable: REDCap gave no usable answer; nothing was changed.
     """
+    now = now or datetime.now(UTC)
+    facts = gateway.ledger.store
+    reader = RequestReader(gateway.incoming(), gateway.settings.LOCALTIMEZONE)
+    listed, read = (_time(facts.fact(name)) for name in (LISTED, READ))
+    every = gateway.settings.redcap.list_seconds
+    complete = read is None or listed is None or not 0 <= (now - listed).total_seconds() < every
+    if complete or read is None:
+        listing = reader.listing()
+        looked = withdrawals.look(gateway, reader, listing, complete=True)
+        found = reader.of(_to_read(gateway, listing))
+    else:
+        listing = found = reader.changed(read)
+        looked = withdrawals.look(gateway, reader, found, complete=False)
+    poll = _take_up_new(gateway, found)
+    withdrawals.clean(gateway)
+    facts.remember(READ, now.isoformat())
+    if complete:
+        facts.remember(LISTED, now.isoformat())
+    return replace(
+        poll,
+        open=sum(request.active for request in listing),
+        withdrawn=looked.carried,
+        asked=looked.asked,
+        complete=complete,
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
+    """Records with a request that is new, that awaits something, or whose outcome REDCap may have lost."""
+    known = gateway.ledger.transfers.newest_of_requests()
+    found = set()
+    for request in listing:
+        if request.active:
+            row = known.get((request.study, request.instance, request.requested_date))
+            settled = row is not None and row.project == request.project and not row.awaits_removal
+            told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
+            if not (settled and told):
+                found.add(request.study)
+    return sorted(found)
+
+
+def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:
     accepted: list[Transfer] = []
     refused: list[Transfer] = []
     waiting = foreign = filled = 0
-    for request in sorted(gateway.incoming().requests(), key=_age):
-        if not (request.requested_date and request.project):
+    for request in sorted(requests, key=_age):
+        if not request.active:
             continue
         filled += 1
         if gateway.ledger.transfers.handled(_asked(request)):
             _tell_again(gateway, request)
             continue
+        if request.withdrawn:
+            continue  # before it was taken up at all
         if not (request.participant and request.event):
             waiting += 1
             continue
@@ -114,10 +179,12 @@ def poll_requests(gateway: Gateway) -> Poll:
 
 def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
     """An outcome that REDCap knew, or was told, and does not show is due again: its backup was restored."""
-    if request.transfer_date or request.errors:
+    if request.transfer_date or request.errors or request.withdrawn:
         return
     ended = gateway.ledger.transfers.outcome_to_write(request.study, request.project)
     mine = [transfer for transfer in ended if transfer.request == request.instance]
+    if mine and mine[-1].state == "withdrawn" and not gateway.incoming().knows_withdrawn:
+        return  # there is no field that could show it
     if mine and gateway.ledger.work.get(f"status:{request.study}:{request.project}") is None:
         gateway.ledger.transfers.outcome_due(mine[-1])
 

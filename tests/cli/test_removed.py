@@ -84,3 +84,22 @@ def test_what_was_not_sent_can_not_be_removed(
     assert done.returncode == code
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_request_is_withdrawn_and_where_copies_lie_is_shown_until_they_are_removed(sent: DataRoot) -> None:
+    done = fiona("withdraw", STUDY, "--project", "P", "--json", data=sent.path)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["studies"] == [STUDY]
+    assert sorted(place["target"] for place in document["follow_up"]) == ["pacs", "server"]
+
+    waiting = fiona("withdrawals", data=sent.path)
+    assert waiting.returncode == 1
+    assert waiting.stdout.count("have it removed") == 2
+    assert "X1" not in waiting.stdout
+    fiona("removed", STUDY, "--project", "P", "--unasked", data=sent.path)
+    settled = fiona("withdrawals", "--json", data=sent.path)
+    assert settled.returncode == 0
+    assert [found["state"] for found in json.loads(settled.stdout)["withdrawals"]] == ["carried"]
+    again = fiona("withdraw", STUDY, "--project", "P", data=sent.path)
+    assert (again.returncode, "no request" in again.stderr) == (2, True)

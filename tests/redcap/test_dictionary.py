@@ -20,7 +20,8 @@ EXPECTED = {
         "series": "series_instance_uid series_description series_date series_time series_num_files "
         "series_sequence_name series_classify_types",
         "transfers": "transfer_info_text transfer_requested_date transfer_project_name transfer_name "
-        "transfer_event_name transfer_date transfer_error transfer_mapped_uid transfer_error_message",
+        "transfer_event_name transfer_withdrawn transfer_date transfer_error transfer_mapped_uid "
+        "transfer_error_message",
     },
     "DataTransferProjects": {
         "leave_alone_do_not_touch": "record_id leave_alone_notes leave_alone_current_rek leave_alone_mrn",

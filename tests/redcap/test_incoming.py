@@ -262,6 +262,7 @@ def test_polling_asks_for_no_names_of_patients(registered: IncomingProject, redc
         "transfer_project_name",
         "transfer_name",
         "transfer_event_name",
+        "transfer_withdrawn",
         "transfer_date",
         "transfer_error",
         "transfer_mapped_uid",

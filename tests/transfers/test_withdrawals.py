@@ -1,0 +1,284 @@
+"""A request that was taken back stops everywhere; absence alone means nothing; many at once ask a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import requests as http
+
+from fiona_dagster.errors import (
+    ConsentWithdrawn,
+    RequestRefused,
+    Superseded,
+    UsageError,
+    WithdrawalAsked,
+)
+from fiona_dagster.ledger import Content, Transfer, Transfers
+from fiona_dagster.operations.rebuild import rebuild
+from fiona_dagster.redcap.dictionary import Dictionary
+from fiona_dagster.transfers import delivery, execution, intake, outcome, requests, withdrawals
+from tests.accounting import assert_all_accounted
+from tests.site import PARTICIPANT, PROJECT, STUDY, Site
+
+
+def list_all(site: Site, minutes: int = 20) -> requests.Poll:
+    """A poll at which the time for a complete list has come."""
+    with site.open() as gateway:
+        gateway.ledger.store.remember(requests.LISTED, "")
+        return requests.poll_requests(gateway, datetime.now(UTC) + timedelta(minutes=minutes))
+
+
+def delete_request(site: Site, instance: int = 1) -> None:
+    """A person deletes the request in REDCap, the record stays."""
+    form = {
+        "token": site.redcap.tokens["Incoming"],
+        "content": "record",
+        "action": "delete",
+        "records[0]": STUDY,
+        "instrument": "transfers",
+        "repeat_instance": str(instance),
+        "format": "json",
+    }
+    answer = http.post(site.redcap.url, data=form, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def told(site: Site, instance: int = 1) -> dict[str, str]:
+    with site.open() as gateway:
+        rows = gateway.incoming().client.export_records(records=[STUDY])
+    return next(
+        row
+        for row in rows
+        if row["redcap_repeat_instance"] == str(instance) and row["redcap_repeat_instrument"] == "transfers"
+    )
+
+
+def newest(site: Site) -> Transfer:
+    with site.open() as gateway:
+        return gateway.ledger.transfers.all(STUDY)[-1]
+
+
+def test_a_marked_request_stops_before_the_next_step_and_leaves_nothing(site: Site) -> None:
+    transfer, package = site.packaged()
+    assert (site.root.path / package.path).is_file()
+    site.fill(1, transfer_withdrawn="1")
+    poll = site.poll()
+    assert [t.id for t in poll.withdrawn] == [transfer.id]
+    assert newest(site).state == "withdrawn"
+    assert site.waiting_targets() == []
+    assert not list(site.root.outbox.glob("*/*"))
+    assert not list((site.root.projects / PROJECT).glob("*"))
+    with site.open() as gateway:
+        with pytest.raises(Superseded):
+            delivery.deliver(gateway, transfer, "archive")
+        with pytest.raises(RequestRefused, match="withdrawn in REDCap"):
+            execution.transfer_of(gateway, STUDY, PROJECT)
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    row = told(site)
+    assert row["transfer_error_message"] == "withdrawn in REDCap; nothing more is sent"
+    assert (row["transfer_date"], row["transfer_error___1"], row["transfer_error___2"]) == ("", "0", "0")
+    assert site.poll().withdrawn == ()  # said once
+    assert_all_accounted(site.root)
+    site.fill(1, transfer_withdrawn="0", transfer_requested_date="2027-01-01 10:00")
+    assert len(site.poll().accepted) == 1  # another date is another request
+
+
+def test_it_is_asked_again_directly_before_sending(site: Site) -> None:
+    transfer, _ = site.packaged()
+    site.fill(1, transfer_withdrawn="1")  # after the last poll
+    with site.open() as gateway, pytest.raises(Superseded):
+        delivery.deliver(gateway, transfer, "archive")
+    assert not list(site.sftp["archive"].files.glob("*.zip"))
+    assert newest(site).state == "withdrawn"
+
+
+def test_while_it_is_sent_it_stops_between_two_pieces(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    transfer, _ = site.packaged()
+    original = Transfers.begin_sending
+
+    def then_withdrawn(self: Transfers, this: Transfer, target: str, content: Content) -> object:
+        sending = original(self, this, target, content)
+        with site.open() as other:
+            withdrawals.withdraw(other, STUDY, PROJECT, by="somebody")
+        return sending
+
+    monkeypatch.setattr(Transfers, "begin_sending", then_withdrawn)
+    with site.open() as gateway:
+        with intake.study_lock(gateway, STUDY), pytest.raises(Superseded):  # as every run holds it
+            delivery.deliver(gateway, transfer, "archive")
+        assert list(site.root.outbox.glob("*/*"))
+        withdrawals.clean(gateway)
+    assert not list(site.root.outbox.glob("*/*"))
+    assert not list(site.sftp["archive"].files.glob("*.zip"))
+    assert "Something of it may be at: archive" in newest(site).reason
+    assert newest(site).state == "withdrawn"
+
+
+def test_what_was_delivered_is_named_for_follow_up(site: Site) -> None:
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+    site.fill(1, transfer_withdrawn="1")
+    site.poll()
+    with site.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        (sending,) = gateway.ledger.sendings.at(STUDY, PROJECT)
+    assert sending.state == "proven"
+    row = told(site)
+    assert "Something of it may be at: archive" in row["transfer_error_message"]
+    assert row["transfer_withdrawn"] == "1"
+    assert PARTICIPANT not in row["transfer_error_message"]
+    assert_all_accounted(site.root)
+
+
+def test_absence_means_nothing_until_two_lists_and_the_log_agree(site: Site) -> None:
+    site.packaged()
+    delete_request(site)
+    first = list_all(site)
+    assert first.complete
+    assert (first.withdrawn, newest(site).state) == ((), "packaged")
+    assert len(list_all(site, 40).withdrawn) == 1
+    assert newest(site).state == "withdrawn"
+    with site.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, PROJECT)  # no record to tell: no fault
+
+
+def test_a_restored_backup_withdraws_nothing(site: Site) -> None:
+    """Lists lack the request, but the log knows of no deletion; and when it is back, all is as before."""
+    site.receive(1)
+    backup = site.redcap.backup()
+    site.ask()
+    site.poll()
+    later = site.redcap.backup()
+    site.redcap.restore(backup)
+    for _ in range(4):
+        assert list_all(site).withdrawn == ()
+    assert newest(site).state == "accepted"
+    site.redcap.restore(later)
+    list_all(site)
+    with site.open() as gateway:
+        assert gateway.ledger.withdrawals.all() == []
+
+
+def test_an_emptied_request_counts_as_deleted(site: Site) -> None:
+    site.receive(1)
+    site.ask()
+    site.poll()
+    form = {
+        "token": site.redcap.tokens["Incoming"],
+        "content": "record",
+        "format": "json",
+        "overwriteBehavior": "overwrite",
+        "data": f'[{{"study_instance_uid": "{STUDY}", "redcap_repeat_instrument": "transfers",'
+        ' "redcap_repeat_instance": 1, "transfer_requested_date": ""}]',
+    }
+    assert http.post(site.redcap.url, data=form, timeout=10).status_code == 200
+    assert list_all(site).withdrawn == ()
+    assert len(list_all(site).withdrawn) == 1
+
+
+@pytest.fixture
+def asked(site: Site) -> Site:
+    """More withdrawals at once than allowed (none at all)."""
+    site.configure(
+        redcap={
+            "url": site.redcap.url,
+            "token_file": "secrets/redcap-token",
+            "calls_per_minute": 6000,
+            "withdrawals_at_once": 0,
+        }
+    )
+    site.packaged()
+    site.fill(1, transfer_withdrawn="1")
+    poll = site.poll()
+    assert (poll.withdrawn, poll.asked) == ((), 1)
+    return site
+
+
+def test_many_at_once_ask_a_person_and_nothing_is_sent_meanwhile(asked: Site) -> None:
+    with asked.open() as gateway:
+        with pytest.raises(WithdrawalAsked, match="fiona withdrawals"):
+            delivery.deliver(gateway, asked.transfer(), "archive")
+        assert not list(asked.sftp["archive"].files.glob("*.zip"))
+        withdrawals.decide(gateway, None, confirm=True, by="somebody")
+    assert newest(asked).state == "withdrawn"
+    assert not list(asked.root.outbox.glob("*/*"))
+
+
+def test_a_request_that_stands_goes_on(asked: Site) -> None:
+    with asked.open() as gateway:
+        withdrawals.decide(gateway, STUDY, confirm=False, by="somebody")
+        assert asked.poll().asked == 0  # the mark still stands in REDCap; somebody decided
+        proof, _ = delivery.deliver(gateway, asked.transfer(), "archive")
+        assert proof is not None
+        with pytest.raises(UsageError):
+            withdrawals.decide(gateway, None, confirm=True, by="somebody")
+
+
+def test_a_withdrawn_consent_stops_all_and_lets_nothing_new_in(site: Site) -> None:
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        stopped = withdrawals.withdraw_consent(gateway, PROJECT, PARTICIPANT, by="somebody")
+        assert [t.id for t in stopped] == [transfer.id]
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    assert told(site)["transfer_withdrawn"] == "1"
+    site.fill(1, transfer_withdrawn="0", transfer_requested_date="2027-01-01 10:00")
+    (refused,) = site.poll().refused
+    assert "consent" in refused.reason
+    assert PARTICIPANT not in refused.reason
+    with site.open() as gateway, pytest.raises(ConsentWithdrawn):
+        gateway.ledger.withdrawals.require_consent(transfer)
+    site.ask(participant="H002")  # somebody else is not concerned
+    assert len(site.poll().accepted) == 1
+    with site.open() as gateway:
+        assert gateway.ledger.withdrawals.give_consent_again(PROJECT, PARTICIPANT)
+
+
+def test_a_lost_ledger_remembers_withdrawals(site: Site) -> None:
+    site.packaged()
+    with site.open() as gateway:
+        withdrawals.withdraw_consent(gateway, PROJECT, PARTICIPANT, by="somebody")
+        before = gateway.ledger.withdrawals.all()
+    assert rebuild(site.root).problems == []
+    with site.open() as gateway:
+        assert gateway.ledger.withdrawals.all() == before
+        assert gateway.ledger.withdrawals.consent_withdrawn(PROJECT, PARTICIPANT)
+    assert newest(site).state == "withdrawn"
+
+
+def test_an_incoming_without_the_field_works_unchanged(site: Site) -> None:
+    """An existing site's dictionary: requests go on, withdrawing at the gateway works."""
+    rows = [
+        row
+        for row in site.redcap.store.project("Incoming").dictionary.rows()
+        if row["field_name"] != "transfer_withdrawn"
+    ]
+    project = site.redcap.store.project("Incoming")
+    site.redcap.store.change_project("Incoming", Dictionary.from_rows(rows), project.setup)
+    site.packaged()
+    with site.open() as gateway:
+        assert not gateway.incoming().knows_withdrawn
+        withdrawals.withdraw(gateway, STUDY, PROJECT, by="somebody")
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        assert gateway.ledger.work.get(f"status:{STUDY}:{PROJECT}") is None
+    site.poll()
+    with site.open() as gateway:
+        assert gateway.ledger.work.get(f"status:{STUDY}:{PROJECT}") is None  # not renewed for ever
+    assert told(site)["transfer_error_message"].startswith("withdrawn at the gateway")
+
+
+def test_a_request_withdrawn_before_it_was_taken_up_is_left_alone(site: Site) -> None:
+    site.receive(1)
+    site.ask()
+    site.fill(1, transfer_withdrawn="1")
+    poll = site.poll()
+    assert (poll.accepted, poll.refused, poll.withdrawn) == ((), (), ())
+
+
+def test_changes_are_read_between_two_lists(site: Site) -> None:
+    site.receive(1)
+    assert site.poll().complete
+    site.ask()
+    poll = site.poll()
+    assert (poll.complete, len(poll.accepted)) == (False, 1)
