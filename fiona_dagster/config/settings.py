@@ -342,6 +342,18 @@ class ProjectSettings(Section):
     """Options of PS3.15 Annex E."""
     allow_kinds: tuple[HeldKind, ...] = ()
     """Kinds of objects that would be held back; by naming one the project vouches that they show no text."""
+    trusted_senders: tuple[AeTitle, ...] = ()
+    """Calling AE titles whose studies bear the project's own participant ids already: what only they sent may
+    have the participant id as PatientID or PatientName. All others, see ``participant_may_be_identifier``."""
+    unprocessable: Literal["stop", "leave_out"] = "stop"
+    """An instance that can't be de-identified ``stop``s its study, or is left out and reported."""
+    release: Literal["automatic", "review"] = "automatic"
+    """``review``: every verified copy waits for a person (``fiona release``)."""
+    release_first_studies: int = Field(0, ge=0)
+    """Copies wait until so many studies of the project were released by a person."""
+    weak_hits: Literal["review", "pass"] = "review"
+    """Weak hits of the residual search (a common word, initials, a short number) wait for a person, or
+    pass."""
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
     package: PackageSettings = PackageSettings()

@@ -16,8 +16,10 @@ from fiona_dagster.config import ProjectSettings, Target
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, StepResult, run_studies
-from fiona_dagster.ledger import Package, Transfer, work_key
-from fiona_dagster.transfers import delivery, execution, outcome
+from fiona_dagster.defs.tables import actions_table, kinds_table, rules_table, tags_table
+from fiona_dagster.errors import ReleaseAwaited
+from fiona_dagster.ledger import Package, Transfer, describe_review, work_key
+from fiona_dagster.transfers import delivery, execution, outcome, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.targets import Proof
@@ -39,6 +41,11 @@ def deliver_job_name(project: str) -> str:
 def target_key(project: str, target: str) -> dg.AssetKey:
     """Asset of one target of a project."""
     return dg.AssetKey([project, "deliveries", target])
+
+
+def package_key(project: str) -> dg.AssetKey:
+    """Asset of a project's packages."""
+    return dg.AssetKey([project, "package"])
 
 
 def status_key(project: str) -> dg.AssetKey:
@@ -136,8 +143,10 @@ class ProjectFactory:
             key_prefix=prefix,
             deps=_identity(verification.key),
             kinds={"zip"},
+            output_required=False,
             description="One ZIP with manifest, report and checksums, made from verified bytes only. It "
-            "waits in `outbox/` until every target is proven to have it, then it moves to `DAIC/`.",
+            "waits in `outbox/` until every target is proven to have it, then it moves to `DAIC/`. Not made "
+            "while the verified copy waits for a person (`fiona release`); a release launches this step.",
             **self._common,
         )
         def package(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
@@ -215,10 +224,13 @@ class ProjectFactory:
             {
                 "instances": copy.instances,
                 "held_back": sum(copy.held.values()),
+                "left_out": copy.left_out,
                 "elements_changed": sum(
                     count for action, count in copy.report["actions"].items() if action != "K"
                 ),
-                "actions": _actions_table(copy.report["actions"]),
+                "actions": actions_table(copy.report["actions"]),
+                "tags": tags_table(copy.report),
+                "rules": rules_table(copy.report),
                 "revision": transfer.revision,
                 "generation": transfer.generation,
             },
@@ -242,15 +254,21 @@ class ProjectFactory:
             "files": len(verified.files),
             "findings": len(verified.findings),
             "weak_hits": len(verified.warnings),
-            "weak_hits_by_kind": _kinds_table(verified.warnings_by_kind()),
+            "weak_hits_by_kind": kinds_table(verified.warnings_by_kind(), "hits"),
             "terms_searched": sum(verified.searched.values()),
+            "searched": kinds_table(verified.searched, "terms"),
+            "release": _release_of(gateway, transfer),
         }
         return StepResult(shown, _name_of(transfer), (check,))
 
     def _package(self, gateway: Gateway, study: str) -> StepResult:
         with study_lock(gateway, study):
             transfer = self._take(gateway, study)
-            package = execution.make_package(gateway, transfer)
+            try:
+                package = execution.make_package(gateway, transfer)
+            except ReleaseAwaited as awaited:
+                release.wait(gateway, transfer, str(awaited))
+                return StepResult(waits=str(awaited))
         return StepResult(
             {
                 "package": _name_of(transfer),
@@ -295,6 +313,16 @@ def _name_of(transfer: Transfer) -> str:
     return f"transfer-{transfer.id}-r{transfer.revision}"
 
 
+def _release_of(gateway: Gateway, transfer: Transfer) -> str:
+    """Whether a person has to look at a verified copy before it leaves."""
+    review = gateway.ledger.releases.review(transfer)
+    if review is None or not review.asked:
+        return "automatic"
+    if review.waits:
+        return f"waits for a person: {describe_review(review.reasons)}"
+    return review.decision or "automatic, since enough studies were released"
+
+
 def _megabytes(package: Package) -> int:
     """Rounded up: the exact size of a package tells it apart as well as a digest."""
     return -(-package.size // 1_000_000)
@@ -323,35 +351,3 @@ def _delivery_metadata(proof: Proof | None, package: Package, transfer: Transfer
         "proven_at": dg.MetadataValue.timestamp(datetime.fromisoformat(proof.time)),
         **counts,
     }
-
-
-_MEANINGS = {
-    "C": "cleaned, or a date shifted",
-    "D": "replaced by a stand-in",
-    "K": "kept",
-    "U": "UID replaced",
-    "X": "removed",
-    "Z": "emptied",
-    "private": "private element removed",
-}
-"""Actions of PS3.15 table E.1-1a in short; others explain themselves."""
-
-
-def _kinds_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    rows = [dg.TableRecord({"kind": kind, "hits": count}) for kind, count in counts.items()]
-    return dg.MetadataValue.table(
-        rows, dg.TableSchema([dg.TableColumn("kind", "string"), dg.TableColumn("hits", "int")])
-    )
-
-
-def _actions_table(counts: dict[str, int]) -> dg.TableMetadataValue:
-    rows = [
-        dg.TableRecord({"action": action, "meaning": _MEANINGS.get(action, action), "elements": count})
-        for action, count in sorted(counts.items())
-    ]
-    columns = [
-        dg.TableColumn("action", "string", description="as in PS3.15 table E.1-1a"),
-        dg.TableColumn("meaning", "string"),
-        dg.TableColumn("elements", "int", description="in all instances together, at every depth"),
-    ]
-    return dg.MetadataValue.table(rows, dg.TableSchema(columns))

@@ -18,7 +18,7 @@ from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.ledger import Kind, Work
-from fiona_dagster.transfers import completion, delivery, outcome, requests
+from fiona_dagster.transfers import completion, delivery, outcome, release, requests
 from fiona_dagster.transfers.context import Gateway
 
 TICK_SECONDS = 5
@@ -61,6 +61,8 @@ def _requests_of(
     for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):
         selection = None
         name = job or project.transfer_job_name(work.project)
+        if kind == "transfer" and release.only_package(gateway, work):
+            selection = [project.package_key(work.project)]
         if kind == "deliver":
             name, selection = (
                 project.deliver_job_name(work.project),

@@ -27,11 +27,19 @@ from fiona_dagster.transfers.context import Gateway
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step tells Dagster about one study: counts, digests and tables; nothing identifying."""
+    """What a step tells Dagster about one study: counts, digests and tables; nothing identifying.
+
+    Attributes:
+        metadata: shown with the materialisation.
+        data_version: tells results apart.
+        checks: results of asset checks.
+        waits: nothing was made and nothing failed, since a person has to decide first: why.
+    """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     data_version: str | None = None
     checks: tuple[dg.AssetCheckResult, ...] = ()
+    waits: str = ""
 
 
 Body = Callable[[Gateway, str], StepResult]
@@ -85,6 +93,7 @@ def run_studies(
     One study: its result is the asset's. Several (a backfill): when all succeed Dagster logs a
     materialisation for each at the end, so nothing may be logged before; when some fail those that
     succeeded are logged here and one ``Failure`` names the others, so that exactly these show as failed.
+    A study that waits for a person is not materialised; its asset must have ``output_required=False``.
 
     Args:
         context: Dagster's.
@@ -104,16 +113,21 @@ def run_studies(
     hold_run(resource.root, context.run.run_id)
     failures: dict[str, tuple[str, bool]] = {}
     results: dict[str, StepResult] = {}
+    waiting = False
     for study in context.partition_keys:
         outcome, result = _attempt(resource, body, on_failure, study)
-        if outcome is None:
-            results[study] = result
-        else:
+        if outcome is not None:
             failures[study] = outcome
+        elif result.waits:
+            waiting = True
+            context.log.warning(result.waits)
+        else:
+            results[study] = result
     many = len(context.partition_keys) > 1
-    if failures:
+    if failures or waiting:
         for study, result in results.items():
             yield _materialization(context, study, result)
+    if failures:
         if results and on_stopped:
             with resource.open() as gateway:
                 on_stopped(gateway, list(results))
@@ -121,6 +135,8 @@ def run_studies(
             "; ".join(f"{study}: {message}" if many else message for study, (message, _) in failures.items()),
             allow_retries=not all(permanent for _, permanent in failures.values()),
         )
+    if waiting:
+        return
     if many:
         for study, result in results.items():
             context.add_asset_metadata(dict(result.metadata), partition_key=study)

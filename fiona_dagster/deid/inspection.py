@@ -33,7 +33,7 @@ from fiona_dagster.dicom.dictionary import dictionary_vr
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _OWN_NAME = re.compile(r"2\.25\.[0-9]{1,39}(_[0-9]+)?\.dcm")
 _META = frozenset((0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013))
-_METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080050))
+METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080050))
 _SHORT = 6
 """In binary values (tables of colours, say) shorter words are found by chance."""
 _EXPLICIT = b"1.2.840.10008.1.2.1"
@@ -79,7 +79,7 @@ class Inspection:
     def __init__(self, path: Path, name: str, deidentifier: Deidentifier) -> None:
         self.path, self.name = path, name
         self.profile = deidentifier.profile
-        self.assigned = deidentifier.assigned_tags() | _METHOD_TAGS
+        self.assigned = deidentifier.assigned_tags() | METHOD_TAGS
         self.findings: list[Finding] = []
         self.warnings: list[Finding] = []
 

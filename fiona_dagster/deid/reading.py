@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class Found:
         where: offset of the value in the file, -1 when not known.
         items: number of items of a sequence, else -1.
         charset: Specific Character Set (0008,0005) that is in force.
+        little: whether numbers in it are little endian.
     """
 
     path: tuple[int, ...]
@@ -67,6 +69,29 @@ class Found:
     where: int
     items: int = -1
     charset: bytes = b""
+    little: bool = True
+
+    def numbers(self) -> tuple[int, ...] | tuple[float, ...] | None:
+        """The numbers of a binary value; None if its VR is none of numbers, or its length does not fit."""
+        code = _NUMBER_FORMATS.get(self.vr)
+        size = struct.calcsize(code) if code else 0
+        if not code or len(self.value) % size:
+            return None
+        order = "<" if self.little else ">"
+        return struct.unpack(f"{order}{len(self.value) // size}{code}", self.value)
+
+
+_NUMBER_FORMATS = {
+    "FL": "f",
+    "FD": "d",
+    "SL": "i",
+    "SS": "h",
+    "SV": "q",
+    "UL": "I",
+    "US": "H",
+    "UV": "Q",
+}
+"""VRs of numbers (PS3.5 6.2) as `struct` calls them."""
 
 
 def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset:
@@ -99,8 +124,9 @@ def elements(data_set: Dataset) -> list[Found]:
     Raises:
         UnreadableDicom: pydicom can't read it.
     """
+    little = getattr(data_set, "original_encoding", (None, True))[1] is not False
     with quiet():
-        return list(_walk(data_set, (), b""))
+        return list(_walk(data_set, (), b"", little))
 
 
 def raw_value(data_set: Dataset, tag: int) -> str:
@@ -110,7 +136,7 @@ def raw_value(data_set: Dataset, tag: int) -> str:
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
 
 
-def _walk(data_set: Dataset, path: tuple[int, ...], charset: bytes) -> Iterator[Found]:
+def _walk(data_set: Dataset, path: tuple[int, ...], charset: bytes, little: bool) -> Iterator[Found]:
     charset = _charset(data_set) or charset
     for key in sorted(data_set.keys()):
         tag = int(key)
@@ -122,10 +148,10 @@ def _walk(data_set: Dataset, path: tuple[int, ...], charset: bytes) -> Iterator[
             if children is not None:
                 yield Found(path, tag, "SQ", b"", -1, len(children))
                 for child in children:
-                    yield from _walk(child, (*path, tag), charset)
+                    yield from _walk(child, (*path, tag), charset, little)
                 continue
         value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode()
-        yield Found(path, tag, vr, value, raw.value_tell if raw else -1, charset=charset)
+        yield Found(path, tag, vr, value, raw.value_tell if raw else -1, -1, charset, little)
 
 
 def _charset(data_set: Dataset) -> bytes:

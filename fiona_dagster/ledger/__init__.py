@@ -26,7 +26,7 @@ from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, conte
 from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
-from fiona_dagster.ledger.transfers import Transfers
+from fiona_dagster.ledger.transfers import LEFT_OUT, Transfers
 from fiona_dagster.ledger.variants import SeriesVariants, VariantBook
 from fiona_dagster.ledger.withdrawals import Withdrawal, Withdrawals
 from fiona_dagster.ledger.work import Kind, Work, WorkList, work_key
@@ -96,6 +96,7 @@ class Ledger:
 __all__ = [
     "ALTERED",
     "FIRST_STUDIES",
+    "LEFT_OUT",
     "STATES",
     "AccountedInstance",
     "Accounts",

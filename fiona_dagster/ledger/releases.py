@@ -37,6 +37,7 @@ class Review:
     Attributes:
         transfer: whose copy.
         reasons: why -> how many (weak hits, studies, ...); those that still hold.
+        asked: whether there was any reason when it was verified.
         files: how many files were verified.
         decision: ``""`` while nobody decided about these bytes.
         by: login name of who decided.
@@ -46,6 +47,7 @@ class Review:
 
     transfer: Transfer
     reasons: dict[str, int]
+    asked: bool
     files: int
     decision: str
     by: str
@@ -89,7 +91,7 @@ class Releases:
 
     def _review(self, row: dict[str, Any]) -> Review:
         files, reasons = json.loads(row.pop("verified")), json.loads(row.pop("review"))
-        verified_at = row.pop("verified_at")
+        verified_at, asked = row.pop("verified_at"), bool(reasons)
         transfer = transfer_of(row)
         first = reasons.get(FIRST_STUDIES)
         if first is not None and self.released_studies(transfer.project) >= first:
@@ -103,6 +105,7 @@ class Releases:
         return Review(
             transfer,
             reasons,
+            asked,
             len(files),
             decided["decision"] if decided else "",
             decided["by"] if decided else "",
@@ -166,7 +169,6 @@ _DESCRIBED = {
     "project": "the project reviews every study",
     FIRST_STUDIES: "one of the first {} studies of the project",
     "weak_hits": "{} weak hits of the residual search",
-    "left_out": "{} instances could not be processed and are left out",
 }
 
 

@@ -10,7 +10,8 @@ requested     a request was accepted; the copy is not verified yet
 verified      the de-identified copy passed the verification (the gate)
 packaged      in a package; at least one target is not proven yet
 delivered     every target of every project that asked for it is proven to have it
-filtered      held back by kind in every project that asked for it (``allow_kinds``)
+filtered      held back by kind (``allow_kinds``), or left out since it can't be de-identified
+              (``unprocessable``), in every project that asked for it
 failed        a transfer can't go on until a person acts; the reason stands with the transfer
 flagged       the study needs a person before anything goes on (two patients, damage, an open conflict)
 altered       the archived bytes are no longer those that were received (digest); nothing of the study leaves

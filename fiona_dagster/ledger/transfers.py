@@ -17,6 +17,9 @@ from fiona_dagster.ledger.sendings import Content, Sending
 from fiona_dagster.ledger.store import utc_now
 from fiona_dagster.ledger.work import work_key
 
+LEFT_OUT = "not_processable"
+"""Among the kinds of what was held back: it can't be de-identified, and the project goes on without."""
+
 
 class Transfers(Requests):
     """The tables of transfers, verifications, packages and deliveries."""
@@ -71,6 +74,16 @@ class Transfers(Requests):
                 "INSERT INTO held_back (transfer, revision, sop_instance, kind) VALUES (?, ?, ?, ?)",
                 [(transfer.id, transfer.revision, uid, kind) for uid, kind in sorted(kinds.items())],
             )
+
+    def left_out(self, transfer: Transfer) -> int:
+        """How many instances of the pinned revision can't be de-identified and were left out."""
+        row = self._store.row(
+            "SELECT count(*) AS n FROM held_back WHERE transfer = ? AND revision = ? AND kind = ?",
+            transfer.id,
+            transfer.revision,
+            LEFT_OUT,
+        )
+        return int(row["n"]) if row is not None else 0
 
     def record_rules(self, transfer: Transfer, digest: str) -> None:
         """By which rules the working copy was made.

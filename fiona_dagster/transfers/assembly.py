@@ -14,6 +14,7 @@ from fiona_dagster.config import PackageSettings
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.documents import (
     INDEX,
+    REPORT_PAGE,
     TABLE,
     index_page,
     record_json,
@@ -75,10 +76,16 @@ def assemble(
         {file.name: verified[file.record] for file in packed},
         key=key,
         report=report,
-        documents={INDEX: page, TABLE: series_table(rows)},
+        documents={INDEX: page, TABLE: series_table(rows), REPORT_PAGE: _report_page(report)},
         record=record_json(series_records(laid_out, types)),
         progress=progress,
     )
+
+
+def _report_page(report: Mapping[str, Any]) -> bytes:
+    from fiona_dagster.deid import report as reports
+
+    return reports.page(report.get("deidentification", {}), report.get("verification", {}))
 
 
 def _picture(series: PackedSeries, verified: Mapping[str, str]) -> bytes | str:

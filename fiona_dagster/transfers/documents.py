@@ -19,7 +19,7 @@ from fiona_dagster.studies.attributes import RECORD_TAGS, record_value
 from fiona_dagster.studies.values import number
 from fiona_dagster.transfers.layout import FRAMES, MODALITY, SERIES_NUMBER, PackedSeries, whole_number
 
-INDEX, TABLE = "index.html", "series.csv"
+INDEX, TABLE, REPORT_PAGE = "index.html", "series.csv", "report.html"
 _ROWS, _COLUMNS, _DESCRIPTION = 0x00280010, 0x00280011, 0x0008103E
 _SLICE_LOCATION = 0x00201041
 COLUMNS = (
@@ -154,7 +154,8 @@ def index_page(
         f"<dt>{title}</dt><dd>{escape(str(manifest[key]))}</dd>" for key, title in _FACTS if key in manifest
     )
     body = "".join(_row(row, show(index)) for index, row in enumerate(rows))
-    held = report.get("deidentification", {}).get("held_back", {})
+    deidentified = report.get("deidentification", {})
+    held, left_out = deidentified.get("held_back", {}), int(deidentified.get("left_out", 0))
     held_text = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(held.items())) or "none"
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     page = f"""<!DOCTYPE html>
@@ -174,8 +175,9 @@ def index_page(
 <tr><th>Picture</th><th>Folder</th><th>Series</th><th>Instances</th></tr>
 {body}</table>
 <h2>What else is here</h2>
-<p>De-identified by the rules in <a href="report.json">report.json</a>;
-objects held back: {escape(held_text)}.
+<p>De-identified by the rules in <a href="report.html">report.html</a>
+(the same as data: <a href="report.json">report.json</a>); objects held back: {escape(held_text)};
+left out since they can't be processed: {left_out}.
 The series once more as a table: <a href="series.csv">series.csv</a>.
 Every file with size and SHA-256: <a href="manifest.json">manifest.json</a>.</p>
 <p>The pictures are small, show the middle of each series and are no images for reading.

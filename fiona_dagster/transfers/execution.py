@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fiona_dagster.config import ProjectSettings
 from fiona_dagster.errors import (
     Busy,
     NotVerified,
@@ -25,6 +26,8 @@ from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
+from fiona_dagster.transfers.left_out import hold_back, named, not_sent
+from fiona_dagster.transfers.release import reasons_for_review
 from fiona_dagster.transfers.rules import require_project, require_rules, require_site, rules_digest
 from fiona_dagster.transfers.signature import SigningKey
 
@@ -128,6 +131,8 @@ class WorkingCopy:
     instances: int
     held: dict[str, int]
     """Kind of object -> how many were held back, since what they show can't be cleaned yet."""
+    left_out: int
+    """Instances that can't be de-identified, if the project goes on without them."""
     report: dict[str, Any]
 
 
@@ -139,7 +144,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     """Writes the de-identified working copy of a transfer.
 
     Objects of kinds that may carry text in their pixels, and documents, are held back unless the project
-    allows that kind; the report lists them.
+    allows that kind; the report lists them. So are instances that can't be processed, if the project says
+    ``leave_out``.
 
     Raises:
         RequestRefused: the project is not active any more, or has other participants or events now.
@@ -148,25 +154,32 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     """
     from fiona_dagster import deid
 
-    rules = rules_digest(require_project(gateway, transfer))
+    project = require_project(gateway, transfer)
+    rules = rules_digest(project)
     originals = sources(gateway, transfer)
     check_digests(gateway, transfer.study)
     paths = [original.path for original in originals]
+    uids = [original.SOPInstanceUID for original in originals]
     folder = working_copy(gateway, transfer)
     _remove_working_copies(gateway, transfer)
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(mode=0o700, parents=True)
     report = deid.deidentify_study(deidentifier_of(gateway, transfer), paths, part)
-    if report.failures:
+    if report.failures and (project.unprocessable == "stop" or not report.files):
         shutil.rmtree(part)
-        first = report.failures[0]
         raise PermanentError(
             f"study {transfer.study}: {len(report.failures)} of {len(paths)} instances can't be "
-            f"de-identified (the first: {first.reason}); nothing of it is sent"
+            f"de-identified: {named(report.failures, uids)}; nothing of it is sent"
         )
-    kinds = hold_back(report, part, gateway.project(transfer.project).allow_kinds)
+    kinds = hold_back(report, part, project.allow_kinds)
     held = Counter(kind for kind in kinds if kind)
-    document = {**report.to_json(), "held_back": dict(held), "received": len(paths)}
+    left_out = len(report.failures)
+    document = {
+        **report.to_json(),
+        "held_back": dict(held),
+        "left_out": left_out,
+        "received": len(paths),
+    }
     kept = len(report.files) - held.total()
     if not kept:
         shutil.rmtree(part)
@@ -177,28 +190,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
     gateway.ledger.transfers.record_rules(transfer, rules)
     part.replace(folder)
-    gateway.ledger.transfers.record_held_back(
-        transfer,
-        {
-            original.SOPInstanceUID: kind
-            for original, kind in zip(originals, kinds, strict=True)  # without failures: one report a source
-            if kind
-        },
-    )
-    return WorkingCopy(kept, dict(held), document)
-
-
-def hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> list[str]:
-    """Removes copies of kinds that aren't allowed; for each file of the report the kind, or ``""``."""
-    kinds = []
-    for file in report.files:
-        kind = file.held.lower().replace(" ", "_").replace("-", "_")
-        if kind in allowed:
-            kind = ""
-        if kind:
-            (folder / file.name).unlink()
-        kinds.append(kind)
-    return kinds
+    gateway.ledger.transfers.record_held_back(transfer, not_sent(report.failures, kinds, uids))
+    return WorkingCopy(kept, dict(held), left_out, document)
 
 
 def _remove_working_copies(gateway: Gateway, transfer: Transfer) -> None:
@@ -214,6 +207,12 @@ def _remove_working_copies(gateway: Gateway, transfer: Transfer) -> None:
 def remove_working_copy(gateway: Gateway, transfer: Transfer) -> None:
     """Removes the working copy and its report; the ledger keeps the record."""
     _remove_working_copies(gateway, transfer)
+
+
+def from_trusted_senders(gateway: Gateway, study: str, project: ProjectSettings) -> bool:
+    """Whether all of a study came from senders that the project trusts to use its own participant ids."""
+    senders = gateway.ledger.evidence.senders(study)
+    return bool(senders) and senders <= set(project.trusted_senders)
 
 
 def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
@@ -232,20 +231,23 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     deidentifier = deidentifier_of(gateway, transfer)
     originals = [original.path for original in sources(gateway, transfer)]
     verification = deid.verify_outputs(originals, folder, deidentifier)
-    verification.findings += deid.identifiers_used(originals, deidentifier)
-    held = sum(report["held_back"].values())
-    complete = len(verification.files) + held == report["received"]
+    project = gateway.project(transfer.project)
+    if not from_trusted_senders(gateway, transfer.study, project):
+        verification.findings += deid.identifiers_used(originals, deidentifier)
+    not_sent = sum(report["held_back"].values()) + report["left_out"]
+    complete = len(verification.files) + not_sent == report["received"]
     gateway.ledger.transfers.record_verification(
         transfer,
         passed=verification.passed and complete,
         files=dict(verification.files),
         report={"deidentification": report, "verification": verification.to_json()},
         mapped_uid=deidentifier.map_uid(transfer.study),
+        review=reasons_for_review(project, len(verification.warnings)),
     )
     if not complete:
         raise NotVerified(
             f"study {transfer.study}: {report['received']} instances went in, "
-            f"{len(verification.files)} came out, {held} were held back; "
+            f"{len(verification.files)} came out, {not_sent} were held back; "
             "partial is failure, de-identify again"
         )
     if not verification.passed:
@@ -300,6 +302,7 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
 
     Raises:
         NotVerified: no passed verification, or a file differs from what was verified.
+        ReleaseAwaited: a person has to look at the verified copy first.
         RequestRefused: the project is not active any more, or has other participants or events now.
         Superseded: another request took its place, or the rules changed: it is de-identified again.
     """

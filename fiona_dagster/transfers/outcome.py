@@ -34,6 +34,7 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
                 transfer_date=datetime.fromisoformat(transfer.changed),
                 zone=zone,
                 mapped_uid=transfer.mapped_uid,
+                message=_left_out(gateway, transfer),
             )
         elif transfer.state == "withdrawn":
             _write_withdrawn(incoming, transfer)
@@ -55,3 +56,11 @@ def _write_withdrawn(incoming: IncomingProject, transfer: Transfer) -> None:
     """Says that it was withdrawn and where something may lie. A record that is gone needs no word."""
     with contextlib.suppress(UnknownStudy, RequestRefused):
         incoming.write_outcome(transfer.study, transfer.request, withdrawn=True, message=transfer.reason)
+
+
+def _left_out(gateway: Gateway, transfer: Transfer) -> str | None:
+    """What a delivered transfer is lacking, if the project goes on without what can't be processed."""
+    left_out = gateway.ledger.transfers.left_out(transfer)
+    if not left_out:
+        return None
+    return f"delivered without {left_out} instances that could not be de-identified; see report.json"

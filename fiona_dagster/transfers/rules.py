@@ -24,6 +24,9 @@ def rules_digest(project: ProjectSettings) -> str:
         "options": sorted(project.options),
         "allow_kinds": sorted(project.allow_kinds),
         "participant_may_be_identifier": project.participant_may_be_identifier,
+        "trusted_senders": sorted(project.trusted_senders),
+        "unprocessable": project.unprocessable,
+        "release": [project.release, project.release_first_studies, project.weak_hits],
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(choices, sort_keys=True).encode()).hexdigest()

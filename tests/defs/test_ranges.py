@@ -11,7 +11,7 @@ import pytest
 
 from fiona_dagster.defs.build import build_defs
 from fiona_dagster.defs.partitions import project_studies, studies
-from fiona_dagster.transfers import completion
+from fiona_dagster.transfers import completion, release
 from tests.site import EVENT, PROJECT, STUDY, Site
 
 STUDIES = [f"{STUDY}.{number}" for number in (1, 2, 3)]
@@ -110,7 +110,7 @@ def test_data_versions_do_not_depend_on_how_a_study_ran(site: Site, instance: dg
         assert together[STUDIES[0]].tags[tag] == alone[STUDIES[0]].tags[tag]
 
 
-def test_a_projects_steps_over_several_studies(site: Site, instance: dg.DagsterInstance) -> None:
+def requested(site: Site, instance: dg.DagsterInstance) -> None:
     run(site, instance, "process_study")
     with site.open() as gateway:
         for number, study in enumerate(STUDIES):
@@ -118,6 +118,10 @@ def test_a_projects_steps_over_several_studies(site: Site, instance: dg.DagsterI
                 study, PROJECT, f"H00{number}", EVENT, datetime.now(UTC), zone="UTC"
             )
     assert len(site.poll().accepted) == 3
+
+
+def test_a_projects_steps_over_several_studies(site: Site, instance: dg.DagsterInstance) -> None:
+    requested(site, instance)
 
     result = run(site, instance, f"transfer_{PROJECT}")
 
@@ -134,3 +138,35 @@ def test_a_projects_steps_over_several_studies(site: Site, instance: dg.DagsterI
     assert run(site, instance, f"deliver_{PROJECT}").success
     with site.open() as gateway:
         assert {t.state for t in gateway.ledger.transfers.all()} == {"delivered"}
+
+
+def test_what_waits_for_a_person_is_not_packed_and_nothing_is_red(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    site.project(release_first_studies=2)
+    requested(site, instance)
+    job = f"transfer_{PROJECT}"
+
+    result = run(site, instance, job)
+
+    assert result.success
+    assert sorted(materialised(result, PROJECT, "verification")) == STUDIES
+    shown = materialised(result, PROJECT, "verification")[STUDIES[0]].metadata
+    assert shown["release"].value == "waits for a person: one of the first 2 studies of the project"
+    tags = materialised(result, PROJECT, "deidentified")[STUDIES[0]].metadata["tags"]
+    assert {"PatientID", "StudyDate"} <= {record.data["keyword"] for record in tags.records}
+    assert materialised(result, PROJECT, "package") == {}
+    with site.open() as gateway:
+        assert gateway.ledger.work.due("transfer") == []
+        for study in STUDIES[:2]:
+            release.decide(gateway, study, PROJECT, release=True, by="anna", reason="looked at")
+        due = gateway.ledger.work.due("transfer")
+        assert [work.study for work in due] == STUDIES, "the third needs nobody any more"
+        assert all(release.only_package(gateway, work) for work in due)
+
+    found = build_defs(site.root).get_repository_def().get_job(job)
+    for study in STUDIES:
+        only = found.execute_in_process(
+            instance=instance, partition_key=study, asset_selection=[dg.AssetKey([PROJECT, "package"])]
+        )
+        assert list(materialised(only, PROJECT, "package")) == [study]

@@ -101,6 +101,7 @@ def test_weak_hits_are_shown_by_kind(site: Site, monkeypatch: pytest.MonkeyPatch
         return verified
 
     monkeypatch.setattr(deid, "verify_outputs", with_weak_hits)
+    site.project(weak_hits="pass")
     site.packaged()
     (shown,) = study_detail(site.root, STUDY)["transfers"]
     assert shown["weak_hits"] == {"residual search: name": 2}
@@ -109,3 +110,19 @@ def test_weak_hits_are_shown_by_kind(site: Site, monkeypatch: pytest.MonkeyPatch
     assert report is not None
     assert len(report["verification"]["warnings"]) == 2
     assert shown["project"] == PROJECT
+
+
+def test_a_study_from_a_trusted_sender_may_bear_the_participant_id(mistaken: Site) -> None:
+    """The scanner registers its volunteers under the research id; nobody else's PatientID is believed."""
+    with mistaken.open() as gateway:
+        (sender,) = gateway.ledger.evidence.senders(STUDY)
+    mistaken.project(**ANY, trusted_senders=["OTHER"])
+    with pytest.raises(ResidualIdentifier):
+        mistaken.make_package()
+
+    mistaken.project(**ANY, trusted_senders=["OTHER", sender])
+    with mistaken.open() as gateway:
+        gateway.ledger.work.unblock()
+
+    mistaken.make_package()
+    assert mistaken.transfer().state == "packaged"

@@ -1,0 +1,256 @@
+"""What is still in the verified copies of a project: every attribute with its values, to be judged.
+
+Belongs here: collecting and counting. Stays out: deciding (``transfers.release``). It reads copies only,
+never an original: working copies, or packages where the working copy is gone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fiona_dagster.errors import NotVerified, UsageError
+from fiona_dagster.ledger import Transfer
+from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.execution import working_copy
+
+if TYPE_CHECKING:
+    from fiona_dagster.deid.reading import Found
+
+KEPT_VALUES = 1000
+"""Distinct values of one attribute that are told apart; more are only counted as elements."""
+LONGEST = 100
+"""Characters of a value that are shown."""
+SHOWN_NUMBERS = 8
+"""Numbers of a binary value that are shown."""
+
+
+@dataclass
+class Remaining:
+    """One attribute that is still there, at one place of the tree.
+
+    Attributes:
+        tag: ``(gggg,eeee)``, with those of the sequences above it joined by points.
+        keyword: keywords in the same way; the tag where the dictionary has none.
+        vr: value representation as written.
+        assigned: the request or the profile writes it; its value is none of the original.
+        elements: how many there are, in all instances.
+        values: shown value -> elements; at most :data:`KEPT_VALUES`.
+        more: elements with values that were not told apart any more.
+    """
+
+    tag: str
+    keyword: str
+    vr: str
+    assigned: bool
+    elements: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    more: int = 0
+
+    def add(self, value: str) -> None:
+        """Counts one element."""
+        self.elements += 1
+        if value in self.values or len(self.values) < KEPT_VALUES:
+            self.values[value] += 1
+        else:
+            self.more += 1
+
+    def to_json(self, most: int) -> dict[str, Any]:
+        """As plain data, with the ``most`` most frequent values."""
+        return {
+            "tag": self.tag,
+            "keyword": self.keyword,
+            "vr": self.vr,
+            "assigned": self.assigned,
+            "elements": self.elements,
+            "distinct": len(self.values),
+            "more_than": KEPT_VALUES if self.more else None,
+            "values": [{"value": value, "elements": n} for value, n in self.values.most_common(most)],
+        }
+
+
+@dataclass
+class Review:
+    """Everything that is left, over some studies of a project."""
+
+    project: str
+    studies: int = 0
+    instances: int = 0
+    remaining: dict[str, Remaining] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    """Studies (as received) whose copy is not there any more, neither as files nor as a package."""
+
+    def rows(self) -> list[Remaining]:
+        """By place."""
+        return [self.remaining[tag] for tag in sorted(self.remaining)]
+
+    def to_json(self, most: int) -> dict[str, Any]:
+        """As plain data, with the ``most`` most frequent values of each attribute."""
+        return {
+            "project": self.project,
+            "studies": self.studies,
+            "instances": self.instances,
+            "unread": self.unread,
+            "attributes": [row.to_json(most) for row in self.rows()],
+        }
+
+    def to_csv(self) -> str:
+        """One row for each distinct value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["tag", "keyword", "vr", "assigned", "value", "elements"])
+        for row in self.rows():
+            for value, count in row.values.most_common():
+                writer.writerow([row.tag, row.keyword, row.vr, int(row.assigned), _safe(value), count])
+            if row.more:
+                writer.writerow([row.tag, row.keyword, row.vr, int(row.assigned), "(other values)", row.more])
+        return text.getvalue()
+
+
+def _safe(value: str) -> str:
+    """Spreadsheets take what begins like a formula for one."""
+    return "'" + value if value[:1] in ("=", "+", "-", "@") and not _is_number(value) else value
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value.split("\\", maxsplit=1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def review(
+    gateway: Gateway,
+    project: str,
+    study: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Review:
+    """Reads every verified copy of a project.
+
+    Args:
+        gateway: the open gateway.
+        project: its name.
+        study: only this one, StudyInstanceUID as received; None: all.
+        progress: told (studies done, studies in all).
+
+    Raises:
+        ConfigurationError: no such project.
+        UsageError: there is no verified copy.
+    """
+    gateway.project(project)
+    chosen = list(_transfers(gateway, project, study))
+    if not chosen:
+        what = f"study {study}" if study else "no study"
+        raise UsageError(f"project {project}: {what} has a verified copy; nothing to review")
+    found = Review(project)
+    for number, transfer in enumerate(chosen, 1):
+        try:
+            _read(gateway, transfer, found)
+        except NotVerified:
+            found.unread.append(transfer.study)
+        if progress:
+            progress(number, len(chosen))
+    return found
+
+
+def _transfers(gateway: Gateway, project: str, study: str | None) -> Iterator[Transfer]:
+    book = gateway.ledger.transfers
+    studies = {each.study for each in book.all(study) if each.project == project}
+    for uid in sorted(studies):
+        transfer = book.current(uid, project)
+        if transfer is not None and gateway.ledger.releases.review(transfer) is not None:
+            yield transfer
+
+
+def _read(gateway: Gateway, transfer: Transfer, found: Review) -> None:
+    """Counts what the verified copy of one transfer holds.
+
+    Raises:
+        NotVerified: neither the working copy nor the package has the verified files.
+    """
+    from fiona_dagster.deid.reading import UNREADABLE, elements, read_header
+
+    assigned = _assigned(gateway, transfer)
+    counted = 0
+    for file in _files(gateway, transfer):
+        try:
+            read = elements(read_header(file))
+        except UNREADABLE:
+            raise NotVerified(f"study {transfer.study}: its copy can't be read again") from None
+        counted += 1
+        _count(read, assigned, found.remaining)
+    found.studies += 1
+    found.instances += counted
+
+
+def _assigned(gateway: Gateway, transfer: Transfer) -> frozenset[int]:
+    from fiona_dagster.deid.inspection import METHOD_TAGS
+    from fiona_dagster.transfers.execution import deidentifier_of
+
+    return deidentifier_of(gateway, transfer).assigned_tags() | METHOD_TAGS
+
+
+def _files(gateway: Gateway, transfer: Transfer) -> Iterator[Path | io.BytesIO]:
+    """The verified files, from the working copy or from the package."""
+    verified = gateway.ledger.transfers.files_to_review(transfer)
+    folder = working_copy(gateway, transfer)
+    if folder.is_dir() and {path.name for path in folder.iterdir()} >= set(verified):
+        yield from (folder / name for name in sorted(verified))
+        return
+    package = gateway.ledger.transfers.package(transfer)
+    path = gateway.root.path / package.path if package else None
+    if path is None or not path.is_file():
+        raise NotVerified(f"study {transfer.study}: neither its working copy nor its package is there")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if "/" in name:  # documents stand at the top
+                    yield io.BytesIO(archive.read(name))
+    except (OSError, zipfile.BadZipFile):
+        raise NotVerified(f"study {transfer.study}: its package can't be read") from None
+
+
+def _count(read: Iterable[Found], assigned: frozenset[int], into: dict[str, Remaining]) -> None:
+    from fiona_dagster.deid.elements import name_of
+
+    for element in read:
+        path = (*element.path, element.tag)
+        tag = ".".join(map(name_of, path))
+        row = into.get(tag)
+        if row is None:
+            keyword = ".".join(map(_keyword, path))
+            top = path[0] in assigned
+            row = into[tag] = Remaining(tag, keyword, element.vr, top)
+        row.add(shown(element))
+
+
+def _keyword(tag: int) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return keyword_for_tag(tag) or f"{tag:08X}"
+
+
+def shown(element: Found) -> str:
+    """A value as a person reads it: text decoded, few numbers, of the rest the length."""
+    from fiona_dagster.deid.folding import decode
+    from fiona_dagster.deid.terms import BINARY
+
+    if element.items >= 0:
+        return f"({element.items} items)"
+    if element.vr in BINARY:
+        numbers = element.numbers()
+        if numbers is not None and len(numbers) <= SHOWN_NUMBERS:
+            return "\\".join(
+                f"{number:g}" if isinstance(number, float) else str(number) for number in numbers
+            )
+        return f"({len(element.value)} bytes)"
+    text = decode(element.value, element.charset, element.vr).strip(" \0")
+    text = "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
