@@ -6,6 +6,7 @@
     ├── TransientError            may pass by itself: try again later
     │   ├── PeerUnavailable       a peer (SFTP server, research PACS) can't be reached or broke off
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
+    │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
@@ -50,6 +51,10 @@ class PeerUnavailable(TransientError):
 
 class RedcapUnavailable(TransientError):
     """REDCap gave no usable answer (408, 5xx, time-out, connection, HTML page with status 200)."""
+
+
+class OptOutUnavailable(TransientError):
+    """The opt-out list is configured and can't be read, or is too old: nobody is taken for willing."""
 
 
 class StorageFull(TransientError):

@@ -165,6 +165,8 @@ def _documented() -> dict[str, dict[str, str]]:
         ("receiver: tls", access.TlsSettings),
         ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),
+        ("redcap: tokens", settings.TokenSource),
+        ("opt_out", settings.OptOutSettings),
         ("targets: SFTP", settings.SftpTarget),
         ("targets: DICOM", settings.DicomTarget),
         ("completion", settings.CompletionSettings),

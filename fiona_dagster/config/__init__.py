@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         project_names,
         redcap_token,
         resolve,
+        token_of,
     )
     from fiona_dagster.config.packaging import PackageSettings
     from fiona_dagster.config.settings import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         CompletionSettings,
         DicomTarget,
         Durability,
+        OptOutSettings,
         ProjectSettings,
         ReceiverSettings,
         RedcapSettings,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
         SiteSettings,
         Source,
         Target,
+        TokenSource,
     )
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "DataRoot",
     "DicomTarget",
     "Durability",
+    "OptOutSettings",
     "PackageSettings",
     "ProjectSettings",
     "ReceiverSettings",
@@ -75,6 +79,7 @@ __all__ = [
     "Switches",
     "Target",
     "TlsSettings",
+    "TokenSource",
     "check",
     "configuration_digest",
     "has_project",
@@ -92,6 +97,7 @@ __all__ = [
     "require_sending",
     "resolve",
     "sending_enabled",
+    "token_of",
 ]
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.root import DataRoot
-from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings
+from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings, TokenSource
 from fiona_dagster.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -184,6 +184,28 @@ def redcap_token(root: DataRoot, settings: RedcapSettings) -> str:
         except (OSError, UnicodeDecodeError):
             raise ConfigurationError(f"{path}: redcap.token_file can't be read") from None
     raise ConfigurationError(f"{root.config_file}: redcap: set token_env or token_file to give the API token")
+
+
+def token_of(root: DataRoot, source: TokenSource, where: str) -> str:
+    """An API token, from the environment or the named file.
+
+    Args:
+        root: the data root.
+        source: where it stands.
+        where: file and key of ``source``, for messages.
+
+    Raises:
+        ConfigurationError: neither is set, or the file can't be read.
+    """
+    if source.env and os.environ.get(source.env):
+        return os.environ[source.env].strip()
+    if not source.file:
+        raise ConfigurationError(f"{where}: set env or file to give the API token")
+    path = resolve(root, source.file)
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(f"{path}: can't be read ({where}.file)") from None
 
 
 def resolve(root: DataRoot, name: str) -> Path:

@@ -179,6 +179,10 @@ class DataRoot:
         """What the receiver's processes count (see ``landing.counters``)."""
         return self.logs / "receiver.counters"
 
+    def redcap_structure_file(self, project: str) -> Path:
+        """What a REDCap project is made of, remembered for a few minutes by all processes."""
+        return self.ledger_file.parent / f"redcap-structure-{project}.json"
+
     @property
     def redcap_calls_file(self) -> Path:
         """When REDCap was called last: all processes here share one budget (see ``redcap.budget``)."""

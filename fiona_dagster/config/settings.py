@@ -113,6 +113,28 @@ class ImportSettings(Section):
     """How often the inbox is looked at."""
 
 
+RedcapTable = Literal["AutoID", "CouplingList", "DataTransferProjects", "Routing"]
+"""REDCap projects that the gateway reads besides *Incoming*."""
+
+
+class TokenSource(Section):
+    """Where an API token stands; never in a configuration file itself."""
+
+    env: str = ""
+    """Environment variable with the token ..."""
+    file: str = ""
+    """... or the file that holds it (relative: below config/)."""
+
+
+class OptOutSettings(Section):
+    """The hospital's list of people whose images must not be used for research."""
+
+    file: str = ""
+    """CSV with a column PatientID, or one id a line (relative: below config/). Empty: there is no list."""
+    max_age_hours: float = Field(0.0, ge=0)
+    """An older file counts as missing: then nothing is assigned or sent. 0: its age does not matter."""
+
+
 class RedcapSettings(Section):
     """Where people say what shall go where."""
 
@@ -122,6 +144,13 @@ class RedcapSettings(Section):
     """Environment variable with the token of *Incoming* ..."""
     token_file: str = ""
     """... or the file that holds it (relative: below config/)."""
+    tokens: dict[RedcapTable, TokenSource] = {}
+    """Tokens of the tables that assign studies without a person; a table without a token is not asked."""
+    trusted_senders: tuple[AeTitle, ...] = ()
+    """Calling AE titles whose PatientID may become a participant id by a routing rule; empty: all that
+    ``allowed_callers`` names."""
+    coupling_days: float = Field(14.0, gt=0)
+    """How long an entry of the coupling list counts after its date."""
     poll_seconds: int = Field(60, ge=5)
     """How often transfer requests are asked for: which of them were changed."""
     list_seconds: int = Field(600, ge=5)
@@ -253,6 +282,7 @@ class Settings(Section):
     receiver: ReceiverSettings = ReceiverSettings()
     imports: ImportSettings = ImportSettings()
     redcap: RedcapSettings = RedcapSettings()
+    opt_out: OptOutSettings = OptOutSettings()
     targets: dict[str, Target] = {}
     """Named end-points; projects refer to them by these names."""
     completion: CompletionSettings = CompletionSettings()
@@ -357,6 +387,11 @@ class ProjectSettings(Section):
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
     package: PackageSettings = PackageSettings()
+    redcap_token: TokenSource | None = None
+    """Token of the project's own REDCap project; absent: the one in *DataTransferProjects*, if any."""
+    autoid_event: str = ""
+    """Event of studies that get their participant id automatically; empty: the first of ``events``, or of
+    the project's own REDCap."""
 
     @field_validator("name")
     @classmethod

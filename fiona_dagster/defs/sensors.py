@@ -17,14 +17,16 @@ from fiona_dagster.defs import intake, project
 from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
-from fiona_dagster.ledger import Kind, Work
-from fiona_dagster.transfers import completion, delivery, outcome, release, requests
+from fiona_dagster.ledger import Kind, StudyAssignment, Work
+from fiona_dagster.transfers import assignment, completion, delivery, outcome, projects, release, requests
 from fiona_dagster.transfers.context import Gateway
 
 TICK_SECONDS = 5
 RUNS_A_TICK = 25
 WORK_TAG = "fiona/work"
 ATTEMPT_TAG = "fiona/attempt"
+OBSERVED_A_TICK = 200
+"""Studies whose page is told what automatic assignment made of them; the ledger has them all."""
 POLLED = "redcap_polled"
 CONFIGURED = "configuration_digest"
 
@@ -86,8 +88,9 @@ def _launch(
     context: dg.SensorEvaluationContext,
     found: Sequence[tuple[Work, dg.RunRequest]],
     idle: str,
+    observed: Sequence[dg.AssetObservation] = (),
 ) -> dg.SensorResult:
-    """Adds the partition keys that are missing and asks for the runs."""
+    """Adds the partition keys that are missing and asks for the runs; shows what was observed."""
     keys: dict[str, set[str]] = {}
     for work, _ in found:
         keys.setdefault(project_set(work.project) if work.project else studies.name or "", set()).add(
@@ -105,6 +108,7 @@ def _launch(
         run_requests=[request for _, request in found],
         dynamic_partitions_requests=additions,
         skip_reason=None if found else dg.SkipReason(idle),
+        asset_events=list(observed),
     )
 
 
@@ -150,7 +154,7 @@ def transfer_requests_sensor(
     )
     def transfer_requests(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
         with gateway.open() as opened:
-            said = _poll(opened, context)
+            said, observed = _poll(opened, context)
             for problem in delivery.settle(opened).problems:
                 context.log.warning(f"packages wait: {problem}")
             _answer_unknown_projects(opened, context, known)
@@ -163,7 +167,7 @@ def transfer_requests_sensor(
                 *(_requests_of(opened, "deliver", None, known) if sending else []),
                 *_requests_of(opened, "status", None, known),
             ]
-            return _launch(opened, context, found, said)
+            return _launch(opened, context, found, said, observed)
 
     return transfer_requests
 
@@ -180,22 +184,28 @@ def _answer_unknown_projects(
             context.log.warning(f"REDCap: {error}")
 
 
-def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
-    """Asks REDCap when its time has come; a REDCap that is down delays requests and nothing else."""
+def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, list[dg.AssetObservation]]:
+    """Asks REDCap when its time has come; a REDCap that is down delays requests and nothing else.
+
+    Returns:
+        What there is to say, and what automatic assignment made of studies.
+    """
     now = datetime.now(UTC)
     last = gateway.ledger.store.fact(POLLED)
     if last and (now - datetime.fromisoformat(last)).total_seconds() < gateway.settings.redcap.poll_seconds:
-        return "nothing due"
+        return "nothing due", []
     gateway.ledger.store.remember(POLLED, now.isoformat())
     if not gateway.settings.redcap.url:
-        return "no REDCap is configured; requests can't be read"
+        return "no REDCap is configured; requests can't be read", []
+    observed: list[dg.AssetObservation] = []
     try:
+        observed = _assign(gateway, context)
         poll = requests.poll_requests(gateway)
     except ConfigurationError:
         raise
     except FionaError as error:
         context.log.warning(f"REDCap: {error}")
-        return f"REDCap was not read: {error}"
+        return f"REDCap was not read: {error}", observed
     if poll.accepted or poll.refused:
         context.log.info(
             f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting"
@@ -205,7 +215,48 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> str:
     if poll.asked:
         context.log.warning(f"{poll.asked} withdrawals wait for a decision: fiona withdrawals")
     what = "requests" if poll.complete else "changed requests"
-    return f"{poll.open} {what}, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
+    said = f"{poll.open} {what}, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
+    return said, observed
+
+
+def _assign(gateway: Gateway, context: dg.SensorEvaluationContext) -> list[dg.AssetObservation]:
+    """Has held studies assigned by the tables; requests that are made so are taken up by the same poll.
+
+    What stops it (a table that can't be read, an opt-out list that is missing) does not stop requests.
+    """
+    try:
+        projects.refresh(gateway)
+        done = assignment.assign_held(gateway)
+    except FionaError as error:
+        context.log.warning(f"no study is assigned without a person: {error}")
+        return []
+    if done.asked:
+        context.log.info(f"{done.asked} studies assigned without a person")
+    return [_observation(found) for found in done.changed[:OBSERVED_A_TICK]]
+
+
+def _observation(found: StudyAssignment) -> dg.AssetObservation:
+    """Where a held study stands, for its page; nothing identifying."""
+    return dg.AssetObservation(
+        asset_key="incoming_record",
+        partition=found.study,
+        description=found.reason or None,
+        metadata={
+            "assignment": _ASSIGNMENTS[found.state],
+            **({"by": _WAYS[found.way]} if found.way else {}),
+            **({"project": found.project} if found.project else {}),
+            **({"reason": found.reason} if found.reason else {}),
+        },
+    )
+
+
+_ASSIGNMENTS = {
+    "asked": "a request was written to REDCap",
+    "requested": "a request is in REDCap",
+    "waiting": "held for a person",
+    "opted_out": "held: the person opted out",
+}
+_WAYS = {"coupling": "coupling list", "routing": "routing rule", "autoid": "automatic participant id"}
 
 
 @dg.run_failure_sensor(

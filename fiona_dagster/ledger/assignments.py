@@ -24,6 +24,15 @@ class Person:
     patient_ids: tuple[str, ...] = field(default=(), repr=False)
     patient_names: tuple[str, ...] = field(default=(), repr=False)
     accession_numbers: tuple[str, ...] = field(default=(), repr=False)
+    other_ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+_KINDS = {
+    "patient_id": "patient_ids",
+    "patient_name": "patient_names",
+    "accession_number": "accession_numbers",
+    "other_patient_id": "other_ids",
+}
 
 
 @dataclass(frozen=True)
@@ -48,15 +57,7 @@ class AssignmentBook:
 
     def record_person(self, study: str, person: Person) -> None:
         """Replaces what is known of the person."""
-        rows = [
-            (study, kind, value)
-            for kind, values in (
-                ("patient_id", person.patient_ids),
-                ("patient_name", person.patient_names),
-                ("accession_number", person.accession_numbers),
-            )
-            for value in values
-        ]
+        rows = [(study, kind, value) for kind, name in _KINDS.items() for value in getattr(person, name)]
         with self._store.writing() as db:
             db.execute("DELETE FROM identifying_values WHERE study = ?", (study,))
             db.executemany("INSERT OR IGNORE INTO identifying_values VALUES (?, ?, ?)", rows)
@@ -69,10 +70,12 @@ class AssignmentBook:
         if not rows:
             return None
 
-        def values(kind: str) -> tuple[str, ...]:
-            return tuple(row["value"] for row in rows if row["kind"] == kind)
-
-        return Person(values("patient_id"), values("patient_name"), values("accession_number"))
+        return Person(
+            **{
+                name: tuple(row["value"] for row in rows if row["kind"] == kind)
+                for kind, name in _KINDS.items()
+            }
+        )
 
     def studies_of(self, patient_id: str) -> list[str]:
         """Studies in whose headers this PatientID stands."""
@@ -146,6 +149,11 @@ class AssignmentBook:
         row = self._store.row("SELECT document FROM project_entries WHERE project = ?", project)
         return None if row is None else dict(json.loads(row["document"]))
 
+    def project_entries(self) -> list[dict[str, str]]:
+        """The fields of all projects in REDCap's table as last read, by name."""
+        rows = self._store.rows("SELECT document FROM project_entries ORDER BY project")
+        return [dict(json.loads(row["document"])) for row in rows]
+
     def has_projects(self) -> bool:
         """Whether REDCap's table of projects was ever read and held any."""
         return self._store.row("SELECT 1 FROM project_entries") is not None
@@ -168,10 +176,15 @@ class AssignmentBook:
         return None if row is None else (row["study_date"], row["description"])
 
 
-def person_of(ids: Iterable[str], names: Iterable[str], accession_numbers: Iterable[str]) -> Person:
+def person_of(
+    ids: Iterable[str],
+    names: Iterable[str] = (),
+    accession_numbers: Iterable[str] = (),
+    other_ids: Iterable[str] = (),
+) -> Person:
     """A person from any values; empty ones say nothing."""
 
     def sound(values: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted({value.strip() for value in values} - {""}))
 
-    return Person(sound(ids), sound(names), sound(accession_numbers))
+    return Person(sound(ids), sound(names), sound(accession_numbers), sound(other_ids))

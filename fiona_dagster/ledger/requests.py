@@ -279,6 +279,11 @@ class Requests:
         found = self._store.rows("SELECT * FROM transfers WHERE study = ? ORDER BY id", study)
         return [transfer_of(row) for row in found]
 
+    def participants(self, project: str) -> set[str]:
+        """Every participant id that was ever asked for in a project."""
+        rows = self._store.rows("SELECT DISTINCT participant FROM transfers WHERE project = ?", project)
+        return {row["participant"] for row in rows}
+
     def outcome_due(self, transfer: Transfer) -> None:
         """REDCap has to be told how this transfer stands."""
         self._work.need("status", transfer.study, transfer.id, project=transfer.project, again=True)

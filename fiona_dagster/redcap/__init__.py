@@ -6,9 +6,10 @@ with the answer (transfers), and where tokens come from (config). The sandbox is
 
 from fiona_dagster.redcap.client import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, shipped_projects
-from fiona_dagster.redcap.incoming import IncomingProject, Registration, site_time
+from fiona_dagster.redcap.incoming import IncomingProject, NewRequest, Registration, site_time
 from fiona_dagster.redcap.layout import ANONYMIZATION_ERROR, PIXELS_REWRITTEN, SEND_ERROR, TransferRequest
 from fiona_dagster.redcap.polling import RequestReader
+from fiona_dagster.redcap.research import ImagingEntry, ResearchProject
 
 __all__ = [
     "ANONYMIZATION_ERROR",
@@ -16,10 +17,13 @@ __all__ = [
     "SEND_ERROR",
     "Dictionary",
     "Field",
+    "ImagingEntry",
     "IncomingProject",
+    "NewRequest",
     "RedcapClient",
     "Registration",
     "RequestReader",
+    "ResearchProject",
     "ShippedProject",
     "TransferRequest",
     "shipped_projects",

@@ -42,6 +42,8 @@ class Caller:
         calls_per_minute: budget in any 60 seconds.
         budget_file: the account of calls that processes share; None: this client counts alone.
         tries: calls at most for one request, first one included.
+        structure_file: where what the project is made of is remembered for a few minutes; None: by this
+            object alone.
         sleep: how to wait; tests replace it.
 
     Raises:
@@ -58,11 +60,13 @@ class Caller:
         calls_per_minute: int = 300,
         budget_file: Path | None = None,
         tries: int = 3,
+        structure_file: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         budget = CallBudget(calls_per_minute, sleep=sleep, file=budget_file)
         self._transport = Transport(url, token, timeout=timeout, ca_file=ca_file, budget=budget)
         self._tries = max(1, tries)
+        self._structure_file = structure_file
         self._sleep = sleep
 
     def __repr__(self) -> str:

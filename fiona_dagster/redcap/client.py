@@ -107,8 +107,12 @@ class RedcapClient(Structure):
         clean = [clean_row(row) for row in rows]
         self._check_rows(clean)
         done = 0
-        for batch in record_batches(clean):
-            done += self._import_batch(batch, overwrite=overwrite, read_back=read_back)
+        try:
+            for batch in record_batches(clean):
+                done += self._import_batch(batch, overwrite=overwrite, read_back=read_back)
+        except RedcapRejected:
+            self.forget_structure()
+            raise
         return done
 
     def _check_rows(self, rows: Sequence[Row]) -> None:

@@ -149,19 +149,18 @@ def distinct(headers: Iterable[InstanceHeader], tag: int) -> set[str]:
     return {_normal(tag, header) for header in headers} - {""}
 
 
-def person_values(contents: StudyContents) -> tuple[set[str], set[str], set[str]]:
-    """Patient ids (other ones too), patient names and accession numbers of all instances, as they stand."""
-
-    def values(*tags: int) -> set[str]:
-        distinct_bytes = {
-            (tag, header.elements[tag]): header
-            for header in contents.instances
-            for tag in tags
-            if tag in header.elements
+def person_values(contents: StudyContents) -> tuple[set[str], ...]:
+    """Patient ids, patient names, accession numbers and other patient ids of all instances, as they stand."""
+    return tuple(
+        {
+            part
+            for header in {
+                each.elements[tag]: each for each in contents.instances if tag in each.elements
+            }.values()
+            for part in _parts(header, tag)
         }
-        return {part for (tag, _), header in distinct_bytes.items() for part in _parts(header, tag)}
-
-    return values(PATIENT_ID, OTHER_PATIENT_IDS), values(PATIENT_NAME), values(ACCESSION_NUMBER)
+        for tag in (PATIENT_ID, PATIENT_NAME, ACCESSION_NUMBER, OTHER_PATIENT_IDS)
+    )
 
 
 def _parts(header: InstanceHeader, tag: int) -> set[str]:

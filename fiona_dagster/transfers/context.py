@@ -15,10 +15,12 @@ from fiona_dagster.config import (
     load_settings_in_force,
     redcap_token,
     resolve,
+    token_of,
 )
+from fiona_dagster.config.settings import RedcapTable
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.ledger import Ledger
-from fiona_dagster.redcap import IncomingProject, RedcapClient
+from fiona_dagster.redcap import IncomingProject, RedcapClient, ResearchProject, tables
 
 
 class Gateway:
@@ -47,15 +49,50 @@ class Gateway:
             raise ConfigurationError(
                 f"{self.root.config_file}: redcap.url: not set; studies can't be registered"
             )
-        client = RedcapClient(
+        return IncomingProject(self._client("Incoming", redcap_token(self.root, redcap)))
+
+    def table(self, name: RedcapTable) -> RedcapClient | None:
+        """The REDCap project of that name; None when no token of it is configured.
+
+        Raises:
+            ConfigurationError: the token can't be read.
+        """
+        source = self.settings.redcap.tokens.get(name)
+        if source is None or not self.settings.redcap.url:
+            return None
+        where = f"{self.root.config_file}: redcap.tokens.{name}"
+        return self._client(name, token_of(self.root, source, where))
+
+    def research(self, project: str) -> ResearchProject | None:
+        """A research project's own REDCap project; None when nobody gave its token.
+
+        The token stands in the project's file or in *DataTransferProjects*.
+
+        Raises:
+            ConfigurationError: the token can't be read.
+            RedcapUnavailable: REDCap gave no usable answer.
+        """
+        if not self.settings.redcap.url:
+            return None
+        source = self.project(project).redcap_token
+        if source is not None:
+            where = f"{self.root.project_files / project}.json: redcap_token"
+            return ResearchProject(self._client(f"project-{project}", token_of(self.root, source, where)))
+        table = self.table("DataTransferProjects")
+        token = tables.project_token(table, project) if table is not None else None
+        return None if token is None else ResearchProject(self._client(f"project-{project}", token.reveal()))
+
+    def _client(self, name: str, token: str) -> RedcapClient:
+        redcap = self.settings.redcap
+        return RedcapClient(
             redcap.url,
-            redcap_token(self.root, redcap),
+            token,
             timeout=redcap.timeout_seconds,
             ca_file=str(resolve(self.root, redcap.ca_file)) if redcap.ca_file else None,
             calls_per_minute=redcap.calls_per_minute,
             budget_file=self.root.redcap_calls_file,
+            structure_file=self.root.redcap_structure_file(name),
         )
-        return IncomingProject(client)
 
     def has_project(self, name: str) -> bool:
         """Whether such a project is configured here."""

@@ -67,12 +67,17 @@ def deidentifier_of(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
     from fiona_dagster import deid
 
     project = gateway.project(transfer.project)
-    key = _project_key(gateway, transfer.project)
+    key = project_key(gateway, transfer.project)
     assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
     return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
 
 
-def _project_key(gateway: Gateway, project: str) -> deid.ProjectKey:
+def project_key(gateway: Gateway, project: str) -> deid.ProjectKey:
+    """The project's key, checked against the fingerprint of its first use; made at the first use.
+
+    Raises:
+        KeyMismatch: missing though it should be there, or another one than before.
+    """
     from fiona_dagster import deid
 
     return deid.project_key(
@@ -90,7 +95,7 @@ def signing_key(gateway: Gateway, project: str) -> SigningKey:
     Raises:
         KeyMismatch: missing though it should be there, or another one than before.
     """
-    return SigningKey(_project_key(gateway, project).secret)
+    return SigningKey(project_key(gateway, project).secret)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import RequestReader, TransferRequest
-from fiona_dagster.transfers import withdrawals
+from fiona_dagster.transfers import optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
 
@@ -49,6 +49,7 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
 
     Raises:
         RequestRefused: says why, without naming participant or event.
+        OptOutUnavailable: the opt-out list is configured and can't be used.
         RemovalAwaited: the study was sent there under another participant or event.
     """
     if not gateway.has_project(project_name):
@@ -76,6 +77,8 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         ) from None
     if project.events and event not in project.events:
         raise RequestRefused(f"project {project_name} has no such event")
+    projects.require_entry(gateway, project_name, participant)
+    optout.require_willing(gateway, study.study)
     if study.flags:
         raise RequestRefused(
             f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"

@@ -15,6 +15,7 @@ from importlib.resources import files
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.errors import RequestRefused, Superseded
 from fiona_dagster.ledger import Study, Transfer
+from fiona_dagster.transfers import optout, projects
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -49,7 +50,9 @@ def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
     """The project's settings in force, if it still takes this participant and event.
 
     Raises:
-        RequestRefused: the project was ended, or its participants or events are others now.
+        RequestRefused: the project was ended, its participants or events are others now, or the person opted
+            out.
+        OptOutUnavailable: the opt-out list is configured and can't be used.
         ConfigurationError: its file is gone.
     """
     project = gateway.project(transfer.project)
@@ -67,6 +70,8 @@ def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
         raise RequestRefused(
             f"project {transfer.project} has no such event any more; correct the request or the file"
         )
+    projects.require_entry(gateway, transfer.project, transfer.participant)
+    optout.require_willing(gateway, transfer.study)
     return project
 
 
@@ -87,7 +92,7 @@ def require_rules(gateway: Gateway, transfer: Transfer) -> None:
 
 
 class Watch:
-    """Asks for the rules while something is sent, whenever the project's file changes."""
+    """Asks for the rules while something is sent, whenever the project's file or the opt-out list changes."""
 
     def __init__(self, gateway: Gateway, transfer: Transfer) -> None:
         self._gateway, self._transfer = gateway, transfer
@@ -95,12 +100,13 @@ class Watch:
         self._seen = self._stamp()
         require_rules(gateway, transfer)
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[object, ...]:
+        listed = optout.stamp(self._gateway)
         try:
             status = self._file.stat()
         except OSError:
-            return None
-        return (status.st_ino, status.st_size, status.st_mtime_ns)
+            return None, listed
+        return status.st_ino, status.st_size, status.st_mtime_ns, listed
 
     def check(self) -> None:
         """Raises as :func:`require_rules`; costs one look at the file when nothing changed."""

@@ -1,0 +1,92 @@
+"""Projects as REDCap's table *DataTransferProjects* has them, besides their files in ``config/projects``.
+
+Both count: what either refuses is refused. The table is read at every poll and kept in the ledger, without
+its tokens, so that a project that was ended is refused before sending too, also while REDCap is away.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+from fiona_dagster.errors import RequestRefused
+from fiona_dagster.redcap.tables import ProjectEntry, read_projects
+from fiona_dagster.transfers.context import Gateway
+
+
+def refresh(gateway: Gateway) -> None:
+    """Reads the table, if a token of it is configured.
+
+    An empty answer changes nothing when there were projects before: absence is never a command.
+
+    Raises:
+        RedcapUnavailable, RedcapRejected: REDCap gave no usable answer.
+    """
+    client = gateway.table("DataTransferProjects")
+    if client is None:
+        return
+    entries = read_projects(client)
+    if entries or not gateway.ledger.assignments.has_projects():
+        gateway.ledger.assignments.replace_projects(entries)
+
+
+def entry(gateway: Gateway, project: str) -> ProjectEntry | None:
+    """The project in REDCap's table as last read; None: it is not in it, or the table is not asked."""
+    if "DataTransferProjects" not in gateway.settings.redcap.tokens:
+        return None
+    found = gateway.ledger.assignments.project_entry(project)
+    return None if found is None else ProjectEntry.of(found)
+
+
+def entries(gateway: Gateway) -> list[ProjectEntry]:
+    """All projects in REDCap's table as last read."""
+    if "DataTransferProjects" not in gateway.settings.redcap.tokens:
+        return []
+    return [ProjectEntry.of(found) for found in gateway.ledger.assignments.project_entries()]
+
+
+def require_entry(gateway: Gateway, project: str, participant: str) -> None:
+    """What REDCap's table says against this participant in this project.
+
+    Raises:
+        RequestRefused: the project is not active there, its approval does not run today, or the participant
+            id does not match the pattern there.
+    """
+    require_open(gateway, project)
+    found = entry(gateway, project)
+    if found and found.pattern and not matches(found.pattern, participant):
+        raise RequestRefused(
+            f"the participant id does not match the pattern of project {project} in DataTransferProjects"
+        )
+
+
+def require_open(gateway: Gateway, project: str) -> None:
+    """The project takes studies today, as far as REDCap's table says.
+
+    Raises:
+        RequestRefused: it is not active there, or its approval does not run today.
+    """
+    found = entry(gateway, project)
+    if found is None:
+        return
+    if not found.active:
+        raise RequestRefused(f"project {project} is not active in REDCap's DataTransferProjects")
+    today = site_today(gateway)
+    if found.starts and today < found.starts:
+        raise RequestRefused(f"the approval of project {project} begins on {found.starts}")
+    if found.ends and today > found.ends:
+        raise RequestRefused(f"the approval of project {project} ended on {found.ends}")
+
+
+def matches(pattern: str, participant: str) -> bool:
+    """Whether a participant id matches a pattern in full; a pattern that is none matches nothing."""
+    try:
+        return re.fullmatch(pattern, participant) is not None
+    except re.error:
+        return False
+
+
+def site_today(gateway: Gateway) -> date:
+    """The day that it is in the site's time zone."""
+    return datetime.now(UTC).astimezone(ZoneInfo(gateway.settings.LOCALTIMEZONE)).date()

@@ -1,0 +1,289 @@
+"""Held studies that are assigned without a person, end to end against the sandbox; and those that are not."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fiona_dagster.errors import OptOutUnavailable, RequestRefused
+from fiona_dagster.ledger import StudyAssignment, person_of
+from fiona_dagster.transfers import assignment, delivery, outcome, projects
+from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
+from tests.tables import couple, enter_project, read, rule, use_tables, write
+
+PATIENT_ID, ACCESSION = "ZX83015577", "ACC4455667"
+
+
+def ago(days: float = 0, minutes: float = 0) -> str:
+    return (datetime.now(UTC) - timedelta(days=days, minutes=minutes)).strftime("%Y-%m-%d %H:%M")
+
+
+def look(site: Site) -> StudyAssignment:
+    """One round as the sensor does it; what it made of the study."""
+    with site.open() as gateway:
+        projects.refresh(gateway)
+        assignment.assign_held(gateway)
+        found = gateway.ledger.assignments.of(STUDY)
+        assert found is not None
+        for word in (*PLANTED, PARTICIPANT):
+            assert word not in found.reason
+            assert word not in str(gateway.ledger.store.history(STUDY))
+        return found
+
+
+def asked(site: Site) -> list[tuple[str, str, str]]:
+    with site.open() as gateway:
+        return [(r.project, r.participant, r.event) for r in gateway.incoming().requests_of(STUDY)]
+
+
+@pytest.fixture
+def held(site: Site) -> Site:
+    """The study is held; all tables are configured and empty; the project takes hospital numbers."""
+    site.project(participant_pattern="H[0-9]{3}|ZX[0-9]+", participant_may_be_identifier=True)
+    use_tables(site, receiver={"reserve_mb": 0, "allowed_callers": ["CT1"]})
+    site.receive(1)
+    with site.open() as gateway, gateway.ledger.store.writing() as db:
+        db.execute("UPDATE studies SET calling_ae = 'CT1', called_ae = 'HEART_IN'")
+        db.execute("DELETE FROM senders")
+    return site
+
+
+def test_an_entry_of_the_coupling_list_takes_a_study_all_the_way(held: Site) -> None:
+    couple(held, 0, ACCESSION, date=ago(days=1))
+    couple(held, 1, "ANOTHER", participant="H009", date=ago(days=1))
+
+    found = look(held)
+
+    assert (found.state, found.way, found.project) == ("asked", "coupling", PROJECT)
+    assert asked(held) == [(PROJECT, PARTICIPANT, EVENT)]
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+    with held.open() as gateway:
+        delivery.deliver(gateway, held.transfer(), "archive")
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        (request,) = gateway.incoming().requests_of(STUDY)
+    assert request.transfer_date
+    assert request.mapped_uid
+    look(held)
+    assert len(asked(held)) == 1, "once"
+
+
+def test_a_request_that_is_there_comes_first(held: Site) -> None:
+    couple(held, 0, ACCESSION, date=ago(minutes=5), participant="H002")
+    held.fill(1, transfer_project_name=PROJECT)  # somebody is at it
+
+    assert look(held).state == "requested"
+    assert asked(held) == [(PROJECT, "", "")]
+
+
+def test_a_later_entry_for_another_project_is_a_request_of_its_own(held: Site) -> None:
+    """The original ignored coupling entries once a request was there."""
+    held.project("LUNG", participant_pattern="L[0-9]+", events=[EVENT])
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    couple(held, 0, ACCESSION, project="LUNG", participant="L1", date=ago(minutes=10))
+    assert look(held).state == "requested", "it was there before the request"
+
+    couple(held, 1, ACCESSION, project="LUNG", participant="L1", date=ago(minutes=-2))
+    assert look(held).way == "coupling"
+    assert asked(held) == [(PROJECT, PARTICIPANT, EVENT), ("LUNG", "L1", EVENT)]
+
+
+def test_an_entry_that_the_project_does_not_take_is_refused_in_its_record(held: Site) -> None:
+    couple(held, 0, ACCESSION, participant="X1", date=ago())
+    look(held)
+    (refused,) = held.poll().refused
+    assert "does not match the pattern" in refused.reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"routing_incoming_aetitle": "HEART_IN"},
+        {
+            "routing_sending_aetitle": "CT1",
+            "routing_allowed_patientid": "ZX",
+            "routing_allowed_patientname": "Quis",
+        },
+    ],
+    ids=["addressed", "sender and patterns"],
+)
+def test_a_routing_rule_names_the_participant_by_its_patient_id(held: Site, fields: dict[str, str]) -> None:
+    rule(held, **fields)
+
+    assert look(held).way == "routing"
+    assert asked(held) == [(PROJECT, PATIENT_ID, EVENT)]
+    assert len(held.poll().accepted) == 1
+
+
+def test_the_patient_id_counts_from_trusted_senders_only_and_must_fit_the_project(held: Site) -> None:
+    rule(held, routing_incoming_aetitle="HEART_IN")
+    use_tables(held, redcap={"trusted_senders": ["MR1"]})
+    assert "not trusted" in look(held).reason
+
+    use_tables(held, redcap={"trusted_senders": ["CT1"]})
+    held.project(participant_pattern="H[0-9]{3}")
+    assert "no participant id of its project" in look(held).reason
+    assert asked(held) == []
+
+
+def test_automatic_ids_are_drawn_once_for_a_person(held: Site) -> None:
+    enter_project(
+        held,
+        project_patient_naming="H[0-9]{3}",
+        project_use_autoid="1",
+        project_autoid_aetitle="HEART_IN",
+    )
+
+    assert look(held).way == "autoid"
+
+    ((project, participant, event),) = asked(held)
+    assert (project, event) == (PROJECT, EVENT)
+    (row,) = read(held.redcap, "AutoID")
+    assert (row["record_id"], row["autoid_value"], row["autoid_method"]) == ("0", participant, "1")
+    assert PATIENT_ID not in str(row)
+    assert len(held.poll().accepted) == 1
+
+    with held.open() as gateway:  # the same person comes again
+        person = gateway.ledger.assignments.person(STUDY)
+        client, (entry,) = gateway.table("AutoID"), projects.entries(gateway)
+        assert client is not None
+        assert person is not None
+        assert assignment.autoid.participants(gateway, client, entry, [person]) == {person: participant}
+    assert len(read(held.redcap, "AutoID")) == 1
+
+
+def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
+    enter_project(
+        held, project_patient_naming="H00[12]", project_use_autoid="1", project_autoid_aetitle="HEART_IN"
+    )
+    for number, value in enumerate(("H001", "H002")):
+        write(
+            held.redcap,
+            "AutoID",
+            {
+                "record_id": str(number),
+                "autoid_project_name": PROJECT,
+                "autoid_hash": f"somebody {number}",
+                "autoid_value": value,
+            },
+        )
+    assert "no free participant id" in look(held).reason
+    assert asked(held) == []
+
+
+def test_the_order_is_coupling_list_routing_automatic_ids(held: Site) -> None:
+    enter_project(held, project_use_autoid="1", project_autoid_aetitle="HEART_IN")
+    rule(held, routing_incoming_aetitle="HEART_IN")
+    couple(held, 0, ACCESSION, date=ago())
+    assert look(held).way == "coupling"
+    assert read(held.redcap, "AutoID") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"project_active": "0"}, "is not active in REDCap's DataTransferProjects"),
+        ({"project_rec_end_date": "2020-01-31"}, "ended on 2020-01-31"),
+        ({"project_patient_naming": "H9[0-9]{2}"}, "pattern of project HEART in DataTransferProjects"),
+    ],
+    ids=["inactive", "expired", "pattern"],
+)
+def test_what_the_table_of_projects_forbids_is_refused_also_before_sending(
+    held: Site, fields: dict[str, str], reason: str
+) -> None:
+    enter_project(held)
+    look(held)
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+
+    enter_project(held, **fields)
+    look(held)
+    held.redcap.stop()  # what was read last counts
+
+    with held.open() as gateway, pytest.raises(RequestRefused, match=reason):
+        delivery.deliver(gateway, held.transfer(), "archive")
+
+
+def opt_out(site: Site, text: str, **more: float) -> None:
+    (site.root.config / "opt-out.csv").write_text(text)
+    use_tables(site, opt_out={"file": "opt-out.csv", **more})
+
+
+@pytest.mark.parametrize("text", ["PatientID;since\nzx-8301 5577;2026\n", "zx83015577\n"], ids=["csv", "ids"])
+def test_who_opted_out_is_not_assigned(held: Site, text: str) -> None:
+    couple(held, 0, ACCESSION, date=ago())
+    opt_out(held, text)
+    assert (look(held).state, asked(held)) == ("opted_out", [])
+
+    held.ask()  # not by hand either
+    (refused,) = held.poll().refused
+    assert "opt-out" in refused.reason
+
+
+def test_who_opts_out_after_the_packaging_is_not_sent(held: Site) -> None:
+    opt_out(held, "PatientID\n4711\n")
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+    opt_out(held, f"PatientID\n4711\n{PATIENT_ID}\n")
+
+    with held.open() as gateway, pytest.raises(RequestRefused, match="opt-out"):
+        delivery.deliver(gateway, held.transfer(), "archive")
+    assert held.waiting_targets() == ["archive"]
+
+
+def test_a_list_that_is_missing_or_too_old_stops_everything(held: Site) -> None:
+    couple(held, 0, ACCESSION, date=ago())
+    opt_out(held, "PatientID\n4711\n", max_age_hours=24)
+    file = held.root.config / "opt-out.csv"
+    os.utime(file, (time.time() - 25 * 3600,) * 2)
+    with held.open() as gateway:
+        with pytest.raises(OptOutUnavailable, match="older than 24 hours"):
+            assignment.assign_held(gateway)
+        file.unlink()
+        with pytest.raises(OptOutUnavailable, match="can't be read"):
+            assignment.assign_held(gateway)
+    assert asked(held) == []
+    opt_out(held, "PatientID\n4711\n", max_age_hours=24)
+    assert look(held).way == "coupling"
+
+
+def test_many_studies_cost_a_few_calls(held: Site) -> None:
+    """A round reads each table once and writes a hundred requests in three calls."""
+    with held.open() as gateway:
+        uids = [f"1.2.3.{number}" for number in range(150)]
+        with gateway.ledger.store.writing() as db:
+            for number, uid in enumerate(uids):
+                db.execute(
+                    """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae, called_ae,
+                       caller_ip, revision, registered, open)
+                       VALUES (?, 't', 't', 'CT1', 'HEART_IN', '', 1, 1, 0)""",
+                    (uid,),
+                )
+                gateway.ledger.assignments.record_person(uid, person_of([f"P{number}"], [], [f"A{number}"]))
+        write(
+            held.redcap,
+            "Incoming",
+            *({"study_instance_uid": uid} | {"study_date": "20260101"} for uid in uids),
+        )
+        entries = [
+            {
+                "record_id": str(number),
+                "cl_accessionnumber": f"A{number}",
+                "cl_projectname": PROJECT,
+                "cl_subjectid": f"H{number:03}",
+                "cl_eventname": EVENT,
+                "cl_date": ago(),
+            }
+            for number in range(150)
+        ]
+        write(held.redcap, "CouplingList", *entries)
+        before = len(held.redcap.calls)
+        found = assignment.assign_held(gateway)
+    assert found.asked == 150
+    assert len(held.redcap.calls) - before < 25
