@@ -173,6 +173,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),
         ("retention", settings.RetentionSettings),
+        ("reconciliation", settings.ReconciliationSettings),
         ("web", settings.WebSettings),
         ("metrics", settings.MetricsSettings),
         ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),

@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "rebuild": "rebuild:rebuild",
     "receive": "receive:receive",
     "reclassify": "assign:reclassify",
+    "reconcile": "reconcile:reconcile",
     "release": "release:release",
     "removed": "assign:removed",
     "redcap": "redcap_setup:redcap",

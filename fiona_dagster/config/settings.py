@@ -233,6 +233,15 @@ class RetentionSettings(Section):
     """Days that a Modality Performed Procedure Step stays in site/scanner after its last change."""
 
 
+class ReconciliationSettings(Section):
+    """The daily comparison of REDCap, ledger, disk and research PACS."""
+
+    gap_days: float = Field(3.0, gt=0)
+    """Age in days from which a gap makes the check fail. Studies that nobody asked for are listed only."""
+    at: str = Field("02:40", pattern=r"([01]\d|2[0-3]):[0-5]\d")
+    """Time of day, in LOCALTIMEZONE."""
+
+
 class WebSettings(Section):
     """The Dagster UI."""
 
@@ -289,6 +298,7 @@ class Settings(Section):
     sources: dict[str, Source] = {}
     """PACS that are asked, before a study counts as complete, how much they have of it."""
     retention: RetentionSettings = RetentionSettings()
+    reconciliation: ReconciliationSettings = ReconciliationSettings()
     web: WebSettings = WebSettings()
     metrics: MetricsSettings = MetricsSettings()
 

@@ -5,14 +5,17 @@ Belongs here: assembly, from a data root's configuration. Stays out: the definit
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from fiona_dagster.config import (
     DataRoot,
+    Settings,
     Target,
     load_project_in_force,
     load_settings_in_force,
@@ -22,6 +25,7 @@ from fiona_dagster.defs.housekeeping import maintenance_job
 from fiona_dagster.defs.intake import intake_assets, intake_job
 from fiona_dagster.defs.project import ProjectFactory
 from fiona_dagster.defs.reclassify import reclassify_job
+from fiona_dagster.defs.reconciliation import reconciliation_defs
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import completed_studies, run_failures, transfer_requests_sensor
 from fiona_dagster.errors import ConfigurationError
@@ -53,11 +57,12 @@ def build_defs(
             jobs += factory.jobs(transfer, deliver)
         targets = {factory.name: factory.project.targets for factory in factories}
         names = list(targets)
-        maintenance, schedule = maintenance_job(names)
+        maintenance, hourly = maintenance_job(names)
+        reconciliation, reconcile, daily = reconciliation_defs(*_reconciled_at(root))
         return dg.Definitions(
-            assets=everything,
-            jobs=[*jobs, reclassify_job(), maintenance],
-            schedules=[schedule],
+            assets=[*everything, reconciliation],
+            jobs=[*jobs, reclassify_job(), maintenance, reconcile],
+            schedules=[hourly, daily],
             sensors=[completed_studies, transfer_requests_sensor(targets, jobs), run_failures],
             resources={"gateway": GatewayResource(data_root=str(root.path)), **(resource_overrides or {})},
             executor=dg.in_process_executor,
@@ -83,6 +88,19 @@ def _targets(root: DataRoot) -> Mapping[str, Target]:
     except ConfigurationError as error:
         warnings.warn(f"kinds of targets are not shown: {error}", RuntimeWarning, stacklevel=2)
         return {}
+
+
+def _reconciled_at(root: DataRoot) -> tuple[str, str]:
+    """Time of day and zone of the nightly comparison; without a usable configuration the defaults."""
+    settings = Settings()
+    if root.config_file.is_file():
+        with contextlib.suppress(ConfigurationError):
+            settings = load_settings_in_force(root)[0]
+    try:
+        ZoneInfo(settings.LOCALTIMEZONE)
+    except (KeyError, ValueError, OSError):  # told where times are written; here it must not stop everything
+        return settings.reconciliation.at, "UTC"
+    return settings.reconciliation.at, settings.LOCALTIMEZONE
 
 
 def _rules_digest(root: DataRoot) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from pydicom import config as pydicom_config
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
@@ -115,11 +116,11 @@ class ResearchPacs:
             return
         with self._lock:
             known = sorted(self._known.values())
-        wanted = [str(query.get(keyword) or "") for keyword in _UIDS]
+        wanted = [_list_of(query.get(keyword)) for keyword in _UIDS]
         matching = [
             uids
             for uids in known
-            if all(not ask or ask == uid for ask, uid in zip(wanted, uids, strict=True))
+            if all(not ask or uid in ask for ask, uid in zip(wanted, uids, strict=True))
         ]
         depth = {"STUDY": 1, "SERIES": 2, "IMAGE": 3}[level]
         for key in sorted({uids[:depth] for uids in matching}):
@@ -134,6 +135,12 @@ class ResearchPacs:
             if level != "IMAGE":
                 setattr(answer, f"NumberOf{level.capitalize()}RelatedInstances", count)
             yield PENDING, answer
+
+
+def _list_of(value: object) -> set[str]:
+    """List of UID matching (PS3.4 C.2.2.2.2)."""
+    many = value if isinstance(value, MultiValue | list) else [value]
+    return {str(each) for each in many if each}
 
 
 def _uids_of(dataset: Dataset) -> tuple[str, str, str]:

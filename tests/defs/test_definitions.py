@@ -42,12 +42,13 @@ def test_assets_jobs_and_sensors(loaded: dg.RepositoryDefinition) -> None:
         "P/transfer_status",
         "P/verification",
         "incoming_record",
+        "reconciliation",
         "study_classification",
         "study_files",
         "study_record",
     ]
     jobs = {job.name for job in loaded.get_all_jobs()}
-    assert {"process_study", "transfer_P", "deliver_P", "maintenance"} <= jobs
+    assert {"process_study", "transfer_P", "deliver_P", "maintenance", "reconcile"} <= jobs
     assert {sensor.name for sensor in loaded.sensor_defs} == {
         "completed_studies",
         "transfer_requests",
@@ -80,7 +81,7 @@ def test_everything_that_people_see_is_explained(loaded: dg.RepositoryDefinition
     for key, assets in loaded.assets_defs_by_key.items():
         spec = assets.specs_by_key[key]
         assert spec.description, key
-        assert spec.group_name in {"intake", "P"}
+        assert spec.group_name in {"intake", "P", "operations"}
         assert spec.kinds
     jobs = [job for job in loaded.get_all_jobs() if not job.name.startswith("__")]
     for shown in (*jobs, *loaded.sensor_defs, *loaded.schedule_defs):
