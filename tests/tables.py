@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import requests as http
 
+from fiona_dagster.redcap import shipped_projects
 from fiona_dagster.redcap.sandbox import Sandbox
 from tests.site import PROJECT, Site
 
@@ -81,6 +83,13 @@ def rule(site: Site, project: str = PROJECT, **fields: str) -> None:
     """Adds a routing rule that is on."""
     row = {"record_id": project, "routing_active": "1", **fields}
     write(site.redcap, "Routing", {"routing_event_name": "Baseline", **row})
+
+
+def own_redcap(site: Site, project: str = PROJECT) -> None:
+    """Gives a project a REDCap project of its own, and its token to the table of projects."""
+    known = {each.name: each for each in shipped_projects()}
+    token = site.redcap.add_project(dataclasses.replace(known["ResearchProject"], name=project))
+    enter_project(site, project, project_token=token)
 
 
 def enter_project(site: Site, project: str = PROJECT, **fields: str) -> None:

@@ -25,6 +25,7 @@ from fiona_dagster.transfers.leftovers import remove_leftovers
 
 YOUNG_SECONDS = 300.0
 IN_FLIGHT_SECONDS = 900.0
+_ENDED = ("delivered", "refused", "withdrawn", "adopted")
 UNFINISHED = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -72,7 +73,7 @@ def restore_partitions(instance: dg.DagsterInstance, gateway: Gateway) -> int:
     }
     wanted[STUDIES] = sorted(living)
     for transfer in gateway.ledger.transfers.all():
-        if transfer.study in living and transfer.state not in ("refused", "superseded"):
+        if transfer.study in living and transfer.state not in ("refused", "superseded", "adopted"):
             wanted.setdefault(project_set(transfer.project), []).append(transfer.study)
     added = 0
     for name, keys in wanted.items():
@@ -124,8 +125,8 @@ def _is_finished(gateway: Gateway, study: Study, limit: str) -> bool:
     transfers = [t for t in gateway.ledger.transfers.all(study.study) if t.state != "superseded"]
     return (
         study.state == "held"
-        and any(t.state in ("delivered", "withdrawn") for t in transfers)
-        and all(t.state in ("delivered", "refused", "withdrawn") and t.changed <= limit for t in transfers)
+        and any(t.state in ("delivered", "withdrawn", "adopted") for t in transfers)
+        and all(t.state in _ENDED and t.changed <= limit for t in transfers)
         and study.last_arrival <= limit
         and not gateway.ledger.work.open(study.study)
     )

@@ -206,6 +206,13 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     except FionaError as error:
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}", observed
+    if poll.report_only:
+        said = (
+            f"report only: REDCap has {poll.foreign} transfers that another system finished; "
+            "look at `fiona adopt --report`, then run `fiona adopt`"
+        )
+        context.log.warning(said)
+        return said, observed
     if poll.accepted or poll.refused:
         context.log.info(
             f"requests: {len(poll.accepted)} accepted, {len(poll.refused)} refused, {poll.waiting} waiting"

@@ -7,10 +7,15 @@ import sqlite3
 from fiona_dagster.errors import RemovalAwaited, Superseded
 from fiona_dagster.ledger.releases import Releases
 from fiona_dagster.ledger.rows import Request, Transfer, TransferState, transfer_of
-from fiona_dagster.ledger.sendings import Sendings
+from fiona_dagster.ledger.sendings import PREVIOUS_SYSTEM, Sendings
 from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.withdrawals import LIVING, WithdrawalKind, Withdrawals
 from fiona_dagster.ledger.work import WorkList
+
+
+def superseded_words(newer: int) -> str:
+    """What the record of a request says that a newer one replaced."""
+    return f"superseded: request {newer} for the same project is newer"
 
 
 class Requests:
@@ -51,6 +56,12 @@ class Requests:
             RemovalAwaited: one may, since sending began; and nobody confirmed the removal.
         """
         elsewhere = self._elsewhere(wanted)
+        if PREVIOUS_SYSTEM in elsewhere:
+            raise RemovalAwaited(
+                f"the system before this one sent the study to {wanted.project}, under UIDs that only it "
+                "knows; have that copy removed, then confirm it with "
+                f"`fiona removed {wanted.study} --project {wanted.project}`"
+            )
         if elsewhere:
             raise RemovalAwaited(
                 f"the study was sent to {wanted.project}, at least in part, under another participant or "
@@ -74,6 +85,7 @@ class Requests:
             # In the transaction: a delivery that begins at this moment is either seen here or sees this.
             self.require_removed(request)
             self.withdrawals.require_consent(request)
+            self._tell_superseded(db, request)
             self._supersede(db, study, project)
             self._leave_other_projects(db, request)
             transfer = self._insert(db, request, revision, "accepted", "")
@@ -100,6 +112,58 @@ class Requests:
             self._work.drop(request.study, left)
             self._store.note(request.study, f"{left}: {state}: the request names another project now")
 
+    def adopt(self, request: Request, mapped_uid: str, when: str) -> Transfer:
+        """Books that the system before this one carried the request out; it is never sent again by itself.
+
+        Args:
+            request: what REDCap says.
+            mapped_uid: StudyInstanceUID of that copy, as REDCap has it; may be empty.
+            when: REDCap's ``transfer_date``, for the history.
+        """
+        with self._store.writing() as db:
+            transfer = self._insert(db, request, 0, "adopted", "delivered by the previous system")
+            db.execute("UPDATE transfers SET mapped_uid = ? WHERE id = ?", (mapped_uid, transfer.id))
+            self.sendings.adopt(db, transfer.id)
+            self._store.note(
+                request.study,
+                f"request {request.instance} for project {request.project} adopted: the previous system "
+                f"delivered it, {when}",
+            )
+        return transfer
+
+    def superseded_by(self, request: Request) -> int | None:
+        """The instance of another request of the study and project that is newer and was taken up already."""
+        row = self._store.row(
+            """SELECT request FROM transfers t WHERE study = ? AND project = ? AND request != ?
+               AND (requested_date > ? OR (requested_date = ? AND request > ?))
+               AND state IN ('accepted', 'packaged', 'delivered', 'failed', 'stopped')
+               ORDER BY id DESC LIMIT 1""",
+            request.study,
+            request.project,
+            request.instance,
+            request.requested_date,
+            request.requested_date,
+            request.instance,
+        )
+        return None if row is None else int(row["request"])
+
+    def supersede(self, request: Request, newer: int) -> Transfer:
+        """Books a request of which a newer one of the same study and project was taken up before it."""
+        with self._store.writing() as db:
+            transfer = self._insert(db, request, 0, "superseded", superseded_words(newer))
+            self.outcome_due(transfer)
+            self._store.note(
+                request.study, f"request {request.instance} for project {request.project}: {transfer.reason}"
+            )
+        return transfer
+
+    def last_change(self, study: str, instance: int) -> str | None:
+        """When the last transfer of this very request changed (UTC); None: it never was one."""
+        row = self._store.row(
+            "SELECT max(changed) AS changed FROM transfers WHERE study = ? AND request = ?", study, instance
+        )
+        return None if row is None else row["changed"]
+
     def start_over(self, transfer: Transfer, why: str) -> Transfer:
         """The same request again, from the de-identification on; what was made before is never sent.
 
@@ -125,10 +189,21 @@ class Requests:
     def _supersede(self, db: sqlite3.Connection, study: str, project: str) -> None:
         db.execute(
             """UPDATE transfers SET state = 'superseded', changed = ?
-               WHERE study = ? AND project = ? AND state NOT IN ('superseded', 'refused', 'withdrawn')""",
+               WHERE study = ? AND project = ?
+               AND state NOT IN ('superseded', 'refused', 'withdrawn', 'adopted')""",
             (utc_now(), study, project),
         )
         self._work.drop(study, project)
+
+    def _tell_superseded(self, db: sqlite3.Connection, newer: Request) -> None:
+        """Other requests of the study and project that count until now say by which they are replaced."""
+        changed = db.execute(
+            """UPDATE transfers SET reason = ? WHERE study = ? AND project = ? AND request != ?
+               AND state IN ('accepted', 'packaged', 'failed')""",
+            (superseded_words(newer.instance), newer.study, newer.project, newer.instance),
+        ).rowcount
+        if changed:
+            self._work.need("status", newer.study, 0, project=newer.project, again=True)
 
     def refuse(self, request: Request, reason: str, *, awaits_removal: bool = False) -> Transfer:
         """Books a request that can't be carried out; the reason goes into its REDCap record.
@@ -233,7 +308,7 @@ class Requests:
         """The transfer of this study and project that counts: the newest that was not taken out."""
         row = self._store.row(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn')
+               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn', 'adopted')
                ORDER BY id DESC LIMIT 1""",
             study,
             project,
@@ -244,7 +319,7 @@ class Requests:
         """The transfer that was stopped or withdrawn and that no newer one has replaced."""
         row = self._store.row(
             """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state NOT IN ('refused', 'superseded') ORDER BY id DESC LIMIT 1""",
+               AND state NOT IN ('refused', 'superseded', 'adopted') ORDER BY id DESC LIMIT 1""",
             study,
             project,
         )
@@ -258,7 +333,7 @@ class Requests:
         """
         row = self._store.row(
             """SELECT 1 FROM transfers WHERE id = ? AND revision = ?
-               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn')""",
+               AND state NOT IN ('refused', 'superseded', 'stopped', 'withdrawn', 'adopted')""",
             transfer.id,
             transfer.revision,
         )
@@ -267,6 +342,10 @@ class Requests:
                 f"study {transfer.study}, project {transfer.project}: another request, a correction or late "
                 "images took the place of this transfer; what it did is not counted"
             )
+
+    def any(self) -> bool:
+        """Whether there was ever a request."""
+        return self._store.row("SELECT 1 FROM transfers LIMIT 1") is not None
 
     def newest_of_requests(self) -> dict[tuple[str, int, str], Transfer]:
         """(study, instance, requested date) -> the transfer that was made of it last."""

@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TransferState = Literal[
-    "accepted", "packaged", "delivered", "refused", "failed", "superseded", "stopped", "withdrawn"
+    "accepted",
+    "packaged",
+    "delivered",
+    "refused",
+    "failed",
+    "superseded",
+    "stopped",
+    "withdrawn",
+    "adopted",
 ]
 """``stopped``: a request names another participant or event than the one that was sent, or the copy was
-removed on purpose; ``withdrawn``: a person took the request back. Nothing more is sent under either."""
+removed on purpose; ``withdrawn``: a person took the request back; ``adopted``: the system before this one
+carried it out. Nothing more is sent under any of them."""
 
 
 @dataclass(frozen=True)

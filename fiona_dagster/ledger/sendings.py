@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from fiona_dagster.ledger.store import Store, utc_now
 
+PREVIOUS_SYSTEM = "previous system"
+"""Target of what the system before this one had sent."""
 SendingState = Literal["begun", "proven", "unproven"]
 
 
@@ -98,15 +100,19 @@ class Sendings:
         return [_sending(row) for row in found]
 
     def of_others(self, study: str, project: str, participant: str, event: str) -> list[str]:
-        """Targets that may hold the study under another participant or event of this project."""
+        """Targets that may hold the study under another participant or event of this project.
+
+        What the system before this one sent is among them in any case: nobody else knows its UIDs.
+        """
         found = self._store.rows(
             """SELECT DISTINCT s.target FROM sendings s JOIN transfers t ON t.id = s.transfer
                WHERE s.study = ? AND s.project = ? AND s.removed = ''
-               AND (t.participant != ? OR t.event != ?) ORDER BY s.target""",
+               AND (t.participant != ? OR t.event != ? OR s.target = ?) ORDER BY s.target""",
             study,
             project,
             participant,
             event,
+            PREVIOUS_SYSTEM,
         )
         return [row["target"] for row in found]
 
@@ -191,6 +197,17 @@ class Sendings:
                 ),
             ).lastrowid
         return _sending(db.execute("SELECT * FROM sendings WHERE id = ?", (there,)).fetchone())
+
+    def adopt(self, db: sqlite3.Connection, transfer: int) -> None:
+        """Something lies where the system before this one had sent it; only a confirmed removal ends that."""
+        now = utc_now()
+        db.execute(
+            """INSERT INTO sendings (transfer, study, project, target, revision, generation, mapped_uid,
+                   rules, sha256, instances, state, began, changed)
+               SELECT id, study, project, ?, 0, 0, mapped_uid, '', '', '{}', 'unproven', ?, ?
+               FROM transfers WHERE id = ?""",
+            (PREVIOUS_SYSTEM, now, now, transfer),
+        )
 
     def prove(self, transfer: int, target: str, sha256: str, proof: Mapping[str, Any]) -> None:
         """The target is proven to have these bytes; the proof is kept, also when the copy is removed."""

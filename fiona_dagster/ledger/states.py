@@ -114,7 +114,10 @@ def project_states(
     """The state of one instance in each project that asked for it; arguments as :func:`instance_state`."""
     found: dict[str, InstanceState] = {}
     for transfer in transfers:
-        if transfer.state in ("refused", "superseded", "withdrawn") or transfer.revision < revision:
+        if (
+            transfer.state in ("refused", "superseded", "withdrawn", "adopted")
+            or transfer.revision < revision
+        ):
             continue
         state = _transfer_state(transfer, held_back=transfer.project in held_back_by)
         found[transfer.project] = min(found.get(transfer.project, state), state, key=ORDER.index)

@@ -357,8 +357,11 @@ class Transfers(Requests):
     def outcome_to_write(self, study: str, project: str) -> list[Transfer]:
         """Transfers of a study and project in a state that REDCap should know, oldest first."""
         found = self._store.rows(
-            """SELECT * FROM transfers WHERE study = ? AND project = ?
-               AND state IN ('delivered', 'refused', 'failed', 'stopped', 'withdrawn') ORDER BY id""",
+            """SELECT * FROM transfers t WHERE study = ? AND project = ?
+               AND (state IN ('delivered', 'refused', 'failed', 'stopped', 'withdrawn')
+                   OR (state = 'superseded' AND reason LIKE 'superseded: %' AND id = (SELECT max(n.id)
+                       FROM transfers n WHERE n.study = t.study AND n.request = t.request)))
+               ORDER BY id""",
             study,
             project,
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COMMON = ("Modality", "ClassifyType", "NumFiles", "Bytes")
 OF_SITE = ("StudyInstanceUID", "SeriesInstanceUID", *COMMON, "State", "Revision")
 OF_PROJECT = ("Participant", "Event", "StudyInstanceUID", "Series", *COMMON, "State")
-_GONE = ("refused", "superseded", "stopped", "withdrawn")
+_GONE = ("refused", "superseded", "stopped", "withdrawn", "adopted")
 
 
 def series_table(ledger: Ledger, project: str | None = None) -> pd.DataFrame:

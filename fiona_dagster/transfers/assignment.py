@@ -21,7 +21,7 @@ from fiona_dagster.errors import ConfigurationError, RequestRefused
 from fiona_dagster.ledger import Study, StudyAssignment
 from fiona_dagster.redcap import NewRequest
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
-from fiona_dagster.transfers import autoid, optout, projects
+from fiona_dagster.transfers import adoption, autoid, optout, projects
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
@@ -50,7 +50,7 @@ def assign_held(gateway: Gateway) -> Round:
         OptOutUnavailable: the opt-out list is configured and can't be used; nothing is assigned.
     """
     with _alone(gateway) as mine:
-        if not mine or not gateway.settings.redcap.url:
+        if not mine or not gateway.settings.redcap.url or adoption.is_report_only(gateway):
             return Round()
         tables, seen = _tables(gateway)
         studies = gateway.ledger.assignments.to_look_at(seen)

@@ -38,6 +38,8 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
             )
         elif transfer.state == "withdrawn":
             _write_withdrawn(incoming, transfer)
+        elif transfer.state == "superseded":
+            incoming.write_outcome(study, transfer.request, message=transfer.reason)
         else:
             packaged = gateway.ledger.transfers.package(transfer) is not None
             incoming.write_outcome(

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.errors import RequestRefused
+from fiona_dagster.redcap import ResearchProject
 from fiona_dagster.redcap.tables import ProjectEntry, read_projects
 from fiona_dagster.transfers.context import Gateway
 
@@ -77,6 +78,27 @@ def require_open(gateway: Gateway, project: str) -> None:
         raise RequestRefused(f"the approval of project {project} begins on {found.starts}")
     if found.ends and today > found.ends:
         raise RequestRefused(f"the approval of project {project} ended on {found.ends}")
+
+
+class ProjectEvents:
+    """The events of the projects' own REDCap projects, asked for once while this object lives."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._projects: dict[str, ResearchProject | None] = {}
+
+    def require(self, project: str, event: str) -> None:
+        """The project's own REDCap has this event, as far as its token is known and it has events.
+
+        Raises:
+            RequestRefused: it has others.
+            RedcapUnavailable, RedcapRejected: it gave no usable answer; the request can wait.
+        """
+        if project not in self._projects:
+            self._projects[project] = self._gateway.research(project)
+        research = self._projects[project]
+        if research is not None and not research.has_event(event):
+            raise RequestRefused(f"project {project} has no such event in its REDCap")
 
 
 def matches(pattern: str, participant: str) -> bool:

@@ -7,6 +7,7 @@ is missing from an export is left alone.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,15 +15,19 @@ from datetime import UTC, datetime
 from fiona_dagster.errors import (
     ConfigurationError,
     FionaError,
+    RedcapRejected,
     RemovalAwaited,
     RequestRefused,
+    TransientError,
     UnknownStudy,
 )
 from fiona_dagster.ledger import Request, Study, Transfer
-from fiona_dagster.redcap import RequestReader, TransferRequest
-from fiona_dagster.transfers import optout, projects, withdrawals
+from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
+from fiona_dagster.transfers import adoption, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
+
+log = logging.getLogger("fiona.transfers")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Poll:
     """Withdrawals that wait for a person's decision."""
     complete: bool = True
     """Whether all requests were listed; otherwise the numbers are those of records that changed."""
+    report_only: bool = False
+    """Nothing is taken up before ``fiona adopt`` booked what another system finished."""
+    postponed: bool = False
+    """A request could not be checked now (the project's REDCap gives no answer): it is read again."""
 
 
 def check_assignment(gateway: Gateway, study: Study, project_name: str, participant: str, event: str) -> None:
@@ -116,6 +125,9 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
     complete = read is None or listed is None or not 0 <= (now - listed).total_seconds() < every
     if complete or read is None:
         listing = reader.listing()
+        if adoption.is_report_only(gateway) and (theirs := adoption.first_contact(gateway, listing)):
+            active = sum(request.active for request in listing)
+            return Poll(active, (), (), active - theirs, theirs, report_only=True)
         looked = withdrawals.look(gateway, reader, listing, complete=True)
         found = reader.of(_to_read(gateway, listing))
     else:
@@ -123,7 +135,8 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
         looked = withdrawals.look(gateway, reader, found, complete=False)
     poll = _take_up_new(gateway, found)
     withdrawals.clean(gateway)
-    facts.remember(READ, now.isoformat())
+    if not poll.postponed:
+        facts.remember(READ, now.isoformat())
     if complete:
         facts.remember(LISTED, now.isoformat())
     return replace(
@@ -157,6 +170,8 @@ def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:
     accepted: list[Transfer] = []
     refused: list[Transfer] = []
     waiting = foreign = filled = 0
+    postponed = False
+    events = projects.ProjectEvents(gateway)
     for request in sorted(requests, key=_age):
         if not request.active:
             continue
@@ -172,12 +187,31 @@ def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:
         study = _registered(gateway, request.study)
         if study is None:
             waiting += 1
-        elif request.transfer_date and request.transfer_date >= request.requested_date:
+        elif _is_foreign(gateway, request):
             foreign += 1
         else:
-            transfer = _take_up(gateway, study, request)
-            (refused if transfer.state == "refused" else accepted).append(transfer)
-    return Poll(filled, tuple(accepted), tuple(refused), waiting, foreign)
+            try:
+                transfer = _take_up(gateway, events, study, request)
+            except (TransientError, RedcapRejected) as error:
+                log.warning("a request for project %s can't be checked now: %s", request.project, error)
+                waiting, postponed = waiting + 1, True
+                continue
+            if transfer.state != "superseded":
+                (refused if transfer.state == "refused" else accepted).append(transfer)
+    return Poll(filled, tuple(accepted), tuple(refused), waiting, foreign, postponed=postponed)
+
+
+def _is_foreign(gateway: Gateway, request: TransferRequest) -> bool:
+    """Whether another system carried it out: it was done after it was asked for, and not by us.
+
+    We carried out this very request before when the ledger knows it and REDCap's date is not later than what
+    the ledger did; then another requested date asks again, even within the same minute.
+    """
+    if not adoption.is_finished(request):
+        return False
+    last = gateway.ledger.transfers.last_change(request.study, request.instance)
+    zone = gateway.settings.LOCALTIMEZONE
+    return last is None or site_time(datetime.fromisoformat(last), zone) < request.transfer_date
 
 
 def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
@@ -215,11 +249,20 @@ def _asked(request: TransferRequest) -> Request:
     )
 
 
-def _take_up(gateway: Gateway, study: Study, request: TransferRequest) -> Transfer:
-    """Accepts or refuses; needs no lock: accepting and beginning to send see each other in the ledger."""
+def _take_up(
+    gateway: Gateway, events: projects.ProjectEvents, study: Study, request: TransferRequest
+) -> Transfer:
+    """Accepts or refuses; needs no lock: accepting and beginning to send see each other in the ledger.
+
+    Of two requests for the same study and project the newest counts, whichever was seen first.
+    """
     transfers = gateway.ledger.transfers
+    newer = transfers.superseded_by(_asked(request))
+    if newer is not None:
+        return transfers.supersede(_asked(request), newer)
     try:
         check_assignment(gateway, study, request.project, request.participant, request.event)
+        events.require(request.project, request.event)
         return transfers.accept(_asked(request), study.registered)
     except RemovalAwaited as error:
         return transfers.refuse(_asked(request), str(error), awaits_removal=True)
@@ -245,7 +288,9 @@ def assign(gateway: Gateway, study: str, project: str, participant: str, event: 
             f"study {study} is not registered in REDCap yet ({known.state}); "
             f"`fiona status {study}` shows where it is"
         )
+    projects.refresh(gateway)
     check_assignment(gateway, known, project, participant, event)
+    projects.ProjectEvents(gateway).require(project, event)
     return gateway.incoming().write_request(
         study, project, participant, event, datetime.now(UTC), zone=gateway.settings.LOCALTIMEZONE
     )

@@ -12,8 +12,14 @@ from fiona_dagster.errors import OptOutUnavailable, RequestRefused
 from fiona_dagster.ledger import StudyAssignment, person_of
 from fiona_dagster.transfers import assignment, delivery, outcome, projects
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
-from tests.tables import couple, enter_project, read, rule, use_tables, write
+from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
 
+REQUEST = {
+    "transfer_requested_date": "2026-11-25 10:00",
+    "transfer_project_name": PROJECT,
+    "transfer_name": PARTICIPANT,
+    "transfer_event_name": EVENT,
+}
 PATIENT_ID, ACCESSION = "ZX83015577", "ACC4455667"
 
 
@@ -45,6 +51,7 @@ def held(site: Site) -> Site:
     site.project(participant_pattern="H[0-9]{3}|ZX[0-9]+", participant_may_be_identifier=True)
     use_tables(site, receiver={"reserve_mb": 0, "allowed_callers": ["CT1"]})
     site.receive(1)
+    site.poll()  # the first contact: there is nothing to adopt
     with site.open() as gateway, gateway.ledger.store.writing() as db:
         db.execute("UPDATE studies SET calling_ae = 'CT1', called_ae = 'HEART_IN'")
         db.execute("DELETE FROM senders")
@@ -207,6 +214,32 @@ def test_what_the_table_of_projects_forbids_is_refused_also_before_sending(
 
     with held.open() as gateway, pytest.raises(RequestRefused, match=reason):
         delivery.deliver(gateway, held.transfer(), "archive")
+
+
+def test_events_are_those_of_the_projects_own_redcap(held: Site) -> None:
+    held.project(events=[])
+    own_redcap(held)
+    look(held)
+    held.ask(event="Event 1")
+    held.fill(2, **{**REQUEST, "transfer_event_name": "Baseline"})
+
+    poll = held.poll()
+
+    assert [transfer.event for transfer in poll.accepted] == ["Event 1"]
+    assert [refused.reason for refused in poll.refused] == ["project HEART has no such event in its REDCap"]
+
+
+def test_a_project_redcap_that_refuses_us_only_postpones(held: Site) -> None:
+    own_redcap(held)
+    enter_project(held, project_token="F" * 32)
+    look(held)
+    held.ask()
+
+    assert (held.poll().postponed, held.poll().waiting, held.poll().refused) == (True, 1, ())
+    held.project(events=[])
+    enter_project(held, project_token=held.redcap.tokens[PROJECT])
+    held.ask(event="Event 1")
+    assert len(held.poll().accepted) == 1
 
 
 def opt_out(site: Site, text: str, **more: float) -> None:

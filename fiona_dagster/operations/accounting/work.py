@@ -50,7 +50,11 @@ class Books:
 
     def current(self) -> Iterator[sqlite3.Row]:
         """Transfers that count."""
-        return (row for row in self.transfers if row["state"] not in ("refused", "stopped", "withdrawn"))
+        return (
+            row
+            for row in self.transfers
+            if row["state"] not in ("refused", "stopped", "withdrawn", "adopted")
+        )
 
 
 def check_studies(books: Books, account: Account) -> None:
