@@ -72,7 +72,7 @@ def _distinct(row: Remaining) -> str:
 def _values(row: Remaining, most: int) -> str:
     from rich.markup import escape
 
-    lines = [f"{escape(value)} [dim]x{count}[/dim]" for value, count in row.values.most_common(most)]
+    lines = [f"{escape(value)} [dim]x{count}[/dim]" for value, count in row.frequent()[:most]]
     left = len(row.values) - len(lines)
     mark = ["[dim](assigned)[/dim]"] if row.assigned else []
     return "\n".join([*mark, *lines, *([f"[dim]and {left} more[/dim]"] if left > 0 else [])])

@@ -1,6 +1,7 @@
 """Values that the standard itself lists: no name can hide in them.
 
-Only attributes on which reading depends; every other value of these attributes is searched like free text.
+Only attributes on which reading depends, and the names of the makers of devices; every other value of these
+attributes is searched like free text.
 """
 
 from __future__ import annotations

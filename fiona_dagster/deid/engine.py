@@ -103,6 +103,10 @@ class Engine:
             found = self._steps[place] = self.profile.step(place)
         return found
 
+    def keeps(self, tag: int, vr: str, within: tuple[int, ...], iod: int | None) -> bool:
+        """Whether the rules keep an attribute as it is, so that its value need not go elsewhere either."""
+        return self.step(Place(tag, vr, within, iod)).action == "keep"
+
     def opaque(self, tag: int) -> bool:
         """Whether a sequence goes as a whole, so that nobody needs to look into it."""
         found = self._opaque.get(tag)
@@ -125,12 +129,13 @@ class Engine:
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
         terms = Terms(exempt=self.exempt)
-        terms.learn(source_values(source.elements))
-        task = _Task(self, source, iod_of(source.sop_class), terms)
+        iod = iod_of(source.sop_class)
+        terms.learn(source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod)))
+        task = _Task(self, source, iod, terms)
         elements = task.data_set(source.elements, (), b"")
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
-        leftovers = Leftovers(terms, task.originals, self.identities.uid)
+        leftovers = Leftovers(terms, task.originals, self.identities.uid, source.little)
         elements = leftovers.clean(elements)
         if leftovers.cleaned:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned

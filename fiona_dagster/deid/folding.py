@@ -6,7 +6,10 @@ what is looked for (``terms``).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import html
+import quopri
 import re
 import unicodedata
 import warnings
@@ -26,6 +29,12 @@ _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
 _ENTITY = re.compile(r"[!-~]*&#?[0-9a-z]{2,8};[!-~]*")
 _UNICODE = re.compile(r"[!-~]*\\u[0-9a-f]{4}[!-~]*")
 _PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]{6,}(?:\r?\n[A-Za-z0-9+/_\-]+)*={0,2}")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_HEX = re.compile(rb"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :]?){5,}")
+_QUOTED = re.compile(rb"[!-~]*=(?:[0-9A-Fa-f]{2}|\r?\n)[!-~]*(?:=(?:[0-9A-Fa-f]{2}|\r?\n)[!-~]*)*")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROLS_OF_LATIN = re.compile(rb"[\x80-\x9f]")
 
 
 @lru_cache(maxsize=64)
@@ -100,7 +109,9 @@ def fold_with_places(text: str) -> tuple[str, list[int]]:
 @lru_cache(maxsize=4096)
 def _folded(char: str) -> str:
     if char >= IDEOGRAPHS:
-        return unicodedata.normalize("NFKC", char).lower()
+        return "" if char == "\ufeff" else unicodedata.normalize("NFKC", char).lower()
+    if char == "\xad" or "\u200b" <= char <= "\u200f" or "\u202a" <= char <= "\u202e" or char == "\u2060":
+        return ""  # nobody sees it, and no word ends there
     apart = unicodedata.normalize("NFKD", char.lower().translate(_PLAIN))
     return "".join(c for c in apart if not unicodedata.combining(c))
 
@@ -134,3 +145,40 @@ def hidden_text(raw: str) -> str:
     if "%" in raw:
         found += [unquote(part, errors="replace") for part in _PERCENT.findall(raw)]
     return fold("\n".join(found))
+
+
+def encoded_text(data: bytes) -> str:
+    """Text of base64, hexadecimal digits and quoted-printable in bytes as they stand; "" without any.
+
+    Whatever looks like it is decoded; what comes out as anything but text is dropped.
+    """
+    found: list[bytes] = []
+    for run in _BASE64.findall(data):
+        letters = re.sub(rb"[\r\n=]", b"", run).translate(_URL_SAFE)
+        for start in range(min(4, len(letters) - 5)):  # it may begin inside of a longer word
+            part = letters[start:]
+            found.append(base64.b64decode(part[: len(part) // 4 * 4] + _rest(part)))
+    for run in _HEX.findall(data):
+        digits = re.sub(rb"[ :]", b"", run)
+        found.append(binascii.unhexlify(digits))
+    if b"=" in data:
+        found += [quopri.decodestring(run) for run in _QUOTED.findall(data)]
+    return fold("\n".join(filter(None, map(_as_text, found))))
+
+
+def _as_text(data: bytes) -> str:
+    """Bytes as text, if all of them are: words that only look like base64 come out as anything else."""
+    if b"\0" in data:
+        data = data.replace(b"\0", b"")  # two bytes a letter
+    if _CONTROLS.search(data):
+        return ""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "" if _CONTROLS_OF_LATIN.search(data) else data.decode("latin-1")
+
+
+def _rest(letters: bytes) -> bytes:
+    """The last letters of base64, padded; one alone says nothing."""
+    left = letters[len(letters) // 4 * 4 :]
+    return left.ljust(4, b"=") if len(left) > 1 else b""

@@ -71,6 +71,9 @@ class Identities:
         generation: raised when a delivered study gets another participant or event: all UIDs are new ones.
     """
 
+    prefixes: tuple[str, ...] = ("2.25.",)
+    """Every UID that is made begins with one of these."""
+
     def __init__(self, secret: bytes, participant: str, generation: int = 0) -> None:
         self._secret = secret
         self._generation = str(generation)

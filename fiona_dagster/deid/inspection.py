@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import IO, cast
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from fiona_dagster.deid.assignment import METHOD
+from fiona_dagster.deid.assignment import method
+from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
 from fiona_dagster.deid.defined import is_defined
 from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Deidentifier
 from fiona_dagster.deid.elements import (
@@ -21,22 +23,29 @@ from fiona_dagster.deid.elements import (
     PIXEL_DATA,
     inflate,
     name_of,
+    text,
 )
-from fiona_dagster.deid.folding import decode, fold
+from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
+from fiona_dagster.deid.folding import decode, encoded_text, fold, hidden_text, raw_view
 from fiona_dagster.deid.identities import dummy, is_well_known
-from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids
+from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
+from fiona_dagster.deid.plan import REMOVED, Place, Step
+from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, elements, quiet, raw_value, read_header
-from fiona_dagster.deid.terms import BINARY, NUMBERS, Hit, Term, Terms
+from fiona_dagster.deid.spread import Hit, Term
+from fiona_dagster.deid.terms import BINARY, NUMBERS, Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
-_OWN_NAME = re.compile(r"2\.25\.[0-9]{1,39}(_[0-9]+)?\.dcm")
+_OWN_NAME = re.compile(r"([0-9]+(?:\.[0-9]+)*)(_[0-9]+)?\.dcm")
 _META = frozenset((0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013))
 METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080050))
 _SHORT = 6
 """In binary values (tables of colours, say) shorter words are found by chance."""
 _EXPLICIT = b"1.2.840.10008.1.2.1"
+_NUMBER_TEXT = ("DS", "IS")
+METHOD_CODES = 0x00120064
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,9 @@ class Inspection:
 
     def __init__(self, path: Path, name: str, deidentifier: Deidentifier) -> None:
         self.path, self.name = path, name
-        self.profile = deidentifier.profile
+        self.profile, self.engine = deidentifier.profile, deidentifier.engine
+        self.identities = deidentifier.identities
+        self.iod: int | None = None
         self.assigned = deidentifier.assigned_tags() | METHOD_TAGS
         self.findings: list[Finding] = []
         self.warnings: list[Finding] = []
@@ -94,8 +105,6 @@ class Inspection:
         if self.path.is_symlink() or not self.path.is_file() or not self.path.stat().st_size:
             self._find("file", "is no regular file")
             return ""
-        if not _OWN_NAME.fullmatch(self.path.name):
-            self._find("file name", "is not made from a new UID")
         with self.path.open("rb") as handle:
             raw = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         with raw:
@@ -104,6 +113,7 @@ class Inspection:
                     self._look(raw, by_study)
             except UNREADABLE:
                 self._find("file", "can't be read again")
+                self._file_name("")
             with memoryview(raw) as view:
                 return sha256(view).hexdigest()
 
@@ -115,8 +125,10 @@ class Inspection:
         plain = _plain(raw, syntax)
         plain.seek(0)
         data_set = read_header(cast(IO[bytes], plain))
+        self._file_name(raw_value(data_set, SOP_INSTANCE))
         end = plain.tell()
         found = elements(data_set)
+        self.iod = iod_of(raw_value(data_set, SOP_CLASS))
         search = by_study.get(raw_value(data_set, 0x0020000D))
         if search is None:
             self._find(0x0020000D, "belongs to none of the originals")
@@ -130,6 +142,12 @@ class Inspection:
             self._tail(view, end, syntax, data_set, search)
         plain.seek(0)
         self._search(plain.read(end), found, search)
+
+    def _file_name(self, instance: str) -> None:
+        """The file is named by the new UID that it holds (numbered if there are two of them)."""
+        own = _OWN_NAME.fullmatch(self.path.name)
+        if own is None or own[1] != instance:
+            self._find("file name", "is not made from a new UID")
 
     def _meta(self, raw: mmap.mmap) -> str:
         """Checks the file meta information; the transfer syntax."""
@@ -145,50 +163,58 @@ class Inspection:
                 self._find(tag, "file meta: not ours")
         return raw_value(meta, 0x00020010)
 
+    def _step(self, e: Found) -> Step:
+        return self.engine.step(Place(e.tag, e.vr, e.path, self.iod, e.creator))
+
     def _table(self, found: list[Found]) -> None:
-        """Nothing is there that the action table says should be gone."""
+        """Nothing is there that should be gone, and what stands in place of something is a stand-in."""
+        used = {(e.data_set, e.tag >> 8) for e in found if e.creator and self._step(e).action not in REMOVED}
         for e in found:
-            if e.path or e.tag not in self.assigned:
-                problem = self._forbidden(e) or self._left_over(e)
-                if problem:
-                    self._find(e.tag, problem)
+            if not e.path and e.tag in self.assigned:
+                continue
+            if e.tag >> 16 & 1 and 0x10 <= e.tag & 0xFFFF <= 0xFF:  # a private creator follows its block
+                problem = "" if (e.data_set, e.tag >> 16 << 8 | e.tag & 0xFF) in used else "private attribute"
+            else:
+                problem = self._broken_rule(e, self._step(e))
+            if problem:
+                self._find(_place(e), problem)
 
-    def _forbidden(self, e: Found) -> str:
-        group, number = e.tag >> 16, e.tag & 0xFFFF
-        if group & 1:
-            return "table E.1-1: private attribute"
-        if group < 8 or not number or group & 0xFF00 in (0x5000, 0x6000):
-            return "table E.1-1: X"
-        action = self.profile.action(e.tag)
-        if action == "unknown":
-            return "in no dictionary"
-        if action != "X":
+    def _broken_rule(self, e: Found, step: Step) -> str:
+        """Why an element can't be the outcome of its step; "" if it can."""
+        action, value = step.action, e.value.rstrip(b" \0")
+        if action in REMOVED or (e.tag == 0x00080001 or e.tag >> 16 < 8):
+            return _rule(step)
+        if e.items >= 0 or not value or action in ("keep", "sequence", "pixels"):
             return ""
-        return "table E.1-1: X" if self.profile.basic(e.tag) else "not in table E.1-1: X"
+        if action == "C":
+            if self.identities.shifted(e.vr, e.value.decode("latin-1")) is not None:
+                return ""
+            action = step.otherwise
+        if action in ("U", "uid") or (action == "D" and e.vr == "UI"):
+            return _rule(step) if any(map(self._is_foreign, _uids(value, action))) else ""
+        if action in ("Z", "D", "X"):
+            return "" if self._is_stand_in(e, value) else _rule(step)
+        return ""
 
-    def _left_over(self, e: Found) -> str:
-        """A value where the table asks for none, a dummy, or another UID."""
-        action, value = self.profile.action(e.tag), e.value.rstrip(b" \0")
-        basic = self.profile.basic(e.tag) or (action if action in ("Z", "D") else "")
-        if not basic or e.items >= 0 or not value or self.profile.action(e.tag) == "C":
-            return ""
-        vr = dictionary_vr(e.tag) or e.vr
-        if vr == "UI" or basic == "U":
-            uids = (uid.strip(" \0") for uid in value.decode("latin-1").split("\\"))
-            foreign = any(uid and not uid.startswith("2.25.") and not is_well_known(uid) for uid in uids)
-            return "table E.1-1: U" if foreign else ""
-        stand_in = e.tag == 0x00420011 and value.startswith(b"%PDF-1.4\n1 0 obj<<")  # an empty document
-        return (
-            ""
-            if stand_in or value in (dummy(vr).rstrip(b" \0"), dummy(e.vr).rstrip(b" \0"))
-            else f"{'' if self.profile.basic(e.tag) else 'not in '}table E.1-1: {basic}"
-        )
+    def _is_foreign(self, uid: str) -> bool:
+        """Whether a UID is neither one of ours nor one of the standard's."""
+        return bool(uid) and not uid.startswith(self.identities.prefixes) and not is_well_known(uid)
+
+    @staticmethod
+    def _is_stand_in(e: Found, value: bytes) -> bool:
+        if e.tag == 0x00420011 and value.startswith(b"%PDF-1.4\n1 0 obj<<"):  # an empty document
+            return True
+        return value in (dummy(dictionary_vr(e.tag)).rstrip(b" \0"), dummy(e.vr).rstrip(b" \0"))
 
     def _method(self, data_set: Dataset) -> None:
-        dates = "MODIFIED" if self.profile.modified_dates else "REMOVED"
-        for tag, value in ((0x00120062, "YES"), (0x00120063, METHOD), (0x00280303, dates)):
-            if raw_value(data_set, tag) != value:
-                self._find(tag, "does not say how it was de-identified")
+        """The copy says how it was de-identified (PS3.15 E.1.1), and no other way."""
+        for wanted in method(self.profile):
+            if wanted.items is None and raw_value(data_set, wanted.tag) != text(wanted.value):
+                self._find(wanted.tag, "does not say how it was de-identified")
+        items = data_set[METHOD_CODES].value if METHOD_CODES in data_set else ()
+        codes = [str(item.get("CodeValue", "")) for item in items]
+        if codes != [code for code, _ in self.profile.codes]:
+            self._find(METHOD_CODES, "does not say how it was de-identified")
 
     def _tail(self, view: memoryview, end: int, syntax: str, data_set: Dataset, search: Search) -> None:
         """Nothing but the picture stands after the header."""
@@ -209,33 +235,34 @@ class Inspection:
             if e.where >= 0 and not e.path and self._excused(e):
                 masked[e.where : e.where + len(e.value)] = bytes(len(e.value))
         data = bytes(masked)
-        for uid in {uid for uid in _UID_LIKE.findall(data) if uid in search.uids}:
+        hidden = hidden_text(raw_view(data)) + "\n" + encoded_text(data)
+        for uid in uids_in(data, search.uids):
             self._find(self._place_of(uid, found), "residual search: uid")
+        if uids_in(hidden.encode("utf-8", "replace"), search.uids):
+            self._find("header", "residual search: uid")
         anywhere = search.terms.hits(data)
         texts = [(e, fold(decode(e.value, e.charset, e.vr))) for e in found if self._is_text(e)]
-        readable = search.terms.find("\n".join(text for _, text in texts), True)
+        readable = search.terms.find("\n".join(folded for _, folded in texts), True)
         if anywhere or readable:
             self._judge(anywhere, found, search.terms)
-        for e, text in texts:
-            if search.terms.is_value(text):
+        for e, folded in texts:
+            if search.terms.is_value(folded):
                 self._find(_place(e), "residual search: id")
             if b"." in e.value and stray_uids(e.value, search.uids):
                 self._find(_place(e), "residual search: uid")
         for e in found:
-            if (
-                e.vr in ("DS", "IS")
-                and not self._excused(e)
-                and search.terms.is_number(e.value.decode("latin-1"))
-            ):
+            if not self._excused(e) and _is_telling_number(e, search.terms):
                 self._find(_place(e), "residual search: id")
         if search.terms.hits(self.name.encode()):
             self._find("file name", "residual search: word in the file's name")
 
     def _excused(self, e: Found) -> bool:
         """Whether the value is there by right: assigned, a term of the standard, or a shifted date."""
-        # a shifted date may equal another's original date
-        shifted = self.profile.modified_dates and e.vr in ("DA", "DT")
-        return (not e.path and e.tag in self.assigned) or shifted or is_defined(e.tag, e.value)
+        if not e.path and e.tag in self.assigned:
+            return True
+        # a shifted date may equal another's original date; a kept one may be the day of birth
+        dated = e.vr in ("DA", "DT", "TM") and self._step(e).action in ("C", "keep")
+        return dated or is_defined(e.tag, e.value)
 
     def _is_text(self, e: Found) -> bool:
         return e.items < 0 and (e.vr in WORDS or e.vr in SYMBOLS or e.vr == "PN") and not self._excused(e)
@@ -261,7 +288,25 @@ class Inspection:
 
     @staticmethod
     def _place_of(uid: bytes, found: list[Found]) -> str:
-        return next((_place(e) for e in found if uid in e.value), "header")
+        return next((_place(e) for e in found if uids_in(e.value, {uid})), "header")
+
+
+def _is_telling_number(e: Found, terms: Terms) -> bool:
+    if e.vr in _NUMBER_TEXT:
+        return terms.is_number(e.value.decode("latin-1"))
+    return e.vr in WIDE_NUMBERS and terms.are_numbers(e.numbers())
+
+
+def _rule(step: Step) -> str:
+    unlisted = "not in table E.1-1"
+    return f"{unlisted}: {step.action}" if step.reason.startswith(unlisted) else step.reason
+
+
+def _uids(value: bytes, action: str) -> Iterator[str]:
+    for uid in value.decode("latin-1").split("\\"):
+        plain = uid.strip(" \0")
+        if action != "uid" or not plain.startswith("1.2.840.10008."):  # newer than the list
+            yield plain
 
 
 def _place(e: Found) -> str:

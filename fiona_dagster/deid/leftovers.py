@@ -8,17 +8,22 @@ blocks what is left.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
+from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS, numbers_of
 from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.elements import PIXELS, TEXT, Element
 from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
-from fiona_dagster.deid.terms import Hit, Terms
+from fiona_dagster.deid.spread import Hit
+from fiona_dagster.deid.terms import Terms, tells
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 CHARACTER_SET = 0x00080005
 _UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 """Shorter ones can't be told from numbers."""
+_UID_WRITTEN = re.compile(rb"[0-9]+(?:[_\-][0-9]+){3,}")
+"""The points are other signs in names of files."""
+_OTHER_SIGNS = bytes.maketrans(b"_-", b"..")
 WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
 SYMBOLS = frozenset(["CS", "AE", "UR"])
 _NUMBERS = frozenset(["DS", "IS"])
@@ -27,14 +32,23 @@ REPLACEMENT = "REMOVED"
 _LONGEST = {"SH": 16, "LO": 64}
 
 
-def source_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:
-    """Tag, VR, value and character set of everything that was looked into."""
+Keeps = Callable[[int, str, tuple[int, ...]], bool]
+"""Whether the rules keep what stands in a tag, by its VR and the sequences around it."""
+
+
+def source_values(
+    elements: list[Element], keeps: Keeps, charset: bytes = b"", within: tuple[int, ...] = ()
+) -> Iterator[tuple[int, str, bytes, bytes]]:
+    """Tag, VR, value and character set of everything that was looked into and may tell who it is.
+
+    What the rules keep tells nothing that must go (design section 8), and is left out.
+    """
     charset = charset_of(elements) or charset
     for e in elements:
         if e.items is not None:
             for item in e.items:
-                yield from source_values(item, charset)
-        elif e.tag not in PIXELS and len(e.value) <= 0x10000:
+                yield from source_values(item, keeps, charset, (*within, e.tag))
+        elif tells(e.tag, e.vr) and len(e.value) <= 0x10000 and not keeps(e.tag, e.vr, within):
             yield e.tag, e.vr, bytes(e.value), charset
 
 
@@ -60,6 +74,13 @@ def stray_uids(text: bytes, originals: Iterable[bytes]) -> set[bytes]:
     return found
 
 
+def uids_in(data: bytes, originals: Collection[bytes]) -> set[bytes]:
+    """Which of these UIDs stand in bytes, with points or with other signs between their components."""
+    found = set(_UID_LIKE.findall(data))
+    found.update(written.translate(_OTHER_SIGNS) for written in _UID_WRITTEN.findall(data))
+    return found.intersection(originals)
+
+
 class Leftovers:
     """Replaces leftovers of one object.
 
@@ -67,10 +88,13 @@ class Leftovers:
         terms: what identified the person.
         originals: UIDs of the original that were replaced.
         map_uid: gives the new ones.
+        little: whether numbers are little endian.
     """
 
-    def __init__(self, terms: Terms, originals: set[str], map_uid: Callable[[str], str]) -> None:
-        self.terms, self.map_uid = terms, map_uid
+    def __init__(
+        self, terms: Terms, originals: set[str], map_uid: Callable[[str], str], little: bool = True
+    ) -> None:
+        self.terms, self.map_uid, self.little = terms, map_uid, little
         self.originals = {uid.encode("utf-8", "surrogateescape") for uid in originals}
         self.cleaned = 0
 
@@ -89,15 +113,16 @@ class Leftovers:
             else:
                 others.append(value)
                 suspicious = suspicious or (vr in _NUMBERS and self._tells(value))
+                suspicious = suspicious or self._are_telling(vr, value)
         text = b"\n".join(texts)
-        uids = self.originals.intersection(_UID_LIKE.findall(text + b"\n" + b"\n".join(others)))
+        uids = uids_in(text + b"\n" + b"\n".join(others), self.originals)
         uids |= stray_uids(text, self.originals)
         hits = (*self.terms.hits(text), *self.terms.find("\n".join(folded), True))
         if not uids and not suspicious and not any(hit.term.strong for hit in hits):
             return elements
         pattern = None
         if uids:
-            ordered = sorted((re.escape(uid) for uid in uids), key=len, reverse=True)
+            ordered = sorted((uid.replace(b".", rb"[._\-]") for uid in uids), key=len, reverse=True)
             pattern = re.compile(rb"(?<![0-9.])(?:" + b"|".join(ordered) + rb")(?![0-9]|\.[0-9])")
         return self._elements(elements, pattern, b"")
 
@@ -118,8 +143,10 @@ class Leftovers:
             self.cleaned += 1
             if vr not in TEXT:
                 return None
-            value = pattern.sub(lambda found: self.map_uid(found[0].decode()).encode(), value)
-        if vr in _NUMBERS and self._tells(value):
+            value = pattern.sub(
+                lambda found: self.map_uid(found[0].translate(_OTHER_SIGNS).decode()).encode(), value
+            )
+        if (vr in _NUMBERS and self._tells(value)) or self._are_telling(vr, value):
             self.cleaned += 1
             return Element(e.tag, e.vr)
         if vr in WORDS or (vr in SYMBOLS and not is_defined(e.tag, value)):
@@ -137,6 +164,10 @@ class Leftovers:
             not text[hit.start : hit.end].isdigit() for hit in self._strong(text, False)
         )
         return bool(words) or self.terms.is_number(text)
+
+    def _are_telling(self, vr: str, value: bytes) -> bool:
+        """Whether a binary number is an id or a date."""
+        return vr in WIDE_NUMBERS and self.terms.are_numbers(numbers_of(vr, value, self.little))
 
     def _text(self, value: bytes, vr: str, charset: bytes) -> bytes:
         """The text without what identified the person."""

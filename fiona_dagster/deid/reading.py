@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag
 
+from fiona_dagster.deid.binary_numbers import numbers_of
 from fiona_dagster.deid.elements import DEFLATED, inflate
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -60,6 +60,8 @@ class Found:
         items: number of items of a sequence, else -1.
         charset: Specific Character Set (0008,0005) that is in force.
         little: whether numbers in it are little endian.
+        creator: private creator of the block of a private element, "" where none reserved it.
+        data_set: tells the data set, or item, that it stands in from the others of the object.
     """
 
     path: tuple[int, ...]
@@ -70,28 +72,12 @@ class Found:
     items: int = -1
     charset: bytes = b""
     little: bool = True
+    creator: str = ""
+    data_set: int = 0
 
-    def numbers(self) -> tuple[int, ...] | tuple[float, ...] | None:
+    def numbers(self) -> tuple[int | float, ...] | None:
         """The numbers of a binary value; None if its VR is none of numbers, or its length does not fit."""
-        code = _NUMBER_FORMATS.get(self.vr)
-        size = struct.calcsize(code) if code else 0
-        if not code or len(self.value) % size:
-            return None
-        order = "<" if self.little else ">"
-        return struct.unpack(f"{order}{len(self.value) // size}{code}", self.value)
-
-
-_NUMBER_FORMATS = {
-    "FL": "f",
-    "FD": "d",
-    "SL": "i",
-    "SS": "h",
-    "SV": "q",
-    "UL": "I",
-    "US": "H",
-    "UV": "Q",
-}
-"""VRs of numbers (PS3.5 6.2) as `struct` calls them."""
+        return numbers_of(self.vr, self.value, self.little)
 
 
 def read_header(source: Path | IO[bytes], *, force: bool = False) -> FileDataset:
@@ -124,9 +110,8 @@ def elements(data_set: Dataset) -> list[Found]:
     Raises:
         UnreadableDicom: pydicom can't read it.
     """
-    little = getattr(data_set, "original_encoding", (None, True))[1] is not False
     with quiet():
-        return list(_walk(data_set, (), b"", little))
+        return list(_Walk(data_set).of(data_set, (), b""))
 
 
 def raw_value(data_set: Dataset, tag: int) -> str:
@@ -136,22 +121,45 @@ def raw_value(data_set: Dataset, tag: int) -> str:
     return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value or "")
 
 
-def _walk(data_set: Dataset, path: tuple[int, ...], charset: bytes, little: bool) -> Iterator[Found]:
-    charset = _charset(data_set) or charset
-    for key in sorted(data_set.keys()):
-        tag = int(key)
-        item: RawDataElement | DataElement = data_set.get_item(key)
-        raw = item if isinstance(item, RawDataElement) else None
-        vr = (raw.VR if raw else str(item.VR)) or _vr(tag)
-        if vr == "SQ" or (vr == "UN" and _vr(tag) == "SQ") or (raw is None and isinstance(item.value, list)):
-            children = _children(data_set, key) if len(path) < WALK_DEPTH else None
-            if children is not None:
-                yield Found(path, tag, "SQ", b"", -1, len(children))
-                for child in children:
-                    yield from _walk(child, (*path, tag), charset, little)
-                continue
-        value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode()
-        yield Found(path, tag, vr, value, raw.value_tell if raw else -1, -1, charset, little)
+class _Walk:
+    """Through one object: every element, sequences before their content."""
+
+    def __init__(self, data_set: Dataset) -> None:
+        self._little = getattr(data_set, "original_encoding", (None, True))[1] is not False
+        self._number = 0
+
+    def of(self, data_set: Dataset, path: tuple[int, ...], charset: bytes) -> Iterator[Found]:
+        charset = _charset(data_set) or charset
+        number, self._number = self._number, self._number + 1
+        creators: dict[int, str] = {}
+        for key in sorted(data_set.keys()):
+            tag = int(key)
+            item: RawDataElement | DataElement = data_set.get_item(key)
+            raw = item if isinstance(item, RawDataElement) else None
+            vr = (raw.VR if raw else str(item.VR)) or _vr(tag)
+            creator = creators.get(tag >> 8, "") if tag >> 16 & 1 else ""
+            if vr == "SQ" or (vr == "UN" and _may_be_sequence(tag)) or (raw is None and _is_list(item.value)):
+                children = _children(data_set, key) if len(path) < WALK_DEPTH else None
+                if children is not None:
+                    yield Found(
+                        path, tag, "SQ", b"", -1, len(children), charset, self._little, creator, number
+                    )
+                    for child in children:
+                        yield from self.of(child, (*path, tag), charset)
+                    continue
+            value = item.value if isinstance(item.value, bytes) else str(item.value or "").encode()
+            if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+                creators[tag >> 16 << 8 | tag & 0xFF] = value.decode("latin-1").strip(" \0")
+            where = raw.value_tell if raw else -1
+            yield Found(path, tag, vr, value, where, -1, charset, self._little, creator, number)
+
+
+def _may_be_sequence(tag: int) -> bool:
+    return _vr(tag) == "SQ"
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _charset(data_set: Dataset) -> bytes:

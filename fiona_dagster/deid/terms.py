@@ -15,8 +15,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 
-from fiona_dagster.deid import dates
-from fiona_dagster.deid.folding import IDEOGRAPHS, decode, encode, fold, hidden_text, raw_view, spellings
+from fiona_dagster.deid import dates, spread
+from fiona_dagster.deid.folding import (
+    IDEOGRAPHS,
+    decode,
+    encode,
+    encoded_text,
+    fold,
+    hidden_text,
+    raw_view,
+    spellings,
+)
+from fiona_dagster.deid.spread import Hit, Term
 from fiona_dagster.deid.words import GLUED, common_words, is_strong
 
 _SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
@@ -24,8 +34,7 @@ _SPLIT_PART = re.compile(r"[-'.]+")
 _ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")
 _WORD = re.compile(r"[^\W\d_]+")
 _RUN = re.compile(r"[a-z]+|[0-9]+")
-_GROUPED = re.compile(r"\d+(?:[ .\-/_]\d+)+")
-_SQUEEZED = re.compile(r"[^\W_]+")
+_INTEGER = re.compile(r"[+-]?0*(\d+)(?:\.0*)?")
 BINARY = frozenset(
     ["OB", "OD", "OF", "OL", "OV", "OW", "UN", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"]
 )
@@ -39,26 +48,9 @@ def _identifying() -> dict[int, tuple[str, int]]:
     return {int(r["tag"], 16): (r["kind"], int(r["minimum"])) for r in csv.DictReader(content.splitlines())}
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One thing to look for.
-
-    Attributes:
-        kind: name, id, birth_date, date, institution, address, phone, device, issuer.
-        strong: blocks when found.
-    """
-
-    kind: str
-    strong: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A term that was found: where, and what."""
-
-    start: int
-    end: int
-    term: Term
+def tells(tag: int, vr: str) -> bool:
+    """Whether an attribute is one that terms are taken from."""
+    return tag in _identifying() or vr in ("PN", "DA", "DT")
 
 
 def _stronger(table: dict[str, Term], key: str, term: Term) -> bool:
@@ -196,7 +188,7 @@ class Terms:
             self._number(digits, kind)
         if kind not in ("id", "device") or folded in self.exempt:
             return
-        squeezed = "".join(_SQUEEZED.findall(folded))
+        squeezed = spread.joined(folded)
         if squeezed.isdigit():
             self._number(squeezed, kind)
         elif len(squeezed) >= GLUED and digits and strong:
@@ -231,9 +223,12 @@ class Terms:
     # -- finding
 
     def hits(self, data: bytes) -> list[Hit]:
-        """Terms in bytes as they stand, text in UTF-16 and percent-encoding included (at no place)."""
+        """Terms in bytes as they stand, and in text that is written in another way (at no place).
+
+        Other ways are UTF-16, percent-encoding, base64, quoted-printable and the like (``folding``).
+        """
         raw = raw_view(data)
-        hidden = hidden_text(raw)
+        hidden = "\n".join(filter(None, (hidden_text(raw), encoded_text(data))))
         return self.find(raw) + ([Hit(0, 0, hit.term) for hit in self.find(hidden, True)] if hidden else [])
 
     def find(self, text: str, thorough: bool = False) -> list[Hit]:
@@ -249,8 +244,9 @@ class Terms:
         found += self._digits(text, runs)
         found += self._dates(text, thorough)
         if thorough:
-            found += self._grouped(text)
-            found += self._squeezed(text)
+            found += spread.grouped(text, self.numbers)
+            found += spread.squeezed(text, self.compact)
+            found += spread.spaced(text, self.glued, self.words)
         return found
 
     def _indexed(self) -> dict[str, list[str]]:
@@ -327,49 +323,31 @@ class Terms:
                 if term and term.kind == "birth_date":
                     yield Hit(start, end, term)
 
-    def _grouped(self, text: str) -> Iterator[Hit]:
-        """Numbers whose digits stand in groups."""
-        if not self.numbers:
-            return
-        longest = max(map(len, self.numbers)) + 8  # leading zeros
-        for chain in _GROUPED.finditer(text):
-            groups = list(re.finditer(r"\d+", chain[0]))
-            for first in range(len(groups)):
-                digits = ""
-                for group in groups[first : first + 12]:
-                    digits += group[0]
-                    if len(digits) > longest:
-                        break
-                    term = self.numbers.get(digits.lstrip("0"))
-                    if term and term.strong and digits != group[0]:
-                        yield Hit(chain.start() + groups[first].start(), chain.start() + group.end(), term)
-
-    def _squeezed(self, text: str) -> Iterator[Hit]:
-        """Ids of letters and digits with other signs between them, or inside longer words."""
-        if not self.compact:
-            return
-        parts = list(_SQUEEZED.finditer(text))
-        joined = "".join(part[0] for part in parts)
-        for word, term in self.compact.items():
-            if word not in joined:
-                continue
-            pattern = r"[\W_]{0,2}".join(map(re.escape, word))
-            before = r"(?<!\d)" if word[0].isdigit() else ""
-            after = r"(?!\d)" if word[-1].isdigit() else ""
-            for match in re.finditer(before + pattern + after, text):
-                yield Hit(match.start(), match.end(), term)
-
     def is_value(self, text: str) -> bool:
         """Whether one of the values of an attribute is an id and nothing else."""
         return any(part.strip(" \0") in self.values for part in text.split("\\"))
 
     def is_number(self, text: str) -> bool:
-        """Whether one of the values of DS or IS is a strong id of digits."""
+        """Whether one of the values of DS or IS is a strong id of digits, or a date."""
         for part in text.split("\\"):
-            whole = re.fullmatch(r"[+-]?0*(\d+)(?:\.0*)?", part.strip(" \0"))
-            if whole and (term := self.numbers.get(whole[1])) and term.strong:
+            whole = _INTEGER.fullmatch(part.strip(" \0"))
+            if whole and self._is_telling(whole[1]):
                 return True
         return False
+
+    def are_numbers(self, numbers: Iterable[int | float] | None) -> bool:
+        """Whether one of the numbers of a binary value is a strong id of digits, or a date."""
+        return any(
+            self._is_telling(str(int(abs(number))))
+            for number in numbers or ()
+            if abs(number) >= 10 ** (GLUED - 1) and abs(number) < 1e18 and number == int(number)
+        )
+
+    def _is_telling(self, digits: str) -> bool:
+        term = self.numbers.get(digits)
+        if term and term.strong:
+            return True
+        return len(digits) == 8 and any(day in self.days for _, _, day in dates.compact(digits))
 
 
 def _goes_on(text: str, end: int) -> bool:

@@ -14,15 +14,18 @@ from typing import Any
 
 from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.elements import opened, text
-from fiona_dagster.deid.engine import SOP_INSTANCE
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
 from fiona_dagster.deid.pixels import has_embedded_overlay
-from fiona_dagster.deid.reading import UNREADABLE, bounded, elements, raw_value, read_header
-from fiona_dagster.deid.terms import Terms
+from fiona_dagster.deid.plan import Place
+from fiona_dagster.deid.profile import iod_of
+from fiona_dagster.deid.reading import UNREADABLE, Found, bounded, elements, raw_value, read_header
+from fiona_dagster.deid.terms import Terms, tells
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
-_INSTANCE_UIDS = ("U", "D")
+_REPLACED = frozenset(("U", "D", "uid", "X", "Z", "private", "unknown"))
+"""Actions after which an original UID is nowhere."""
 
 
 @dataclass
@@ -101,17 +104,39 @@ def _searches(
         except UNREADABLE:
             result.findings += _copies_of(source, out_dir, deidentifier)
             continue
-        study = deidentifier.map_uid(raw_value(data_set, 0x0020000D))
-        if study not in made:
-            made[study] = Search(Terms(exempt=deidentifier.assigned_words()))
+        asked = _Asked(deidentifier, iod_of(raw_value(data_set, 0x00080016)))
+        study = asked.new_uid(STUDY, raw_value(data_set, STUDY))
+        search = made.setdefault(study, Search(Terms(exempt=deidentifier.assigned_words())))
         overlays = ((e.tag, e.value) for e in found if e.tag >> 24 == 0x60 and not e.path)
         if has_embedded_overlay(overlays, data_set.original_encoding[1] is not False):
-            made[study].overlays.add(deidentifier.map_uid(raw_value(data_set, 0x00080018)))
-        made[study].terms.learn((e.tag, e.vr, e.value, e.charset) for e in found)
+            search.overlays.add(asked.new_uid(SOP_INSTANCE, raw_value(data_set, SOP_INSTANCE)))
+        search.terms.learn(
+            (e.tag, e.vr, e.value, e.charset)
+            for e in found
+            if e.items < 0 and tells(e.tag, e.vr) and asked.action(e) != "keep"
+        )
+        kept: set[bytes] = set()
         for e in found:
-            if e.vr == "UI" and deidentifier.profile.basic(e.tag) in _INSTANCE_UIDS:
-                made[study].uids.update(_instance_uids(e.value))
+            if e.vr == "UI":
+                uids = search.uids if asked.action(e) in _REPLACED else kept
+                uids.update(_instance_uids(e.value))
+        search.uids -= kept
     return made
+
+
+class _Asked:
+    """What the rules say about one original."""
+
+    def __init__(self, deidentifier: Deidentifier, iod: int | None) -> None:
+        self._deidentifier, self._iod = deidentifier, iod
+
+    def action(self, e: Found) -> str:
+        return self._deidentifier.engine.step(Place(e.tag, e.vr, e.path, self._iod, e.creator)).action
+
+    def new_uid(self, tag: int, uid: str) -> str:
+        """The UID of the copy that stands for one of the original."""
+        kept = self._deidentifier.engine.keeps(tag, "UI", (), self._iod)
+        return uid if kept else self._deidentifier.map_uid(uid)
 
 
 def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[Finding]:

@@ -61,6 +61,10 @@ class Remaining:
         else:
             self.more += 1
 
+    def frequent(self) -> list[tuple[str, int]]:
+        """Values and how many elements have them, the most frequent first."""
+        return sorted(self.values.items(), key=lambda item: (-item[1], item[0]))
+
     def to_json(self, most: int) -> dict[str, Any]:
         """As plain data, with the ``most`` most frequent values."""
         return {
@@ -71,7 +75,7 @@ class Remaining:
             "elements": self.elements,
             "distinct": len(self.values),
             "more_than": KEPT_VALUES if self.more else None,
-            "values": [{"value": value, "elements": n} for value, n in self.values.most_common(most)],
+            "values": [{"value": value, "elements": n} for value, n in self.frequent()[:most]],
         }
 
 
@@ -106,7 +110,7 @@ class Review:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["tag", "keyword", "vr", "assigned", "value", "elements"])
         for row in self.rows():
-            for value, count in row.values.most_common():
+            for value, count in row.frequent():
                 writer.writerow([row.tag, row.keyword, row.vr, int(row.assigned), _safe(value), count])
             if row.more:
                 writer.writerow([row.tag, row.keyword, row.vr, int(row.assigned), "(other values)", row.more])

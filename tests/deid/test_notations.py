@@ -66,6 +66,23 @@ LEFT = [
     ({"PatientBirthDateInAlternativeCalendar": "1350-12-23"}, "SoftwareVersions", "1350/12/23"),
     ({"FillerOrderNumberProcedure": "ORD-556677"}, "SoftwareVersions", "ord556677"),
     ({"PatientName": "Lee^Jong"}, "SoftwareVersions", "LeeJong 3"),
+    ({}, "SoftwareVersions", "K o w a l s k i"),
+    ({}, "SoftwareVersions", "scan of K.O.W.A.L.S.K.I., A."),
+    ({}, "SoftwareVersions", "k - o - w - a - l - s - k - i"),
+    ({}, "SoftwareVersions", "4 8 1 5 1 6 2 3"),
+    ({}, "SoftwareVersions", "Kow\u200bal\u00adski"),
+    ({}, "SoftwareVersions", "S293YWxza2leQW5uYQ=="),  # Kowalski^Anna
+    ({}, "SoftwareVersions", "xS293YWxza2leQW5uYQ"),
+    ({}, "SoftwareVersions", "NDgxNTE2MjM="),  # 48151623
+    ({}, "SoftwareVersions", "name:4b6f77616c736b69"),
+    ({}, "SoftwareVersions", "4B 6F 77 61 6C 73 6B 69"),
+    ({}, "SoftwareVersions", "=4Bowal=73ki"),
+    ({}, "SoftwareVersions", "SwBvAHcAYQBsAHMAawBpAA=="),  # UTF-16
+    ({"PatientName": "Müller-Lüdenscheidt^Änne"}, "SoftwareVersions", "=?utf-8?b?TcO8bGxlcg==?="),
+    ({"PatientName": "Müller-Lüdenscheidt^Änne"}, "SoftwareVersions", "M=C3=BCller"),
+    ({}, "EchoTime", "19720314"),
+    ({}, "SoftwareVersions", phantoms.STUDY.replace(".", "_") + "_x"),
+    ({}, "SoftwareVersions", "study " + phantoms.STUDY.replace(".", "-")),
     ({}, "SoftwareVersions", phantoms.STUDY + ".9.77"),
     ({}, "SoftwareVersions", "1.2.752.24.7.3404.1.5.20.3"),
 ]
@@ -91,6 +108,12 @@ KEPT = [
     ({}, "ScanOptions", "FS"),
     ({}, "SoftwareVersions", "1.2.840.10008.1.2.3.4.5.6"),
     ({}, "ConversionType", "WSD"),
+    ({"PatientName": "Philips^Agfa", "InstitutionName": "TOSHIBA"}, "Manufacturer", "TOSHIBA"),
+    ({"PatientName": "Axial^T"}, "SoftwareVersions", "a x i a l"),
+    ({}, "SoftwareVersions", "T 1 w s e"),
+    ({}, "SoftwareVersions", "K o w a 1"),
+    ({}, "SoftwareVersions", "QmVzdCBpbWFnZXM= 48656c6c6f a=20b"),
+    ({}, "EchoTime", "19720315"),
 ]
 
 
@@ -158,6 +181,41 @@ def test_what_only_looks_like_it_stays(
 
     assert str(pydicom.dcmread(out / report.name).get(keyword)) == value
     assert verify_outputs([source], out, make()).findings == []
+
+
+NUMBERS = [
+    ("UL", "SimpleFrameList", 48151623),
+    ("FD", "DiffusionBValue", 48151623.0),
+    ("FD", "DiffusionBValue", 19720314.0),
+    ("UL", "SelectorULValue", 19720314),
+    ("SL", "SelectorSLValue", -48151623),
+    ("SV", "SelectorSVValue", 48151623),
+    ("UV", "SelectorUVValue", 48151623),
+    ("IS", "AcquisitionNumber", 19720314),
+]
+
+
+@pytest.mark.parametrize(("vr", "keyword", "number"), NUMBERS)
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
+def test_a_number_that_is_an_id_or_a_day_of_birth_goes_and_is_found(
+    make: Make, tmp_path: Path, out: Path, vr: str, keyword: str, number: float, syntax: str
+) -> None:
+    ds = person({}, syntax)
+    kept = number + 1
+    tag = tag_for_keyword(keyword) or 0
+    ds.add_new(tag, vr, number)
+    ds.add_new(0x00189073, "FD", kept)
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    copy = out / make().file(source, out).name
+
+    changed = pydicom.dcmread(copy)
+    assert not changed.get(keyword)
+    assert changed.AcquisitionDuration == kept, "another number stays"
+    assert verify_outputs([source], out, make()).passed
+    changed.add_new(tag, vr, number)
+    phantoms.write(changed, copy)
+    assert not verify_outputs([source], out, make()).passed
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])

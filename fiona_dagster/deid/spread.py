@@ -1,0 +1,103 @@
+"""Terms whose letters or digits do not stand together.
+
+Belongs here: what a term and a hit are, and finding terms that are spread. Stays out: making terms, and
+finding them as they are (``terms``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_GROUPED = re.compile(r"\d+(?:[ .\-/_]{1,2}\d+)+")
+_SQUEEZED = re.compile(r"[^\W_]+")
+_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\W_]{1,3}[^\W\d_]){3,}(?![^\W_])")
+_LETTERS = re.compile(r"[^\W\d_]+")
+SHORTEST_SPACED = 4
+"""Letters of a name that is found letter by letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing to look for.
+
+    Attributes:
+        kind: name, id, birth_date, date, institution, address, phone, device, issuer.
+        strong: blocks when found.
+    """
+
+    kind: str
+    strong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A term that was found: where, and what."""
+
+    start: int
+    end: int
+    term: Term
+
+
+def joined(text: str) -> str:
+    """Letters and digits without the signs between them."""
+    return "".join(_SQUEEZED.findall(text))
+
+
+def grouped(text: str, numbers: Mapping[str, Term]) -> Iterator[Hit]:
+    """Numbers whose digits stand in groups.
+
+    Args:
+        text: folded.
+        numbers: digits without leading zeros.
+    """
+    if not numbers:
+        return
+    longest = max(map(len, numbers)) + 8  # leading zeros
+    for chain in _GROUPED.finditer(text):
+        groups = list(re.finditer(r"\d+", chain[0]))
+        for first in range(len(groups)):
+            digits = ""
+            for group in groups[first : first + 12]:
+                digits += group[0]
+                if len(digits) > longest:
+                    break
+                term = numbers.get(digits.lstrip("0"))
+                if term and term.strong and digits != group[0]:
+                    yield Hit(chain.start() + groups[first].start(), chain.start() + group.end(), term)
+
+
+def squeezed(text: str, compact: Mapping[str, Term]) -> Iterator[Hit]:
+    """Ids of letters and digits with other signs between them, or inside longer words.
+
+    Args:
+        text: folded.
+        compact: letters and digits of ids.
+    """
+    if not compact:
+        return
+    together = joined(text)
+    for word, term in compact.items():
+        if word not in together:
+            continue
+        pattern = r"[\W_]{0,2}".join(map(re.escape, word))
+        before = r"(?<!\d)" if word[0].isdigit() else ""
+        after = r"(?!\d)" if word[-1].isdigit() else ""
+        for match in re.finditer(before + pattern + after, text):
+            yield Hit(match.start(), match.end(), term)
+
+
+def spaced(text: str, *names: Mapping[str, Term]) -> Iterator[Hit]:
+    """Names whose letters stand one by one, as in a heading.
+
+    Args:
+        text: folded.
+        names: letters of names; words of other kinds are passed over.
+    """
+    for match in _SPACED.finditer(text):
+        letters = "".join(_LETTERS.findall(match[0]))
+        for table in names:
+            for name, term in table.items():
+                if term.strong and term.kind == "name" and len(name) >= SHORTEST_SPACED and name in letters:
+                    yield Hit(match.start(), match.end(), term)
