@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "deidentify": "deidentify:deidentify",
     "demo": "demo:demo",
     "env": "init:env",
+    "erase": "erase:erase",
     "export": "export:export",
     "flags": "flags:flags",
     "import": "imports:import_",

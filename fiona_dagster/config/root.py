@@ -199,6 +199,11 @@ class DataRoot:
         return self.locks / "inbox.lock"
 
     @property
+    def erasure_file(self) -> Path:
+        """What an erasure that is under way has to do (see ``operations.erasure``)."""
+        return self.path / "ledger" / "erasure.json"
+
+    @property
     def ledger_file(self) -> Path:
         """The ledger (SQLite, WAL)."""
         return self.path / "ledger" / "ledger.sqlite"

@@ -31,6 +31,7 @@ from fiona_dagster.landing.evidence import (
     PerformedStep,
     SiteChoice,
     append_evidence,
+    evidence_folder,
     read_evidence,
 )
 from fiona_dagster.landing.files import NewFile
@@ -82,6 +83,7 @@ __all__ = [
     "differing_tags",
     "digest_of",
     "discard",
+    "evidence_folder",
     "find_entries",
     "finish_decisions",
     "import_paths",

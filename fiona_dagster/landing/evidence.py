@@ -115,6 +115,8 @@ _KINDS: dict[str, type[PerformedStep | Commitment | SiteChoice | FlagDecision]] 
     "site": SiteChoice,
     "flag": FlagDecision,
 }
+KIND_OF = {build: name for name, build in _KINDS.items()}
+"""How a line calls what it tells of."""
 
 
 def evidence_folder(root: DataRoot) -> Path:
@@ -128,8 +130,9 @@ def append_evidence(root: DataRoot, evidence: Evidence) -> None:
     Raises:
         StorageFull: no room; the line is not there, or torn and so without effect.
     """
-    kind = next(name for name, each in _KINDS.items() if isinstance(evidence, each))
-    text = json.dumps({"kind": kind, **asdict(evidence)}, separators=(",", ":")).encode("ascii")
+    text = json.dumps({"kind": KIND_OF[type(evidence)], **asdict(evidence)}, separators=(",", ":")).encode(
+        "ascii"
+    )
     # A newline in front ends what a crash may have left torn; an empty line means nothing.
     line = b"\n%08x %s\n" % (zlib.crc32(text), text)
     folder = evidence_folder(root)
@@ -171,14 +174,15 @@ def read_evidence(root: DataRoot, offsets: Mapping[str, int]) -> Iterator[tuple[
                 if not line.endswith(b"\n"):
                     break  # still being written, or torn by a crash
                 offset += len(line)
-                found = _decode(line[:-1])
+                found = decode_evidence(line[:-1])
                 if found is not None:
                     yield name, offset, found
                 elif line.strip():
                     log.warning("journal of evidence %s: the line before byte %d is damaged", name, offset)
 
 
-def _decode(line: bytes) -> Evidence | None:
+def decode_evidence(line: bytes) -> Evidence | None:
+    """What a line without its newline says, or None if it is damaged in any way."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None

@@ -14,7 +14,7 @@ from fiona_dagster.ledger.booking import choose_site
 from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.work import WorkList
 
-_JOURNAL = "evidence "
+EVIDENCE = "evidence "
 """In front of the names of the journals of evidence in the table of journals."""
 
 CountState = Literal["open", "counted", "silent"]
@@ -97,12 +97,12 @@ class EvidenceBook:
         return sum(self._read(tree) for tree in self._store.root.site_trees())
 
     def _read(self, tree: DataRoot) -> int:
-        prefix = f"{_JOURNAL}{tree.site_name} "
+        prefix = f"{EVIDENCE}{tree.site_name} "
         count = 0
         with self._store.writing() as db:
             offsets = {
                 row["name"].removeprefix(prefix): row["offset"]
-                for row in db.execute("SELECT * FROM journals WHERE name LIKE ?", (f"{_JOURNAL}%",))
+                for row in db.execute("SELECT * FROM journals WHERE name LIKE ?", (f"{EVIDENCE}%",))
                 if row["name"].startswith(prefix)
             }
             for name, offset, found in landing.read_evidence(tree, offsets):

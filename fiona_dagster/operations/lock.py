@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import Busy
+from fiona_dagster.errors import Busy, StartFailed
 
 _LEFTOVER_SECONDS = 10.0
 
@@ -21,19 +21,25 @@ def lock_file(root: DataRoot) -> Path:
 
 
 @contextmanager
-def hold_root(root: DataRoot) -> Iterator[int]:
+def hold_root(root: DataRoot, *, erasing: bool = False) -> Iterator[int]:
     """Holds the data root for this process.
 
     A supervisor that was killed leaves its guardian, which ends everything within a moment: for that
     we wait; for a living supervisor we don't.
+
+    Args:
+        root: the data root.
+        erasing: for the one who finishes an erasure; nobody else starts before that is done.
 
     Yields:
         The locked file's descriptor, to be inherited by the guardian.
 
     Raises:
         Busy: another ``fiona up`` runs on this data root.
+        StartFailed: an erasure was cut short.
     """
     path = lock_file(root)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + _LEFTOVER_SECONDS
@@ -48,6 +54,10 @@ def hold_root(root: DataRoot) -> Iterator[int]:
                         f"`fiona up` already runs on {root.path} (process {owner}); stop it first"
                     ) from None
                 time.sleep(0.1)
+        if root.erasure_file.exists() and not erasing:
+            raise StartFailed(
+                f"{root.path}: an erasure was cut short; finish it first with `fiona erase --resume`"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         yield descriptor

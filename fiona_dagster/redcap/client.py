@@ -201,9 +201,22 @@ class RedcapClient(Structure):
         return pairs
 
     def delete_records(
-        self, records: Sequence[str], *, instrument: str = "", instance: int | None = None, event: str = ""
+        self,
+        records: Sequence[str],
+        *,
+        instrument: str = "",
+        instance: int | None = None,
+        event: str = "",
+        delete_logging: bool = False,
     ) -> int:
         """Deletes records, or one instance of an instrument in them; tried once only.
+
+        Args:
+            records: record ids.
+            instrument: only this instrument.
+            instance: only this instance of it.
+            event: only in this event.
+            delete_logging: what REDCap's log holds of the values goes, too, where the server allows it.
 
         Returns:
             The number that REDCap says.
@@ -215,6 +228,8 @@ class RedcapClient(Structure):
             fields["event"] = event
         if instance is not None:
             fields["repeat_instance"] = str(instance)
+        if delete_logging:
+            fields["delete_logging"] = "1"
         answer = self._json(fields, sent=set(records), repeatable=False)
         return int(answer) if isinstance(answer, int | str) and str(answer).isdigit() else 0
 

@@ -36,6 +36,11 @@ class ResearchProject:
     def __init__(self, client: RedcapClient) -> None:
         self._client = client
 
+    @property
+    def client(self) -> RedcapClient:
+        """The client that holds the project's token."""
+        return self._client
+
     def event_names(self) -> list[str]:
         """The events as people see them; none in a classic project."""
         return [row.get("event_name", "") for row in self._client.events()]

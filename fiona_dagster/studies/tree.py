@@ -50,6 +50,21 @@ def write_raw_tree(root: DataRoot, contents: StudyContents, records: Mapping[str
     _link_participants(root, folder, contents)
 
 
+def forget_study(root: DataRoot, study: str) -> None:
+    """Removes a study from ``raw/`` and ``participants/``; the archive is not touched. Repeatable.
+
+    Args:
+        root: the data root, with the tree that is meant.
+        study: StudyInstanceUID.
+    """
+    folder = root.raw / study
+    target = f"../../raw/{study}"
+    for place in sorted(_remembered(folder)):
+        _give_up(root.participants, place, target)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def write_if_changed(path: Path, text: str) -> None:
     """Writes a file by rename, complete or not at all, mode 0600; leaves an equal one alone."""
     data = text.encode("utf-8", "surrogatepass")

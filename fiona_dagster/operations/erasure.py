@@ -1,0 +1,273 @@
+"""Erasure of the link between a person and de-identified data: what is left are counts.
+
+Original and mapped UIDs and the participant go from REDCap, the archive, journals, records, packages, the
+ledger, Dagster's storage and logs; the project's key stays. What was delivered is not reached from here: that
+is told before, and nobody can tell afterwards whose it was.
+
+A person who starts it must be able to finish it: the order of work is written to ``ledger/erasure.json``
+first, every step can be repeated, and nothing else starts on the data root until it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.landing.erasing import erase_landed
+from fiona_dagster.landing.files import sync_directory
+from fiona_dagster.ledger import Ledger, erasing
+from fiona_dagster.ledger.erasing import Link
+from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
+from fiona_dagster.redcap.research import IMAGING, UID
+from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
+from fiona_dagster.studies.tree import forget_study
+from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.withdrawals import SIDE_FILES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an erasure will do.
+
+    Attributes:
+        link: what goes.
+        counts: what stays of it.
+        places: (target, number of studies) where copies lie as far as is known; nobody can tell afterwards.
+        committed: instances whose safekeeping was confirmed to a sender.
+        kept_ledgers: old ledgers that `fiona rebuild` kept; they go too.
+    """
+
+    link: Link
+    counts: dict[str, int]
+    places: dict[str, int]
+    committed: int
+    kept_ledgers: int
+
+
+@dataclass
+class Erased:
+    """What became of it. ``problems``: what is left to a person."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def plan(root: DataRoot, project: str, participant: str) -> Plan:
+    """What an erasure of this participant would do; changes nothing.
+
+    Raises:
+        UsageError: nothing is known of this participant in this project.
+    """
+    with Ledger(root) as ledger:
+        ledger.receipts.read_journals()
+        ledger.evidence.read_journals()
+    link = erasing.read_link(root, project, participant)
+    if not link.whole and not link.shared:
+        raise UsageError(f"project {project}: nothing is known of such a participant")
+    places: dict[str, int] = {}
+    with Ledger(root) as ledger:
+        committed = sum(len(ledger.evidence.committed(study)) for study in link.whole)
+        for study in (*link.whole, *link.shared):
+            for target in {sending.target for sending in ledger.sendings.at(study, project)}:
+                places[target] = places.get(target, 0) + 1
+    return Plan(link, erasing.counts_of(root, link), places, committed, len(_kept_ledgers(root)))
+
+
+def erase(root: DataRoot, project: str, participant: str) -> Erased:
+    """Erases the link of a participant of a project.
+
+    Raises:
+        Busy: `fiona up` runs, or something still arrives; stop it first.
+        UsageError: nothing is known of this participant, or another erasure waits to be finished.
+        RedcapUnavailable, RedcapRejected: REDCap could not be told; nothing was erased but maybe some of it.
+    """
+    with hold_root(root, erasing=True):
+        if root.erasure_file.exists():
+            raise UsageError("an erasure was cut short; finish it first with `fiona erase --resume`")
+        planned = plan(root, project, participant)
+        _write_order(root, planned)
+        return _carry_out(root, planned.link, planned.counts)
+
+
+def resume(root: DataRoot) -> Erased:
+    """Finishes an erasure that was cut short.
+
+    Raises:
+        UsageError: there is none.
+    """
+    with hold_root(root, erasing=True):
+        if not root.erasure_file.exists():
+            raise UsageError("no erasure waits to be finished")
+        try:
+            document = json.loads(root.erasure_file.read_bytes())
+            link = Link(
+                project=document["link"]["project"],
+                participant=document["link"]["participant"],
+                whole=tuple(document["link"]["whole"]),
+                shared=tuple(document["link"]["shared"]),
+                uids=frozenset(document["link"]["uids"]),
+                instances=frozenset(document["link"]["instances"]),
+            )
+            counts = {str(name): int(number) for name, number in document["counts"].items()}
+        except (ValueError, KeyError, TypeError):
+            raise PermanentError(f"{root.erasure_file}: can't be read; restore it from the backup") from None
+        return _carry_out(root, link, counts)
+
+
+def _write_order(root: DataRoot, planned: Plan) -> None:
+    link = {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(planned.link).items()
+    }
+    part = root.erasure_file.with_name(".erasure.json.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump({"link": link, "counts": planned.counts}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(root.erasure_file)
+    sync_directory(part.parent)
+
+
+def _carry_out(root: DataRoot, link: Link, counts: dict[str, int]) -> Erased:
+    """REDCap first, so that nothing is asked for again; the ledger last, since it knows what the rest is."""
+    result = Erased(counts)
+    with Gateway(root) as gateway:
+        if gateway.settings.redcap.url:
+            _in_redcap(gateway, link, result)
+        else:
+            result.problems.append("no REDCap is configured: what it may hold is not reached from here")
+    _on_disk(root, link)
+    for study in link.whole:
+        erase_landed(root, study, link.instances)
+        for tree in root.site_trees():
+            name = f"{tree.site_name}.{study}" if tree.site_name else study
+            for ending in (".lock", ".names"):
+                (root.locks / f"{name}{ending}").unlink(missing_ok=True)
+    wanted = link.uids | set(link.whole)
+    # A resumed erasure whose rows are gone already counts nothing twice.
+    there = erasing.read_link(root, link.project, link.participant)
+    erasing.erase_rows(root, link, counts if there.whole or there.shared else {})
+    for path in _kept_ledgers(root):
+        path.unlink(missing_ok=True)
+    result.problems += scrub_dagster(root, wanted)
+    scrub_logs(root, wanted)
+    root.erasure_file.unlink()
+    sync_directory(root.erasure_file.parent)
+    result.problems += [f"{path}: still names what was erased" for path in files_that_tell(root, wanted)]
+    return result
+
+
+def _kept_ledgers(root: DataRoot) -> list[Path]:
+    """What `fiona rebuild` put aside."""
+    return sorted(root.ledger_file.parent.glob("ledger-*.sqlite*"))
+
+
+# -- REDCap ------------------------------------------------------------------------------------------------
+
+
+def _in_redcap(gateway: Gateway, link: Link, result: Erased) -> None:
+    """Records of the studies, requests for the participant, and what automatic assignment knew."""
+    client = gateway.incoming().client
+    there = {row.get("study_instance_uid", "") for row in _export(client, [*link.whole, *link.shared])}
+    if whole := [study for study in link.whole if study in there]:
+        client.delete_records(whole, delete_logging=True)
+    for study in link.shared:
+        for request in gateway.incoming().requests_of(study) if study in there else []:
+            if (request.project, request.participant) == (link.project, link.participant):
+                client.delete_records(
+                    [study], instrument="transfers", instance=request.instance, delete_logging=True
+                )
+    for table, project_field, field_ in (
+        ("AutoID", "autoid_project_name", "autoid_value"),
+        ("CouplingList", "cl_projectname", "cl_subjectid"),
+    ):
+        rows = gateway.table(table)  # type: ignore[arg-type]
+        if rows is None:
+            result.problems.append(f"no token of REDCap's {table} is configured: look there by hand")
+            continue
+        record_id = rows.record_id_field()
+        names = {
+            row[record_id]
+            for row in rows.export_records(fields=[record_id, project_field, field_])
+            if (row.get(project_field), row.get(field_)) == (link.project, link.participant)
+        }
+        if names:
+            rows.delete_records(sorted(names), delete_logging=True)
+    _in_research_project(gateway, link, result)
+
+
+def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:
+    names = list(studies)
+    rows: list[dict[str, str]] = client.export_records(records=names, fields=["study_instance_uid"])
+    return rows if names else []
+
+
+def _in_research_project(gateway: Gateway, link: Link, result: Erased) -> None:
+    """The entries that we made of delivered copies; what else the project knows is its own."""
+    research = gateway.research(link.project) if gateway.has_project(link.project) else None
+    if research is None:
+        result.problems.append(
+            f"no token of project {link.project}'s own REDCap is configured: look there by hand"
+        )
+        return
+    client = research.client
+    record_id = client.record_id_field()
+    rows = client.export_records(records=[link.participant], fields=[record_id, UID])
+    for row in rows:
+        if row.get(UID) in link.uids:
+            number = row.get(INSTANCE, "")
+            client.delete_records(
+                [link.participant],
+                instrument=row.get(INSTRUMENT) or IMAGING,
+                instance=int(number) if number.isdigit() else None,
+                event=row.get(EVENT, ""),
+                delete_logging=True,
+            )
+
+
+# -- disk --------------------------------------------------------------------------------------------------
+
+
+def _on_disk(root: DataRoot, link: Link) -> None:
+    for path in erasing.packages_of(root, link):
+        for place in {path, path.replace("outbox/", "DAIC/", 1)}:
+            for ending in SIDE_FILES:
+                Path(f"{root.path / place}{ending}").unlink(missing_ok=True)
+    for number in erasing.transfers_of(root, link):
+        for path_ in root.projects.glob(f"*/*transfer-{number}-*"):
+            if path_.is_dir():
+                shutil.rmtree(path_)
+            else:
+                path_.unlink()
+    for study in link.whole:
+        for tree in root.site_trees():
+            forget_study(tree, study)
+
+
+def describe(planned: Plan) -> list[str]:
+    """What a person should know before, a sentence each; nothing identifying."""
+    link, counts = planned.link, planned.counts
+    lines = [
+        f"{len(link.whole)} studies with {counts['instances']} instances go wholly, originals included; of "
+        f"{len(link.shared)} studies that others need, only what project {link.project} did with them goes",
+        f"{counts['transfers']} transfers, {counts['packages']} packages, {counts['deliveries']} deliveries",
+    ]
+    for target, number in sorted(planned.places.items()):
+        lines.append(
+            f"copies of {number} studies lie at {target}: afterwards nobody here can tell which they are"
+        )
+    if planned.committed:
+        lines.append(f"the safekeeping of {planned.committed} instances was confirmed to their senders")
+    if planned.kept_ledgers:
+        lines.append("older ledgers that `fiona rebuild` kept are removed as a whole")
+    lines.append("backups of the data root, of REDCap and of the research PACS are not reached from here")
+    return lines

@@ -1,0 +1,215 @@
+"""Erasing the link leaves counts and nothing else: every file is searched, free pages included."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fiona_dagster import landing
+from fiona_dagster.errors import RedcapRejected, StartFailed, UsageError
+from fiona_dagster.landing import Commitment, PerformedStep
+from fiona_dagster.ledger import utc_now
+from fiona_dagster.operations import erasure
+from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.rebuild import rebuild
+from fiona_dagster.redcap.client import RedcapClient
+from fiona_dagster.transfers import delivery, outcome
+from tests.accounting import assert_all_accounted
+from tests.cli.running import fiona
+from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
+
+OTHER = "1.2.3.4.5.6.7"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(tmp_path) as running:
+        yield running
+
+
+def delivered(site: Site) -> str:
+    """Delivered, told, with traces wherever traces can be; returns the mapped StudyInstanceUID."""
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        steps = {f"{STUDY}.9": (f"{STUDY}.3.1",), f"{OTHER}.9": (f"{OTHER}.9.1",)}
+        landing.append_evidence(
+            site.root,
+            PerformedStep(utc_now(), "1.2.77", "COMPLETED", (STUDY, OTHER), steps, "CT1", "127.0.0.1"),
+        )
+        committed = {f"{STUDY}.3.1": STUDY, f"{OTHER}.9.1": OTHER}
+        landing.append_evidence(site.root, Commitment(utc_now(), "1.2.78", committed, "CT1"))
+        landing.write_step(site.root, "1.2.77", b"the patient " + PLANTED[0].encode())
+        gateway.ledger.evidence.read_journals()
+    (site.root.logs / "daemon.log").write_text(f"Added partition keys ['{STUDY}']\nanother line\n")
+    return transfer.mapped_uid
+
+
+def traces(root: Path, *words: str) -> list[str]:
+    """Files, or names of files, in which any of these words is left."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        if path.is_symlink():
+            content = str(path.readlink()).encode()
+        if any(word.encode() in content or word in path.name for word in words):
+            found.append(str(path.relative_to(root)))
+    return found
+
+
+def erase(site: Site) -> erasure.Erased:
+    return erasure.erase(site.root, PROJECT, PARTICIPANT)
+
+
+def test_nothing_is_left_but_counts_and_the_key(site: Site) -> None:
+    mapped = delivered(site)
+    key = site.root.secrets / f"{PROJECT}.key"
+    assert key.is_file()
+    before = key.read_bytes()
+    words = (STUDY, mapped, PARTICIPANT, *PLANTED)
+    assert len(traces(site.root.path, *words)) > 8
+
+    planned = erasure.plan(site.root, PROJECT, PARTICIPANT)
+    assert (planned.places, planned.committed) == ({"archive": 1}, 1)
+    assert PARTICIPANT not in " ".join(erasure.describe(planned))
+    done = erase(site)
+    assert done.counts == {"studies": 1, "instances": 2, "transfers": 1, "packages": 1, "deliveries": 1}
+    assert not any("still names" in problem for problem in done.problems)
+
+    assert traces(site.root.path, *words) == []
+    assert key.read_bytes() == before
+    with site.open() as gateway:
+        assert gateway.ledger.key_fingerprint(PROJECT)
+        assert gateway.incoming().client.export_records(fields=["study_instance_uid"]) == []
+        row = gateway.ledger.store.row("SELECT * FROM erasures")
+        assert row is not None
+        assert (row["project"], row["studies"], row["instances"]) == (PROJECT, 1, 2)
+    assert (site.root.logs / "daemon.log").read_text() == "another line\n"
+
+
+def test_everything_else_is_accounted_for_and_can_be_rebuilt(site: Site) -> None:
+    delivered(site)
+    site.arrive(1, StudyInstanceUID=OTHER)
+    site.complete()
+    erase(site)
+    assert_all_accounted(site.root)
+    assert rebuild(site.root).problems == []
+    assert_all_accounted(site.root)
+    with site.open() as gateway:
+        assert [study.study for study in gateway.ledger.receipts.studies()] == [OTHER]
+        assert gateway.ledger.evidence.committed(OTHER) == {f"{OTHER}.9.1"}
+        gateway.ledger.evidence.read_journals()
+        steps = gateway.ledger.evidence.steps(OTHER)
+        assert steps is not None
+        assert steps.completed == 1
+    assert traces(site.root.path, STUDY, PARTICIPANT) == []
+
+
+def test_the_same_images_may_come_again_as_if_they_had_never_been_here(site: Site) -> None:
+    delivered(site)
+    erase(site)
+    site.receive(1, 2)
+    site.ask(participant="H002")
+    assert len(site.poll().accepted) == 1
+    assert site.make_package()[0].participant == "H002"
+
+
+@pytest.mark.parametrize("stage", ["_on_disk", "erase_landed", "scrub_dagster"])
+def test_cut_short_it_is_finished_before_anything_else_starts(
+    site: Site, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    mapped = delivered(site)
+
+    def die(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, stage, die)
+        with pytest.raises(KeyboardInterrupt):
+            erase(site)
+    with pytest.raises(StartFailed, match="fiona erase --resume"), hold_root(site.root):
+        pass
+    with pytest.raises(UsageError, match="resume"):
+        erase(site)
+    done = erasure.resume(site.root)
+    assert done.counts["studies"] == 1
+    assert traces(site.root.path, STUDY, mapped, PARTICIPANT, *PLANTED) == []
+    with site.open() as gateway:
+        assert len(gateway.ledger.store.rows("SELECT * FROM erasures")) == 1
+    with hold_root(site.root), pytest.raises(UsageError):
+        erasure.plan(site.root, PROJECT, PARTICIPANT)
+    assert_all_accounted(site.root)
+
+
+def test_redcap_that_refuses_stops_it_and_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered(site)
+
+    def refuse(*_arguments: object, **_more: object) -> int:
+        raise RedcapRejected("You do not have Delete Record privileges", 403)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedcapClient, "delete_records", refuse)
+        with pytest.raises(RedcapRejected):
+            erase(site)
+    assert list(site.root.archive.glob("scp_*/*"))
+    erasure.resume(site.root)
+    assert traces(site.root.path, STUDY, PARTICIPANT) == []
+
+
+def test_a_study_that_another_project_needs_stays_there(site: Site) -> None:
+    mapped = delivered(site)
+    site.project("LUNG")
+    site.ask(participant="H777", project="LUNG")
+    assert len(site.poll().accepted) == 1
+    erase(site)
+    assert list(site.root.archive.glob("scp_*/*"))
+    assert traces(site.root.path, mapped, PARTICIPANT) == []
+    with site.open() as gateway:
+        (left,) = gateway.ledger.transfers.all(STUDY)
+        assert (left.project, left.participant, left.event) == ("LUNG", "H777", EVENT)
+        (request,) = gateway.incoming().requests_of(STUDY)
+        assert request.project == "LUNG"
+    assert rebuild(site.root).problems == []
+
+
+def test_dagsters_own_storage_keeps_no_trace(site: Site) -> None:
+    delivered(site)
+    with dg.instance_for_test(temp_dir=str(site.root.dagster_home)) as instance:
+        instance.add_dynamic_partitions("studies", [STUDY, OTHER])
+
+        @dg.asset(partitions_def=dg.DynamicPartitionsDefinition(name="studies"))
+        def study_files() -> dg.MaterializeResult:  # type: ignore[type-arg]
+            return dg.MaterializeResult(metadata={"instances": 2})
+
+        for study in (STUDY, OTHER):
+            assert dg.materialize([study_files], instance=instance, partition_key=study).success
+    assert traces(site.root.dagster_home, STUDY)
+    erase(site)
+    assert traces(site.root.dagster_home, STUDY) == []
+    assert traces(site.root.dagster_home, OTHER)
+    for path in site.root.dagster_home.rglob("*.db"):
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_the_command_says_what_it_would_do_and_does_it_only_when_told(site: Site) -> None:
+    delivered(site)
+    options = ("--project", PROJECT, "--participant", PARTICIPANT)
+    asked = fiona("erase", *options, data=site.root.path)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert "nothing was erased" in asked.stdout
+    assert traces(site.root.path, PARTICIPANT)
+    done = fiona("erase", *options, "--yes", "--json", data=site.root.path)
+    document = json.loads(done.stdout)
+    assert document["counts"]["studies"] == 1
+    assert done.returncode == (1 if document["problems"] else 0)
+    assert traces(site.root.path, STUDY, PARTICIPANT) == []
+    again = fiona("erase", *options, "--yes", data=site.root.path)
+    assert again.returncode == 2
