@@ -19,10 +19,12 @@ TRACEBACK = "FIONA_TRACEBACK"
 """Environment variable that lets unforeseen errors through as they are, for developers."""
 
 COMMANDS: dict[str, str] = {
+    "adopt": "takeover:adopt",
     "assign": "assign:assign",
     "classify": "classify:classify",
     "config": "config:config",
     "conflicts": "conflicts:conflicts",
+    "couple": "takeover:couple",
     "deidentify": "deidentify:deidentify",
     "demo": "demo:demo",
     "env": "init:env",
@@ -44,6 +46,7 @@ COMMANDS: dict[str, str] = {
     "redcap": "redcap_setup:redcap",
     "redcap-sandbox": "redcap:redcap_sandbox",
     "review": "review:review",
+    "resend": "takeover:resend",
     "sites": "sites:sites",
     "status": "status:status",
     "studies": "studies:studies",

@@ -162,8 +162,8 @@ def _destination(client: RedcapClient, code: str, known: Collection[str]) -> str
 
 
 def read_coupling(client: RedcapClient) -> list[CouplingEntry]:
-    """The whole coupling list; entries without accession number or project are left out."""
-    entries = [
+    """The whole coupling list, half filled in entries included."""
+    return [
         CouplingEntry(
             record=record,
             accession_number=row.get("cl_accessionnumber", "").strip(),
@@ -174,7 +174,6 @@ def read_coupling(client: RedcapClient) -> list[CouplingEntry]:
         )
         for record, row in _rows(client, COUPLING_FIELDS)
     ]
-    return [entry for entry in entries if entry.accession_number and entry.project]
 
 
 def write_coupling(client: RedcapClient, entries: Sequence[CouplingEntry]) -> None:

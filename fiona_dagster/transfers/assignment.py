@@ -96,6 +96,8 @@ def _tables(gateway: Gateway) -> tuple[Tables, str]:
     seen = hashlib.sha256("\n".join(what).encode()).hexdigest()
     by_number: dict[str, tuple[CouplingEntry, ...]] = {}
     for entry in coupling:
+        if not (entry.accession_number and entry.project):
+            continue  # somebody is at it
         by_number[entry.accession_number] = (*by_number.get(entry.accession_number, ()), entry)
     days = gateway.settings.redcap.coupling_days
     return Tables(by_number, routing, entries, now, days), seen

@@ -85,18 +85,25 @@ def place(study: Candidate, tables: Tables) -> Placing:
 def _coupled(study: Candidate, tables: Tables) -> tuple[list[CouplingEntry], list[str]]:
     """Entries that count, and what there is to say of the others."""
     found = [entry for number in study.person.accession_numbers for entry in tables.coupling.get(number, ())]
-    live = [entry for entry in found if _is_live(entry, tables)]
+    live = [entry for entry in found if is_live(entry, tables.now, tables.coupling_days)]
     if found and not live:
         return live, ["its entry in the coupling list has expired, or has no date"]
     return live, []
 
 
-def _is_live(entry: CouplingEntry, tables: Tables) -> bool:
+def is_live(entry: CouplingEntry, now: datetime, days: float) -> bool:
+    """Whether an entry still counts ``days`` after its date; one without a date never does.
+
+    Args:
+        entry: of the coupling list.
+        now: site time, without zone, as REDCap writes it.
+        days: how long entries count.
+    """
     try:
         entered = datetime.strptime(entry.entered, _TIME)  # site time, as all of REDCap
     except ValueError:
         return False
-    return tables.now <= entered + timedelta(days=tables.coupling_days)
+    return now <= entered + timedelta(days=days)
 
 
 def _beside(study: Candidate, live: Sequence[CouplingEntry]) -> Placing:

@@ -61,13 +61,29 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
         OptOutUnavailable: the opt-out list is configured and can't be used.
         RemovalAwaited: the study was sent there under another participant or event.
     """
+    require_site(study, project_name)
+    check_names(gateway, project_name, participant, event)
+    optout.require_willing(gateway, study.study)
+    if study.flags:
+        raise RequestRefused(
+            f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"
+        )
+    # Asked again in the transaction that takes the request up; here so that `fiona assign` says it first.
+    gateway.ledger.transfers.require_removed(Request(study.study, project_name, 0, "", participant, event))
+
+
+def check_names(gateway: Gateway, project_name: str, participant: str, event: str) -> None:
+    """Whether the project takes this participant and event today, whatever the study.
+
+    Raises:
+        RequestRefused: says why, without naming participant or event.
+    """
     if not gateway.has_project(project_name):
         raise RequestRefused("the project is not known here; add config/projects/<PROJECT>.json")
     try:
         project = gateway.project(project_name)
     except ConfigurationError as error:
         raise RequestRefused(f"the project's file is wrong: {error}") from None
-    require_site(study, project_name)
     if not project.active:
         raise RequestRefused(f"project {project_name} is not active")
     if not project.targets:
@@ -87,13 +103,6 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
     if project.events and event not in project.events:
         raise RequestRefused(f"project {project_name} has no such event")
     projects.require_entry(gateway, project_name, participant)
-    optout.require_willing(gateway, study.study)
-    if study.flags:
-        raise RequestRefused(
-            f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"
-        )
-    # Asked again in the transaction that takes the request up; here so that `fiona assign` says it first.
-    gateway.ledger.transfers.require_removed(Request(study.study, project_name, 0, "", participant, event))
 
 
 def _printable(text: str) -> bool:
