@@ -1,7 +1,7 @@
 """``fiona couple``: examinations that are registered beforehand, from a table into REDCap's coupling list.
 
-All lines are checked before the first is written; one that is wrong stops all of them. Lines that stand in the
-list already are left alone, so that the same file may be given again after a break.
+All lines are checked before the first is written; one that is wrong stops all of them. Lines that stand in
+the list already are left alone, so that the same file may be given again after a break.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Examinations that are registered beforehand: a table is checked whole, written once, and taken from there."""
+"""Examinations that are registered beforehand: a table is checked whole and written once."""
 
 from __future__ import annotations
 
