@@ -19,14 +19,14 @@ MAX_CHUNKS = 4096
 """Reads after which the walker takes over; an object has a few."""
 
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_NAME = {b"": "", **{vr: vr.decode("ascii") for vr in _SHORT | _LONG}}
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_NAME = {b"": "", **{vr: vr.decode("ascii") for vr in _SHORT | LONG_VRS}}
 _HEAD = struct.Struct("<I2sH")
 _IMPLICIT = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE  # as read: element, then group
 _PIXELS = PIXEL_DATA >> 16 | (PIXEL_DATA & 0xFFFF) << 16
-_PIXEL_TAGS = frozenset((_PIXELS, 0x00087FE0, 0x00097FE0))
+PIXEL_TAGS = frozenset((_PIXELS, 0x00087FE0, 0x00097FE0))
 _DATASET, _ITEMS, _FRAGMENTS = range(3)
 
 
@@ -117,7 +117,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
     data: bytes,
 ) -> Scanned | None:
     head, implicit, long_length = _HEAD.unpack_from, _IMPLICIT.unpack_from, _LENGTH.unpack_from
-    short, long, names, lookup = _SHORT, _LONG, _NAME, sink.wanted.get
+    short, long, names, lookup = _SHORT, LONG_VRS, _NAME, sink.wanted.get
     elements, longest = sink.elements, sink.longest
     # at: index into data; end: where the frame ends; limit: last index at which a head is surely whole;
     # stop: where the next element needs a closer look, whichever comes first.
@@ -220,7 +220,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
                     elements[full] = (names[vr], data[start:at])
                 else:
                     full = (tag & 0xFFFF) << 16 | tag >> 16
-                    if tag in _PIXEL_TAGS:
+                    if tag in PIXEL_TAGS:
                         pixels = Element(full, names[vr], base + start, length, 0)
                     sink.found(full, names[vr], base + start, length, data, base)
                     lookup = sink.wanted.get  # a private creator may have added to it

@@ -216,6 +216,10 @@ class Walk:
             return self._buffer[index : index + element.length]
         return self._source.read(element.offset, element.length)
 
+    def holds(self, element: Element) -> bool:
+        """Whether the element that was met last holds elements, items or fragments; call it before going on."""
+        return self._inside(element) is not None
+
     def __iter__(self) -> Iterator[Element]:
         """The elements in file order."""
         position, count = self.end, 0

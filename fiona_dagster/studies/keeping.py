@@ -71,24 +71,24 @@ def wanted_with_creators(tags: Collection[int]) -> frozenset[int]:
     return frozenset(tags) | creators
 
 
-class _Plan(dict[int, int]):
+class Plan(dict[int, int]):
     """See :attr:`fiona_dagster.dicom.scan.Sink.wanted`; never changed once made."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 @functools.lru_cache(maxsize=16)
-def _plan(tags: frozenset[int]) -> _Plan:
+def _plan(tags: frozenset[int]) -> Plan:
     """Wanted tags as the scan compares them."""
     wanted = wanted_with_creators(tags) | _ALWAYS | private.CREATORS
-    return _Plan((swapped(tag), 0 if tag in _ASKED else tag) for tag in wanted)
+    return Plan((swapped(tag), 0 if tag in _ASKED else tag) for tag in wanted)
 
 
 @functools.lru_cache(maxsize=256)
-def _extended(plan: _Plan, tag: int, creator: str) -> _Plan:
+def _extended(plan: Plan, tag: int, creator: str) -> Plan:
     """A plan with the places of private elements after one creator; mostly they are in it already."""
     more = {swapped(alias): 0 for alias in private.aliases(tag, creator) if alias not in private.PLAIN_TAGS}
-    return plan if more.keys() <= plan.keys() else _Plan({**more, **plan})
+    return plan if more.keys() <= plan.keys() else Plan({**more, **plan})
 
 
 def _inside() -> dict[int, frozenset[int]]:
@@ -118,9 +118,10 @@ class Keeper:
     longest = 1024
 
     def __init__(self, tags: frozenset[int] | None, read: Callable[[int, int], bytes], *, big: bool) -> None:
+        self._tags = tags
         plan = None if tags is None else _plan(tags)
-        self.wanted: _Plan | _Everything = _EVERYTHING if plan is None else plan
-        self._plan = plan
+        self.wanted: Plan | _Everything = _EVERYTHING if plan is None else plan
+        self._plan = self.plan = plan
         self._read = read
         self._big = big
         self._room = MAX_KEPT_FILE
@@ -132,6 +133,10 @@ class Keeper:
         self._places: list[Place] = []
         self._varying: set[int] = set()
         self._in_frames = False
+
+    def anew(self) -> Keeper:
+        """One of the same file that has kept nothing yet."""
+        return Keeper(self._tags, self._read, big=self._big)
 
     def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""

@@ -11,12 +11,13 @@ import functools
 import os
 import stat
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.uid import UID
 
+from fiona_dagster.dicom.layouts import Layouts
 from fiona_dagster.dicom.scan import CHUNK, Scanned, scan
 from fiona_dagster.dicom.uids import (
     DEFLATED,
@@ -40,7 +41,7 @@ from fiona_dagster.dicom.walker import (
     is_sequence,
 )
 from fiona_dagster.studies.header import InstanceHeader
-from fiona_dagster.studies.keeping import PIXELS, Keeper
+from fiona_dagster.studies.keeping import PIXELS, Keeper, Plan
 from fiona_dagster.studies.values import MAX_TEXT, number
 
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
@@ -101,16 +102,11 @@ def _read_plain(descriptor: int, header: InstanceHeader, tags: frozenset[int] | 
     looks = _sniff(data[start : start + 12]) if start else None
     if encoding is None or looks is None or looks != (encoding.explicit, False):
         return False
-    keeper = Keeper(tags, lambda offset, length: os.pread(descriptor, length, offset), big=False)
-    scanned = scan(
-        lambda offset, length: os.pread(descriptor, length, offset),
-        start,
-        header.size,
-        keeper,
-        explicit=looks[0],
-        is_sequence=is_sequence,
-        first=data[start:],
-    )
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    keeper = Keeper(tags, read, big=False)
+    scanned = _scan(read, data, start, header.size, keeper, explicit=looks[0])
     if scanned is None:
         return False
     header.transfer_syntax = syntax
@@ -118,6 +114,49 @@ def _read_plain(descriptor: int, header: InstanceHeader, tags: frozenset[int] | 
     keeper.hand_over(header, sealed=True)
     _judge(header, scanned, meta, whole=True)
     return True
+
+
+def _scan(
+    read: Callable[[int, int], bytes], data: bytes, start: int, size: int, keeper: Keeper, *, explicit: bool
+) -> Scanned | None:
+    """Scans a data set; what is like other files of its series is followed at once."""
+    layouts = None if keeper.plan is None else _layouts(keeper.plan, explicit)
+    if layouts is None:
+        return scan(read, start, size, keeper, explicit=explicit, is_sequence=is_sequence, first=data[start:])
+    known = layouts.follow(read, data, 0, start, size, keeper)
+    if known.whole:
+        return known.scanned
+    scanned = scan(
+        read,
+        known.base + known.at,
+        size,
+        keeper,
+        explicit=explicit,
+        is_sequence=is_sequence,
+        first=known.data[known.at :],
+    )
+    if scanned is not None:
+        series = keeper.elements.get(0x0020000E, ("", b""))[1]
+        layouts.learn(series, _Positions(read, size), start, keeper.anew())
+        scanned = scanned if known.scanned.pixels is None else known.scanned
+    return scanned
+
+
+@functools.lru_cache(maxsize=8)
+def _layouts(_: Plan, explicit: bool) -> Layouts:
+    """The layouts learned for what is wanted."""
+    return Layouts(explicit=explicit)
+
+
+class _Positions:
+    """Bytes of a file (a :class:`~fiona_dagster.dicom.walker.Source`)."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self.read = read
+        self._size = size
+
+    def reaches(self, offset: int) -> bool:
+        return offset <= self._size
 
 
 def _plain_meta(data: bytes) -> tuple[dict[int, bytes], int]:
