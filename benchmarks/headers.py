@@ -1,8 +1,9 @@
 """Reading headers: ours against pydicom, on the attributes that record and rules need.
 
 Both read the same files in the same process, in turn, order turned round each time; processor time, medians.
-``opened`` compares bare reading (``dcmread(stop_before_pixels=True)`` decodes nothing yet); ``values`` also
-asks both for every attribute.
+Ours is always with every value that record and rules ask for. pydicom is measured bare
+(``dcmread(stop_before_pixels=True)`` decodes nothing yet), which is what the goal is against, and with the
+same values. ``new`` is ours when nothing was learned or remembered before the first file of the set.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pydicom
 from pydicom import config
 
 from benchmarks.objects import make
-from fiona_dagster.studies import default_rules, needed_tags, read_instance
+from fiona_dagster.studies import default_rules, needed_tags, plain, read_instance, values
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "developers" / "performance.md"
 _BEGIN, _END = "<!-- headers -->", "<!-- /headers -->"
@@ -35,7 +36,7 @@ SETS = ("ct_philips_axial", "ct_ge_tilt", "mr_ge_fmri", "mr_philips_fmri", "mr_s
 
 @dataclass(frozen=True)
 class Result:
-    """Files per second (medians), for reading alone and with every value."""
+    """Files per second (medians)."""
 
     name: str
     files: int
@@ -43,7 +44,7 @@ class Result:
 
     def ratio(self, kind: str) -> float:
         """Ours to pydicom's."""
-        return self.rates[f"fiona {kind}"] / self.rates[f"pydicom {kind}"]
+        return self.rates["fiona"] / self.rates[kind]
 
 
 def ways(tags: frozenset[int]) -> dict[str, Callable[[Path], object]]:
@@ -58,9 +59,8 @@ def ways(tags: frozenset[int]) -> dict[str, Callable[[Path], object]]:
         return [header.value(tag) for tag in tags if tag in header.elements]
 
     return {
-        "fiona opened": lambda path: read_instance(path, tags),
-        "pydicom opened": lambda path: pydicom.dcmread(path, stop_before_pixels=True),
-        "fiona values": fiona_values,
+        "fiona": fiona_values,
+        "pydicom bare": lambda path: pydicom.dcmread(path, stop_before_pixels=True),
         "pydicom values": pydicom_values,
     }
 
@@ -73,6 +73,7 @@ def measure(name: str, files: list[Path], rounds: int) -> Result:
         for read in compared.values():
             read(path)
     repeats = max(1, 200 // len(files))
+    seconds["fiona new"] = []
     for number in range(rounds):
         order = list(compared) if number % 2 else list(reversed(compared))
         for way in order:
@@ -82,6 +83,15 @@ def measure(name: str, files: list[Path], rounds: int) -> Result:
                 for path in files:
                     read(path)
             seconds[way].append(time.process_time() - begin)
+        spent = 0.0
+        for _ in range(repeats):
+            plain.forget()
+            values.forget()
+            begin = time.process_time()
+            for path in files:
+                compared["fiona"](path)
+            spent += time.process_time() - begin
+        seconds["fiona new"].append(spent)
     count = len(files) * repeats
     return Result(name, len(files), {way: count / statistics.median(found) for way, found in seconds.items()})
 
@@ -89,20 +99,21 @@ def measure(name: str, files: list[Path], rounds: int) -> Result:
 def table(results: list[Result]) -> str:
     """Markdown."""
     lines = [
-        "| files | pydicom, opened | ours | ratio | pydicom, values | ours | ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| files | ours | pydicom, bare | ratio | pydicom, values | ratio | ours, new | ratio to bare |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for result in results:
-        cells = [f"{result.name} ({result.files})"]
-        for kind in ("opened", "values"):
-            cells += [f"{result.rates[f'{who} {kind}']:,.0f}" for who in ("pydicom", "fiona")]
-            cells.append(f"**{result.ratio(kind):.1f}**")
+        cells = [f"{result.name} ({result.files})", f"{result.rates['fiona']:,.0f}"]
+        for kind in ("pydicom bare", "pydicom values"):
+            cells += [f"{result.rates[kind]:,.0f}", f"**{result.ratio(kind):.1f}**"]
+        new = result.rates["fiona new"]
+        cells += [f"{new:,.0f}", f"{new / result.rates['pydicom bare']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
-    """Measures; exit code 1 if a ratio with values is below :data:`GOAL`."""
+    """Measures; exit code 1 if a ratio to bare pydicom is below :data:`GOAL`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("FIONA_SHARED", "../shared")))
@@ -131,7 +142,7 @@ def main(arguments: list[str]) -> int:
         options.json.write_text(json.dumps([{"name": r.name, "rates": r.rates} for r in results], indent=2))
     if options.write:
         write(results, options.rounds)
-    return 0 if all(result.ratio("values") >= GOAL for result in results) else 1
+    return 0 if all(result.ratio("pydicom bare") >= GOAL for result in results) else 1
 
 
 def write(results: list[Result], rounds: int) -> None:

@@ -23,7 +23,7 @@ MAX_NEXT = 6
 """Blocks that are tried behind a block; the one that came last is tried first."""
 MAX_BLOCKS = 4096
 """Blocks of one plan; above that they are learned anew."""
-MAX_LEARNED = 6
+MAX_LEARNED = 8
 """Times that a layout is learned from one series."""
 MAX_SERIES = 256
 """Series that are remembered to be learned from."""
@@ -32,13 +32,6 @@ MAX_LEAVES = 1500
 _LARGEST = 4096
 """Bytes of a value or of heads inside a block; what is larger ends it."""
 _REFILL = 4096
-_OFTEN = frozenset(
-    (
-        *(0x00080018, 0x00080013, 0x00080032, 0x00080033, 0x00200012, 0x00200013, 0x00200032, 0x00201041),
-        *(0x00281050, 0x00281051, 0x00281052, 0x00281053),
-    )
-)
-"""Elements that differ in length in most series: UID, times, numbers, places, windows, slopes."""
 _SHORT_LENGTH, _LONG_LENGTH = struct.Struct("<H"), struct.Struct("<I")
 
 
@@ -64,16 +57,15 @@ class Block:
         tag, vr: the last element.
         kept: the last element just goes into the sink's elements.
         asked: the sink is asked about the last element.
-        plan: what the sink wants behind it.
-        nexts: blocks that followed.
+        nexts: blocks that followed, by what the sink wanted behind the last element.
     """
 
     __slots__ = (
-        *("asked", "expected", "kept", "key", "length", "length_at", "nexts", "plan", "size", "tag", "tags"),
+        *("asked", "expected", "kept", "key", "length", "length_at", "nexts", "size", "tag", "tags"),
         *("unpack", "values", "vr", "vrs"),
     )
 
-    def __init__(self, leaves: list[Leaf], wanted: list[Leaf], *, how: int | None, plan: Lookup) -> None:
+    def __init__(self, leaves: list[Leaf], wanted: list[Leaf], how: int | None) -> None:
         last, long = leaves[-1], _has_long_length(leaves[-1])
         code = heads = ""
         expected = []
@@ -91,9 +83,16 @@ class Block:
         self.values = struct.Struct("<" + code).unpack_from if wanted else None
         self.tags, self.vrs = tuple(leaf.tag for leaf in wanted), tuple(leaf.vr for leaf in wanted)
         self.tag, self.vr = last.tag, last.vr
-        self.kept, self.asked, self.plan = bool(how), how == 0, plan
-        self.key = (heads, self.expected, self.tags, self.kept, self.asked, id(plan))
-        self.nexts: list[Block] = []
+        self.kept, self.asked = bool(how), how == 0
+        self.key = (heads, self.expected, self.tags, self.kept, self.asked)
+        self.nexts: dict[Lookup, list[Block]] = {}
+
+    def behind(self, wanted: Lookup) -> list[Block]:
+        """Blocks that followed where the sink wanted this."""
+        found = self.nexts.get(wanted)
+        if found is None:
+            found = self.nexts[wanted] = []
+        return found
 
 
 def _has_long_length(leaf: Leaf) -> bool:
@@ -102,14 +101,21 @@ def _has_long_length(leaf: Leaf) -> bool:
 
 
 class Followed(NamedTuple):
-    """How far known blocks led: ``data`` are bytes of the file from ``base`` on, ``at`` is an index into them.
+    """How far known blocks led.
 
-    ``whole``: to the end of the file.
+    Attributes:
+        data: bytes of the file from ``base`` on.
+        base: see ``data``.
+        at: index into ``data``: a place between two elements of the top level.
+        nexts: the blocks known there, none of which fits.
+        scanned: what was met.
+        whole: it led to the end of the file.
     """
 
     data: bytes
     base: int
     at: int
+    nexts: list[Block]
     scanned: Scanned
     whole: bool
 
@@ -127,7 +133,7 @@ class Layouts:
         self._blocks = 0
         self._series: dict[bytes, _Series] = {}
 
-    def follow(
+    def follow(  # noqa: PLR0917
         self, read: Callable[[int, int], bytes], data: bytes, base: int, at: int, size: int, sink: Sink
     ) -> Followed:
         """Reads as far as the data set is like others.
@@ -141,6 +147,7 @@ class Layouts:
             sink: takes what is wanted.
         """
         nexts, elements, longest = self._roots, sink.elements, sink.longest
+        wanted = sink.wanted
         pixels: Element | None = None
         there = len(data)
         while nexts:
@@ -169,44 +176,41 @@ class Layouts:
                 if swapped(block.tag) in PIXEL_TAGS:
                     pixels = Element(block.tag, block.vr, base + start, length, 0)
                 sink.found(block.tag, block.vr, base + start, length, data, base)
-                if sink.wanted is not block.plan:
-                    break
-            nexts = block.nexts
-        return Followed(data, base, at, Scanned(pixels, 0), base + at == size)
+                wanted = sink.wanted
+            nexts = block.behind(wanted)
+        return Followed(data, base, at, nexts, Scanned(pixels, 0), base + at == size)
 
-    def learn(self, series: bytes, source: Source, start: int, sink: Sink) -> None:
+    def learn(self, series: bytes, known: Followed, source: Source, start: int, sink: Sink) -> None:
         """Learns from a sound data set that could not be followed to its end.
 
         A layout pays from the third file on, so nothing is learned from the first file of a series.
 
         Args:
             series: what it belongs to, as SeriesInstanceUID.
+            known: how far it could be followed.
             source: the file.
             start: position of the first element.
             sink: a new one, to be asked as it was when the data set was read.
         """
-        known = self._series.get(series)
-        if known is None:
+        before = self._series.get(series)
+        if before is None:
             if len(self._series) >= MAX_SERIES:
                 self._series.clear()
             self._series[series] = _Series()
             return
-        if known.learned >= MAX_LEARNED:
+        if before.learned >= MAX_LEARNED:
             return
-        known.learned += 1
+        before.learned += 1
         leaves = list(_leaves(source, start, self._explicit, sink))
-        known.compare(leaves)
+        before.compare(leaves)
+        nexts = known.nexts
+        for block, wanted in _blocks(leaves, known.base + known.at, before.varying, sink):
+            nexts.insert(0, block)
+            del nexts[MAX_NEXT:]
+            self._blocks += 1
+            nexts = block.behind(wanted)
         if self._blocks > MAX_BLOCKS:
             self._roots, self._blocks = [], 0
-        nexts = self._roots
-        for block in _blocks(leaves, known.varying, sink):
-            same = next((each for each in nexts if each.key == block.key), None)
-            if same is None:
-                nexts.insert(0, block)
-                del nexts[MAX_NEXT:]
-                self._blocks += 1
-                same = block
-            nexts = same.nexts
 
 
 class _Series:
@@ -214,7 +218,7 @@ class _Series:
 
     def __init__(self) -> None:
         self.learned = 0
-        self.varying = set(_OFTEN)
+        self.varying: set[int] = set()
         self._lengths: dict[int, int] = {}
 
     def compare(self, leaves: list[Leaf]) -> None:
@@ -235,10 +239,9 @@ def _leaves(source: Source, start: int, explicit: bool, sink: Sink) -> Iterator[
             if tag <= last or (length == UNDEFINED and vr in ("OB", "OW")):
                 return
             last = tag
-        if depth > MAX_DEPTH or (not depth and walk.holds(element) and sink.wanted.get(swapped(tag)) is not None):
-            return
         if walk.holds(element):
-            if swapped(tag) in sink.nested:
+            wanted = swapped(tag) in sink.nested or (not depth and sink.wanted.get(swapped(tag)) is not None)
+            if wanted or depth > MAX_DEPTH:
                 return
             continue
         count += 1
@@ -252,20 +255,24 @@ def _leaves(source: Source, start: int, explicit: bool, sink: Sink) -> Iterator[
             waiting.clear()
 
 
-def _blocks(leaves: list[Leaf], varying: set[int], sink: Sink) -> Iterator[Block]:
-    """Cuts leaves into blocks; asks the sink as a scan would, so that it wants the same."""
+def _blocks(leaves: list[Leaf], start: int, varying: set[int], sink: Sink) -> Iterator[tuple[Block, Lookup]]:
+    """Cuts leaves from ``start`` on into blocks, each with what the sink wants behind it.
+
+    The sink is asked as a scan would ask it.
+    """
     block: list[Leaf] = []
     wanted: list[Leaf] = []
     for number, leaf in enumerate(leaves):
-        block.append(leaf)
+        if leaf.offset > start:
+            block.append(leaf)
         if leaf.depth:
             continue
         how = sink.wanted.get(swapped(leaf.tag))
         large = leaf.length > _LARGEST or (how and leaf.length > sink.longest)
-        if how == 0 or large or leaf.tag in varying or number + 1 == len(leaves):
-            if how == 0 or large:
-                sink.found(leaf.tag, leaf.vr, leaf.offset, leaf.length, b"", 0)  # may change what is wanted
-            yield Block(block, wanted, how=how, plan=sink.wanted)
+        if how == 0:
+            sink.found(leaf.tag, leaf.vr, leaf.offset, leaf.length, b"", 0)  # may change what is wanted
+        if block and (how == 0 or large or leaf.tag in varying or number + 1 == len(leaves)):
+            yield Block(block, wanted, how), sink.wanted
             block, wanted = [], []
-        elif how:
+        elif block and how:
             wanted.append(leaf)

@@ -199,7 +199,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
             vr = b""
             tag, length = implicit(data, at)
             start = at + 8
-            if length > 7:
+            if length:
                 if length == UNDEFINED or is_sequence((tag & 0xFFFF) << 16 | tag >> 16):
                     enter = True
             elif tag == _ITEM_END and open_end and not length:

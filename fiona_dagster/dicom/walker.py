@@ -217,7 +217,7 @@ class Walk:
         return self._source.read(element.offset, element.length)
 
     def holds(self, element: Element) -> bool:
-        """Whether the element that was met last holds elements, items or fragments; call it before going on."""
+        """Whether the element that was met last holds others or fragments; call it before going on."""
         return self._inside(element) is not None
 
     def __iter__(self) -> Iterator[Element]:

@@ -152,7 +152,7 @@ class Keeper:
             counts_as = private.CSA_TAGS[tag] if unnamed else 0
         if counts_as in private.VENDOR and 0 < length <= MAX_VENDOR:
             self._places.append((counts_as, unnamed, offset, length))
-        if tag in kept or (self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS):
+        if self._plan is None and len(kept) >= MAX_KEPT_ELEMENTS and tag not in _ALWAYS:
             return
         if length <= MAX_KEPT and length <= self._room:
             self._room -= length

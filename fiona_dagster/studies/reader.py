@@ -10,21 +10,16 @@ from __future__ import annotations
 import functools
 import os
 import stat
-import struct
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.uid import UID
-
-from fiona_dagster.dicom.layouts import Layouts
-from fiona_dagster.dicom.scan import CHUNK, Scanned, scan
+from fiona_dagster.dicom.scan import Scanned
 from fiona_dagster.dicom.uids import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
-    Encoding,
     clean_uid,
     encoding_of,
     is_uid,
@@ -38,21 +33,18 @@ from fiona_dagster.dicom.walker import (
     InflateSource,
     Source,
     Walk,
-    is_sequence,
 )
+from fiona_dagster.studies import plain
 from fiona_dagster.studies.header import InstanceHeader
-from fiona_dagster.studies.keeping import PIXELS, Keeper, Plan
+from fiona_dagster.studies.keeping import PIXELS, Keeper
+from fiona_dagster.studies.plain import is_known, sniff
 from fiona_dagster.studies.values import MAX_TEXT, number
 
 _NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
-_GE_PRIVATE = "1.2.840.113619.5.2"  # implicit little endian with big endian pixels; old GE archives hold it
-_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"  # PS3.5 A.4.12, newer than pydicom's dictionary
 _META = frozenset((0x00020002, 0x00020003, 0x00020010))
 _PIXEL_URL = 0x00287FE0
 _SHAPE = (0x00280010, 0x00280011, 0x00280100, 0x00280002, 0x00280008, 0x00280004)
 _LONG_FORM = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
-_META_HEAD = struct.Struct("<HH2sH")
-_META_START = b"\x02\0\0\0UL\x04\0"
 
 
 def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHeader:
@@ -83,7 +75,10 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
             return header
         header.size = status.st_size
         wanted = None if tags is None else frozenset(tags)
-        if not _read_plain(descriptor, header, wanted):
+        found = plain.read(descriptor, header, wanted)
+        if found is not None:
+            _judge(header, found.scanned, found.said, whole=True)
+        else:
             with open(descriptor, "rb", closefd=False) as file:
                 _Reader(file, header, wanted).read()
     except OSError:
@@ -91,106 +86,6 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
     finally:
         os.close(descriptor)
     return header
-
-
-def _read_plain(descriptor: int, header: InstanceHeader, tags: frozenset[int] | None) -> bool:
-    """Reads a file in which nothing is odd; False (and an untouched header) for any other."""
-    data = os.pread(descriptor, CHUNK, 0)
-    meta, start = _plain_meta(data)
-    syntax = clean_uid(meta.get(0x00020010, b""))
-    encoding = _encoding(syntax)
-    looks = _sniff(data[start : start + 12]) if start else None
-    if encoding is None or looks is None or looks != (encoding.explicit, False):
-        return False
-    def read(offset: int, length: int) -> bytes:
-        return os.pread(descriptor, length, offset)
-
-    keeper = Keeper(tags, read, big=False)
-    scanned = _scan(read, data, start, header.size, keeper, explicit=looks[0])
-    if scanned is None:
-        return False
-    header.transfer_syntax = syntax
-    header.media_class = clean_uid(meta.get(0x00020002, b""))
-    keeper.hand_over(header, sealed=True)
-    _judge(header, scanned, meta, whole=True)
-    return True
-
-
-def _scan(
-    read: Callable[[int, int], bytes], data: bytes, start: int, size: int, keeper: Keeper, *, explicit: bool
-) -> Scanned | None:
-    """Scans a data set; what is like other files of its series is followed at once."""
-    layouts = None if keeper.plan is None else _layouts(keeper.plan, explicit)
-    if layouts is None:
-        return scan(read, start, size, keeper, explicit=explicit, is_sequence=is_sequence, first=data[start:])
-    known = layouts.follow(read, data, 0, start, size, keeper)
-    if known.whole:
-        return known.scanned
-    scanned = scan(
-        read,
-        known.base + known.at,
-        size,
-        keeper,
-        explicit=explicit,
-        is_sequence=is_sequence,
-        first=known.data[known.at :],
-    )
-    if scanned is not None:
-        series = keeper.elements.get(0x0020000E, ("", b""))[1]
-        layouts.learn(series, _Positions(read, size), start, keeper.anew())
-        scanned = scanned if known.scanned.pixels is None else known.scanned
-    return scanned
-
-
-@functools.lru_cache(maxsize=8)
-def _layouts(_: Plan, explicit: bool) -> Layouts:
-    """The layouts learned for what is wanted."""
-    return Layouts(explicit=explicit)
-
-
-class _Positions:
-    """Bytes of a file (a :class:`~fiona_dagster.dicom.walker.Source`)."""
-
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self.read = read
-        self._size = size
-
-    def reaches(self, offset: int) -> bool:
-        return offset <= self._size
-
-
-def _plain_meta(data: bytes) -> tuple[dict[int, bytes], int]:
-    """File meta information with a sound group length, and where it ends; 0 if it isn't so."""
-    if data[128:140] != b"DICM" + _META_START:
-        return {}, 0
-    end = 144 + int.from_bytes(data[140:144], "little")
-    if end + 12 > len(data) or data[end : end + 2] == b"\2\0":
-        return {}, 0
-    meta: dict[int, bytes] = {}
-    at = 144
-    while at < end:
-        group, element, vr, length = _META_HEAD.unpack_from(data, at)
-        at += 8
-        if vr in (b"OB", b"UN"):
-            length = int.from_bytes(data[at : at + 4], "little")
-            at += 4
-        elif vr not in (b"UI", b"SH", b"AE", b"UL"):
-            return {}, 0
-        tag = group << 16 | element
-        if group != 2 or at + length > end:
-            return {}, 0
-        if tag in _META:
-            meta[tag] = data[at : at + length]
-        at += length
-    return meta, end
-
-
-@functools.lru_cache(maxsize=256)
-def _encoding(syntax: str) -> Encoding | None:
-    """The encoding of a known little endian syntax that is not deflated."""
-    encoding = encoding_of(syntax)
-    plain = encoding.explicit is not None and not encoding.big_endian and not encoding.deflated
-    return encoding if plain and _is_known(syntax) else None
 
 
 class _Reader:
@@ -212,7 +107,7 @@ class _Reader:
         syntax = clean_uid(self._meta.get(0x00020010, b""))
         header.transfer_syntax = syntax if is_uid(syntax) else ""
         header.media_class = clean_uid(self._meta.get(0x00020002, b""))
-        if syntax and not _is_known(syntax):
+        if syntax and not is_known(syntax):
             header.flag("transfer_syntax_unknown")
         source: Source = FileSource(self._file, header.size)
         if encoding_of(syntax).deflated:
@@ -225,7 +120,7 @@ class _Reader:
         head = self._file.read(140)
         if head[128:132] == b"DICM":
             start = 132
-        elif head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and _sniff(head) is not None:
+        elif head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and sniff(head) is not None:
             start = 0
         else:
             return None
@@ -246,7 +141,7 @@ class _Reader:
         header = self._header
         encoding = encoding_of(syntax)
         explicit, big = encoding.explicit is not False, encoding.big_endian
-        looks = _sniff(source.read(start, 12))
+        looks = sniff(source.read(start, 12))
         if looks is not None and looks != (explicit, big):
             if syntax and encoding.explicit is not None:
                 header.flag("transfer_syntax_lies")
@@ -263,7 +158,7 @@ class _Reader:
         if walk.deepest > MAX_DEPTH:
             header.flag("nested_too_deep")
         keeper.hand_over(header, sealed=False)
-        _judge(header, scanned, self._meta, whole=walk.problem is None)
+        _judge(header, scanned, self._meta.get(0x00020003, b""), whole=walk.problem is None)
 
     @staticmethod
     def _follow(walk: Walk, keeper: Keeper) -> tuple[Scanned, Element | None]:
@@ -287,8 +182,8 @@ class _Reader:
         return Scanned(pixels, fragments), last
 
 
-def _judge(header: InstanceHeader, scanned: Scanned, meta: dict[int, bytes], *, whole: bool) -> None:
-    """Whether the pixels are there, and whether file meta and data set name the same instance."""
+def _judge(header: InstanceHeader, scanned: Scanned, said: bytes, *, whole: bool) -> None:
+    """Whether the pixels are there, and whether file meta (``said``) and data set name the same instance."""
     pixels, needed = scanned.pixels, _pixel_bytes(header)
     if needed is not None and whole:
         if pixels is None:
@@ -297,39 +192,22 @@ def _judge(header: InstanceHeader, scanned: Scanned, meta: dict[int, bytes], *, 
         elif pixels.length == UNDEFINED:
             if not scanned.fragments:
                 header.flag("pixel_data_short")
-        elif header.transfer_syntax in _NATIVE and pixels.tag == PIXEL_DATA and pixels.length < needed:
+        elif pixels.length < needed and header.transfer_syntax in _NATIVE and pixels.tag == PIXEL_DATA:
             header.flag("pixel_data_short")
-    said = clean_uid(meta.get(0x00020003, b""))
     named = header.elements.get(0x00080018, ("", b""))[1]
-    if said and said != clean_uid(named) and header.sop_instance and said != header.sop_instance:
-        header.flag("meta_disagrees")
+    if said != named:
+        instance = clean_uid(said)
+        if (
+            instance
+            and instance != clean_uid(named)
+            and header.sop_instance
+            and instance != header.sop_instance
+        ):
+            header.flag("meta_disagrees")
 
 
 def _pixel_reason(reason: str) -> str:
     return "truncated_pixel_data" if reason == "truncated" else "pixel_data_broken"
-
-
-@functools.lru_cache(maxsize=256)
-def _is_known(syntax: str) -> bool:
-    """Whether a transfer syntax is one of the standard's, or a private one that we can read."""
-    return syntax in (_GE_PRIVATE, _DEFLATED_FRAMES) or (
-        is_uid(syntax) and UID(syntax).type == "Transfer Syntax"
-    )
-
-
-def _sniff(head: bytes) -> tuple[bool, bool] | None:
-    """How a data set that begins with these bytes is encoded: (explicit, big endian); ``None``: can't tell.
-
-    The first group of a data set is small, so its zero byte shows the byte order.
-    """
-    if len(head) < 8:
-        return None
-    explicit = head[4:6].isalpha() and head[4:6].isupper()
-    if head[1] == 0 and head[0] != 0:
-        return explicit, False
-    if head[0] == 0 and head[1] != 0:
-        return explicit, True
-    return None
 
 
 def _pixel_bytes(header: InstanceHeader) -> int | None:

@@ -147,6 +147,11 @@ def _decode(vr: str, data: bytes, charset: bytes, big: bool) -> Value:
 _decode_once = functools.lru_cache(maxsize=65536)(_decode)
 
 
+def forget() -> None:
+    """Forgets the values that are remembered, as when a process starts."""
+    _decode_once.cache_clear()
+
+
 def _one_or_many(parts: list[Scalar] | list[str] | list[Decimal] | list[Unquoted]) -> Value:
     if len(parts) == 1:
         return parts[0] if parts[0] != "" else EMPTY
