@@ -132,7 +132,9 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(table(results[-1:]).splitlines()[-1] + "\n")
         for name in SETS:
             files = sorted(
-                path for path in (options.shared / "data/visible" / name).rglob("*") if path.is_file()
+                path
+                for path in (options.shared / "data/visible" / name).rglob("*")
+                if path.is_file() and path.name not in ("DICOMDIR", "DIRFILE")
             )
             if files:
                 results.append(measure(name, files[:60], options.rounds))

@@ -16,34 +16,22 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from fiona_dagster.dicom.scan import LONG_VRS, PIXEL_TAGS, Lookup, Scanned, Sink, swapped
-from fiona_dagster.dicom.walker import MAX_DEPTH, UNDEFINED, Element, Source, Walk, is_sequence
+from fiona_dagster.dicom.scan import LONG_VRS, PIXEL_TAGS, Lookup, Met, Scanned, Sink, swapped
+from fiona_dagster.dicom.walker import UNDEFINED, Element
 
 MAX_NEXT = 6
 """Blocks that are tried behind a block; the one that came last is tried first."""
 MAX_BLOCKS = 4096
 """Blocks of one plan; above that they are learned anew."""
-MAX_LEARNED = 8
-"""Times that a layout is learned from one series."""
+COMPARED, LEARNED = 2, 10
+"""Files of a series that are only compared, and that are compared or learned from."""
 MAX_SERIES = 256
 """Series that are remembered to be learned from."""
-MAX_LEAVES = 1500
-"""Values of one data set that a layout may cover."""
 _LARGEST = 4096
 """Bytes of a value or of heads inside a block; what is larger ends it."""
 _REFILL = 4096
+_WINDOW = 64 * 1024
 _SHORT_LENGTH, _LONG_LENGTH = struct.Struct("<H"), struct.Struct("<I")
-
-
-class Leaf(NamedTuple):
-    """A value and the bytes between the value before it and its own."""
-
-    heads: bytes
-    tag: int
-    vr: str
-    offset: int
-    length: int
-    depth: int
 
 
 class Block:
@@ -57,34 +45,56 @@ class Block:
         tag, vr: the last element.
         kept: the last element just goes into the sink's elements.
         asked: the sink is asked about the last element.
+        pixels: the last element holds pixels.
         nexts: blocks that followed, by what the sink wanted behind the last element.
     """
 
     __slots__ = (
-        *("asked", "expected", "kept", "key", "length", "length_at", "nexts", "size", "tag", "tags"),
+        *("asked", "expected", "kept", "length", "length_at", "nexts", "pixels", "size", "tag", "tags"),
         *("unpack", "values", "vr", "vrs"),
     )
 
-    def __init__(self, leaves: list[Leaf], wanted: list[Leaf], how: int | None) -> None:
-        last, long = leaves[-1], _has_long_length(leaves[-1])
-        code = heads = ""
-        expected = []
-        for leaf in leaves[:-1]:
-            heads += f"{len(leaf.heads)}s{leaf.length}x"
-            expected.append(leaf.heads)
-            code += f"{len(leaf.heads)}x{leaf.length}{'s' if leaf in wanted else 'x'}"
-        self.length = (_LONG_LENGTH if long else _SHORT_LENGTH).unpack_from
-        self.length_at = sum(len(leaf.heads) + leaf.length for leaf in leaves[:-1])
-        self.length_at += len(last.heads) - (4 if long else 2)
-        self.size = self.length_at + (4 if long else 2)
-        expected.append(last.heads[: -4 if long else -2])
-        heads += f"{len(expected[-1])}s"
-        self.unpack, self.expected = struct.Struct("<" + heads).unpack_from, tuple(expected)
-        self.values = struct.Struct("<" + code).unpack_from if wanted else None
-        self.tags, self.vrs = tuple(leaf.tag for leaf in wanted), tuple(leaf.vr for leaf in wanted)
-        self.tag, self.vr = last.tag, last.vr
+    def __init__(
+        self,
+        heads: list[bytes],
+        lengths: list[int],
+        wanted: list[tuple[int, int, str]],
+        last: Met,
+        how: int | None,
+    ) -> None:
+        """Makes one.
+
+        Args:
+            heads: bytes before each value.
+            lengths: of the values, but for the last one.
+            wanted: (index, tag, VR) of the values that are wanted.
+            last: the last element.
+            how: what the sink says of the last element, see :attr:`Sink.wanted`.
+        """
+        number, self.vr = last[:2]
+        self.tag, self.pixels = swapped(number), number in PIXEL_TAGS
+        # a length of four bytes (PS3.5 section 7.1.2): long VRs and implicit VR
+        width = 4 if not self.vr or self.vr.encode("ascii") in LONG_VRS else 2
+        self.length = (_LONG_LENGTH if width == 4 else _SHORT_LENGTH).unpack_from
+        heads[-1] = heads[-1][:-width]
+        sizes = [len(head) for head in heads]
+        self.length_at = sum(sizes) + sum(lengths)
+        self.size = self.length_at + width
+        pairs = zip(sizes, [*lengths, 0], strict=True)
+        self.unpack = struct.Struct(
+            "<" + "".join([f"{size}s{length}x" for size, length in pairs])
+        ).unpack_from
+        self.expected = tuple(heads)
+        self.tags, self.vrs = tuple(tag for _, tag, _ in wanted), tuple(vr for *_, vr in wanted)
+        self.values = None
+        if wanted:
+            code, gap, begin = "<", 0, 0
+            for index, *_ in wanted:
+                gap = sum(sizes[begin : index + 1]) + sum(lengths[begin:index])
+                code += f"{gap}x{lengths[index]}s"
+                begin = index + 1
+            self.values = struct.Struct(code).unpack_from
         self.kept, self.asked = bool(how), how == 0
-        self.key = (heads, self.expected, self.tags, self.kept, self.asked)
         self.nexts: dict[Lookup, list[Block]] = {}
 
     def behind(self, wanted: Lookup) -> list[Block]:
@@ -95,11 +105,6 @@ class Block:
         return found
 
 
-def _has_long_length(leaf: Leaf) -> bool:
-    """Whether the head ends with a length of four bytes (PS3.5 section 7.1.2): long VRs and implicit VR."""
-    return not leaf.vr or leaf.vr.encode("ascii") in LONG_VRS
-
-
 class Followed(NamedTuple):
     """How far known blocks led.
 
@@ -108,6 +113,7 @@ class Followed(NamedTuple):
         base: see ``data``.
         at: index into ``data``: a place between two elements of the top level.
         nexts: the blocks known there, none of which fits.
+        wanted: what the sink wants there.
         scanned: what was met.
         whole: it led to the end of the file.
     """
@@ -116,19 +122,15 @@ class Followed(NamedTuple):
     base: int
     at: int
     nexts: list[Block]
+    wanted: Lookup
     scanned: Scanned
     whole: bool
 
 
 class Layouts:
-    """The layouts that were learned for one plan of wanted elements.
+    """The layouts that were learned for one plan of wanted elements, in one encoding."""
 
-    Args:
-        explicit: explicit VR little endian, else implicit.
-    """
-
-    def __init__(self, *, explicit: bool) -> None:
-        self._explicit = explicit
+    def __init__(self) -> None:
         self._roots: list[Block] = []
         self._blocks = 0
         self._series: dict[bytes, _Series] = {}
@@ -173,38 +175,52 @@ class Layouts:
             if block.kept and length <= longest and at <= there:
                 elements[block.tag] = (block.vr, data[start:at])
             elif block.kept or block.asked:
-                if swapped(block.tag) in PIXEL_TAGS:
+                if block.pixels:
                     pixels = Element(block.tag, block.vr, base + start, length, 0)
                 sink.found(block.tag, block.vr, base + start, length, data, base)
                 wanted = sink.wanted
             nexts = block.behind(wanted)
-        return Followed(data, base, at, nexts, Scanned(pixels, 0), base + at == size)
+        return Followed(data, base, at, nexts, wanted, Scanned(pixels, 0), base + at == size)
 
-    def learn(self, series: bytes, known: Followed, source: Source, start: int, sink: Sink) -> None:
-        """Learns from a sound data set that could not be followed to its end.
+    def wants(self, series: bytes) -> bool:
+        """Whether something is to be learned from a file that could not be followed to its end.
 
-        A layout pays from the third file on, so nothing is learned from the first file of a series.
+        A layout pays only where more files follow: the first file of a series is let go, some are compared,
+        then some are learned from, and ever fewer of those that come later.
 
         Args:
-            series: what it belongs to, as SeriesInstanceUID.
-            known: how far it could be followed.
-            source: the file.
-            start: position of the first element.
-            sink: a new one, to be asked as it was when the data set was read.
+            series: what it belongs to, for instance its SeriesInstanceUID.
         """
-        before = self._series.get(series)
-        if before is None:
+        known = self._series.get(series)
+        if known is None:
             if len(self._series) >= MAX_SERIES:
                 self._series.clear()
             self._series[series] = _Series()
+            return False
+        known.missed += 1
+        return known.missed <= LEARNED or not known.missed & known.missed - 1
+
+    def learn(
+        self, series: bytes, known: Followed, trace: list[Met], read: Callable[[int, int], bytes], sink: Sink
+    ) -> None:
+        """Learns from a sound data set.
+
+        Args:
+            series: see :meth:`wants`.
+            known: how far it could be followed.
+            trace: what the scan met from there on.
+            read: ``read(offset, length)`` gives bytes of the file.
+            sink: a new one, to be asked as it was when the data set was read.
+        """
+        before = self._series[series]
+        start = known.base + known.at
+        usable = _usable(trace, start, sink)
+        before.compare(usable)
+        if before.missed <= COMPARED or not usable:
             return
-        if before.learned >= MAX_LEARNED:
-            return
-        before.learned += 1
-        leaves = list(_leaves(source, start, self._explicit, sink))
-        before.compare(leaves)
+        window = _Window(known.data, known.base, read)
         nexts = known.nexts
-        for block, wanted in _blocks(leaves, known.base + known.at, before.varying, sink):
+        for block, wanted in _blocks(usable, start, before.varying, sink, window):
             nexts.insert(0, block)
             del nexts[MAX_NEXT:]
             self._blocks += 1
@@ -217,62 +233,81 @@ class _Series:
     """What is known of a series: elements of the top level whose lengths differ."""
 
     def __init__(self) -> None:
-        self.learned = 0
+        self.missed = 0
         self.varying: set[int] = set()
         self._lengths: dict[int, int] = {}
 
-    def compare(self, leaves: list[Leaf]) -> None:
-        lengths = {leaf.tag: leaf.length for leaf in leaves if not leaf.depth}
-        before = self._lengths
-        self.varying.update(tag for tag, length in lengths.items() if before.get(tag, length) != length)
-        self._lengths = lengths
+    def compare(self, trace: list[Met]) -> None:
+        """Notes elements whose length is another than before."""
+        known = self._lengths.setdefault
+        for number, _, _, length, depth, holds in trace:
+            if not depth and not holds and known(number, length) != length:
+                self.varying.add(number)
 
 
-def _leaves(source: Source, start: int, explicit: bool, sink: Sink) -> Iterator[Leaf]:
-    """Values of a data set, as far as a layout can go; the last one stands at the top level."""
-    walk = Walk(source, start, explicit=explicit, is_sequence=is_sequence)
-    end, last, count = start, -1, 0
-    waiting: list[Leaf] = []
-    for element in walk:
-        tag, vr, offset, length, depth = element
+class _Window:
+    """Bytes of a file, read in pieces."""
+
+    def __init__(self, data: bytes, base: int, read: Callable[[int, int], bytes]) -> None:
+        self._data, self._base, self._read = data, base, read
+
+    def between(self, start: int, end: int) -> bytes:
+        """Bytes from ``start`` to ``end``."""
+        if end - self._base > len(self._data):
+            self._data, self._base = self._read(start, max(end - start, _REFILL)), start
+        return self._data[start - self._base : end - self._base]
+
+
+def _usable(trace: list[Met], end: int, sink: Sink) -> list[Met]:
+    """What a layout can hold of a data set; ends with a value of the top level."""
+    count, last, lookup, nested = 0, -1, sink.wanted.get, sink.nested
+    for index, (number, _, start, length, depth, holds) in enumerate(trace):
         if not depth:
-            if tag <= last or (length == UNDEFINED and vr in ("OB", "OW")):
-                return
+            tag = (number & 0xFFFF) << 16 | number >> 16
+            if tag <= last:
+                break  # out of order: a creator may stand behind what it creates
             last = tag
-        if walk.holds(element):
-            wanted = swapped(tag) in sink.nested or (not depth and sink.wanted.get(swapped(tag)) is not None)
-            if wanted or depth > MAX_DEPTH:
-                return
-            continue
-        count += 1
-        heads = source.read(end, offset - end) if offset - end <= _LARGEST else b""
-        if not heads or count > MAX_LEAVES or (depth and length > _LARGEST) or walk.problem is not None:
-            return
-        end = offset + length
-        waiting.append(Leaf(heads, tag, vr, offset, length, depth))
-        if not depth:
-            yield from waiting
-            waiting.clear()
+        if start - end > _LARGEST:
+            break
+        if holds:
+            if number in nested or (not depth and lookup(number) is not None):
+                break
+        else:
+            if not depth:
+                count = index + 1
+            elif length > _LARGEST:
+                break
+            end = start + length
+    return trace[:count]
 
 
-def _blocks(leaves: list[Leaf], start: int, varying: set[int], sink: Sink) -> Iterator[tuple[Block, Lookup]]:
-    """Cuts leaves from ``start`` on into blocks, each with what the sink wants behind it.
+def _blocks(
+    trace: list[Met], end: int, varying: set[int], sink: Sink, window: _Window
+) -> Iterator[tuple[Block, Lookup]]:
+    """Cuts elements into blocks, each with what the sink wants behind it.
 
     The sink is asked as a scan would ask it.
     """
-    block: list[Leaf] = []
-    wanted: list[Leaf] = []
-    for number, leaf in enumerate(leaves):
-        if leaf.offset > start:
-            block.append(leaf)
-        if leaf.depth:
+    heads: list[bytes] = []
+    lengths: list[int] = []
+    wanted: list[tuple[int, int, str]] = []
+    final, lookup = trace[-1], sink.wanted.get
+    for met in trace:
+        number, vr, start, length, depth, holds = met
+        if holds:
             continue
-        how = sink.wanted.get(swapped(leaf.tag))
-        large = leaf.length > _LARGEST or (how and leaf.length > sink.longest)
-        if how == 0:
-            sink.found(leaf.tag, leaf.vr, leaf.offset, leaf.length, b"", 0)  # may change what is wanted
-        if block and (how == 0 or large or leaf.tag in varying or number + 1 == len(leaves)):
-            yield Block(block, wanted, how), sink.wanted
-            block, wanted = [], []
-        elif block and how:
-            wanted.append(leaf)
+        heads.append(window.between(end, start))
+        end = start + length
+        if not depth:
+            how = lookup(number)
+            if how == 0:
+                sink.found(swapped(number), vr, start, length, b"", 0)  # may change what is wanted
+                lookup = sink.wanted.get
+            longest = sink.longest if how else _LARGEST
+            if how == 0 or number in varying or length > longest or met is final:
+                yield Block(heads, lengths, wanted, met, how), sink.wanted
+                heads, lengths, wanted = [], [], []
+                continue
+            if how:
+                wanted.append((len(lengths), how, vr))
+        lengths.append(length)

@@ -65,6 +65,13 @@ class Sink(Protocol):
         """A wanted element inside the items of ``sequence``, ``depth`` sequences deep."""
 
 
+Met = tuple[int, str, int, int, int, bool]
+"""An element that a scan met: :func:`swapped` tag, VR, position of its value, length, sequences around it,
+and whether it holds elements or fragments."""
+MAX_TRACE = 1500
+"""Elements that a scan tells."""
+
+
 class Scanned(NamedTuple):
     """What a whole scan knows besides what its sink got: the pixels and the bytes of their fragments."""
 
@@ -86,6 +93,7 @@ def scan(
     explicit: bool,
     is_sequence: Callable[[int], bool],
     first: bytes = b"",
+    trace: list[Met] | None = None,
 ) -> Scanned | None:
     """Reads a data set to its end.
 
@@ -97,12 +105,13 @@ def scan(
         explicit: explicit VR little endian, else implicit.
         is_sequence: whether a tag is a sequence; asked in implicit VR.
         first: bytes at ``position`` that were read already.
+        trace: gets the first :data:`MAX_TRACE` elements, if it is given.
 
     Returns:
         ``None`` where the structure is not wholly plain; the sink's elements are then worth nothing.
     """
     try:
-        return _scan(read, position, size, sink, explicit, is_sequence, first)
+        return _scan(read, position, size, sink, explicit, is_sequence, first, trace)
     except struct.error:
         return None  # cut inside a head
 
@@ -115,6 +124,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
     explicit: bool,
     is_sequence: Callable[[int], bool],
     data: bytes,
+    trace: list[Met] | None,
 ) -> Scanned | None:
     head, implicit, long_length = _HEAD.unpack_from, _IMPLICIT.unpack_from, _LENGTH.unpack_from
     short, long, names, lookup = _SHORT, LONG_VRS, _NAME, sink.wanted.get
@@ -227,6 +237,8 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
         elif inside is not None and tag in inside:
             full, depth = (tag & 0xFFFF) << 16 | tag >> 16, len(stack) // 2
             sink.found_inside(swapped(sequence), full, names[vr], base + start, length, data, base, depth)
+        if trace is not None and len(trace) < MAX_TRACE:
+            trace.append((tag, names[vr], base + start, length, len(stack) // 2, enter))
         if not enter:
             continue
         if len(stack) >= 2 * MAX_DEPTH:

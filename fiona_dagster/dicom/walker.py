@@ -216,10 +216,6 @@ class Walk:
             return self._buffer[index : index + element.length]
         return self._source.read(element.offset, element.length)
 
-    def holds(self, element: Element) -> bool:
-        """Whether the element that was met last holds others or fragments; call it before going on."""
-        return self._inside(element) is not None
-
     def __iter__(self) -> Iterator[Element]:
         """The elements in file order."""
         position, count = self.end, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping
 
-from fiona_dagster.dicom.scan import swapped
+from fiona_dagster.dicom.scan import Lookup, swapped
 from fiona_dagster.dicom.walker import PIXEL_DATA, UNDEFINED, Element
 from fiona_dagster.studies import frames, private
 from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader, Place
@@ -134,9 +134,12 @@ class Keeper:
         self._varying: set[int] = set()
         self._in_frames = False
 
-    def anew(self) -> Keeper:
-        """One of the same file that has kept nothing yet."""
-        return Keeper(self._tags, self._read, big=self._big)
+    def anew(self, wanted: Lookup) -> Keeper:
+        """One of the same file that has kept nothing yet, and wants this."""
+        fresh = Keeper(self._tags, self._read, big=self._big)
+        if isinstance(wanted, Plan):
+            fresh.wanted = fresh._plan = wanted
+        return fresh
 
     def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydicom.uid import UID
 
 from fiona_dagster.dicom.layouts import Layouts
-from fiona_dagster.dicom.scan import Scanned, scan
+from fiona_dagster.dicom.scan import Met, Scanned, scan
 from fiona_dagster.dicom.uids import clean_uid, encoding_of, is_uid
 from fiona_dagster.dicom.walker import is_sequence
 from fiona_dagster.studies.header import InstanceHeader
@@ -98,6 +98,8 @@ def _scan(
     known = layouts.follow(bytes_of, data, 0, start, size, keeper)
     if known.whole:
         return known.scanned
+    series = _series(data, explicit=explicit)
+    trace: list[Met] | None = [] if layouts.wants(series) else None
     scanned = scan(
         bytes_of,
         known.base + known.at,
@@ -106,35 +108,32 @@ def _scan(
         explicit=explicit,
         is_sequence=is_sequence,
         first=known.data[known.at :],
+        trace=trace,
     )
     if scanned is None:
         return None
-    series = keeper.elements.get(0x0020000E, ("", b""))[1]
-    layouts.learn(series, known, _Positions(bytes_of, size), start, keeper.anew())
+    if trace is not None:
+        layouts.learn(series, known, trace, bytes_of, keeper.anew(known.wanted))
     return scanned if known.scanned.pixels is None else known.scanned
 
 
+def _series(data: bytes, *, explicit: bool) -> bytes:
+    """Most probably the SeriesInstanceUID; only to know files that are alike."""
+    at = data.find(b"\x20\0\x0e\0UI" if explicit else b"\x20\0\x0e\0", 0, -8)
+    length = data[at + 6 if explicit else at + 4] if at >= 0 else 0
+    return data[at + 8 : at + 8 + length]
+
+
 @functools.lru_cache(maxsize=8)
-def _layouts(_: Plan, explicit: bool) -> Layouts:
-    """The layouts learned for what is wanted."""
-    return Layouts(explicit=explicit)
+def _layouts(_plan: Plan, _explicit: bool) -> Layouts:
+    """The layouts learned for what is wanted, in an encoding."""
+    return Layouts()
 
 
 def forget() -> None:
     """Forgets what was learned, as when a process starts."""
     _layouts.cache_clear()
     _parsed.cache_clear()
-
-
-class _Positions:
-    """Bytes of a file (a :class:`~fiona_dagster.dicom.walker.Source`)."""
-
-    def __init__(self, bytes_of: Callable[[int, int], bytes], size: int) -> None:
-        self.read = bytes_of
-        self._size = size
-
-    def reaches(self, offset: int) -> bool:
-        return offset <= self._size
 
 
 def _meta(data: bytes) -> _Meta | None:

@@ -57,7 +57,7 @@ def scanned(path: Path, tags: frozenset[int] | None) -> Seen:
 
 
 def nowhere(data: bytes, base: int, at: int) -> Followed:
-    return Followed(data, base, at, [], Scanned(None, 0), whole=False)
+    return Followed(data, base, at, [], {}, Scanned(None, 0), whole=False)
 
 
 class Counted:
