@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiona_dagster.studies import private, siemens
-from fiona_dagster.studies.values import Value, decode, number, printed, vr_of
+from fiona_dagster.studies.values import Value, decode, number, printed, recall, remember, vr_of
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 PIXEL_REPRESENTATION = 0x00280103
@@ -62,9 +62,14 @@ class InstanceHeader:
         found = self.elements.get(tag)
         if found is None:
             return None
+        value = recall(found)
+        if value is not None:
+            return value
         charset = self.elements.get(SPECIFIC_CHARACTER_SET, ("CS", b""))[1]
         vr, data = found
-        return decode(self.vr(tag) if vr in ("", "UN") else vr, data, charset, big=self.big)
+        value = decode(self.vr(tag) if vr in ("", "UN") else vr, data, charset, big=self.big)
+        remember(found, value)
+        return value
 
     def vr(self, tag: int) -> str:
         """VR of an element that is there; the dictionary's where the file says none."""

@@ -68,13 +68,11 @@ def settle(elements: dict[int, tuple[str, bytes]], creators: dict[int, str]) -> 
     moves = _moves(frozenset(creators.items()))
     if not moves:
         return
-    moved = {tag: elements.get(there) if there else None for tag, there, _ in moves}
-    for tag, _, creator in moves:
+    found = [(tag, elements[there], creator) for tag, there, creator in moves if there in elements]
+    for tag, _, _ in moves:
         elements.pop(tag, None)
-        found = moved[tag]
-        if found is not None:
-            vr = found[0] if found[0] not in ("", "UN") else _known_vr(tag, creator)
-            elements[tag] = (vr, found[1])
+    for tag, (vr, data), creator in found:
+        elements[tag] = (vr if vr not in ("", "UN") else _known_vr(tag, creator), data)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -43,11 +43,14 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UC", "UI"))
 _LONG_TEXT = frozenset(("LT", "ST", "UT", "UR"))
 _CODED = frozenset(("LO", "SH", "UC", "LT", "ST", "UT", "PN"))
+_ALONE = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI"))
 _TEXT_DELIMITERS = {0x0A, 0x0C, 0x0D, 0x09, 0x5C}
 MAX_TEXT = 64 * 1024
 """Bytes of a value that are looked at; rules have no use for more."""
 _CACHED = 256
 """Decoded values of at most so many bytes are remembered, since most repeat from instance to instance."""
+_MAX_REMEMBERED = 65536
+_remembered: dict[tuple[str, bytes], Value] = {}
 
 
 def number(value: object) -> float | None:
@@ -144,12 +147,31 @@ def _decode(vr: str, data: bytes, charset: bytes, big: bool) -> Value:
     return _unknown(data)
 
 
-_decode_once = functools.lru_cache(maxsize=65536)(_decode)
+_decode_once = functools.lru_cache(maxsize=8192)(_decode)
+
+
+def recall(element: tuple[str, bytes]) -> Value | None:
+    """The value of an element (VR, bytes) that :func:`remember` was told; ``None`` where it was not."""
+    return _remembered.get(element)
+
+
+def remember(element: tuple[str, bytes], value: Value) -> None:
+    """Remembers a value if nothing but VR and bytes decides about it: no character set, no byte order.
+
+    Most values repeat from instance to instance.
+    """
+    vr, data = element
+    if len(data) > _CACHED or not (vr in _ALONE or (vr in _CODED and data.isascii() and b"\x1b" not in data)):
+        return
+    if len(_remembered) >= _MAX_REMEMBERED:
+        _remembered.clear()
+    _remembered[element] = value
 
 
 def forget() -> None:
     """Forgets the values that are remembered, as when a process starts."""
     _decode_once.cache_clear()
+    _remembered.clear()
 
 
 def _one_or_many(parts: list[Scalar] | list[str] | list[Decimal] | list[Unquoted]) -> Value:
