@@ -23,6 +23,7 @@ from fiona_dagster.errors import (
     Superseded,
 )
 from fiona_dagster.ledger import Package, Transfer, work_key
+from fiona_dagster.transfers import imaging
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
@@ -337,7 +338,9 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
         instances=info.files,
         time="",
     )
-    transfers.record_package(transfer, package, gateway.project(transfer.project).targets)
+    with gateway.ledger.store.writing():
+        imaging.record(gateway, transfer, folder, list(expected))
+        transfers.record_package(transfer, package, gateway.project(transfer.project).targets)
     return package
 
 

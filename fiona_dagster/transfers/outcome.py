@@ -8,6 +8,7 @@ from datetime import datetime
 from fiona_dagster.errors import RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR, IncomingProject
+from fiona_dagster.transfers import imaging
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -21,6 +22,7 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
 
     Raises:
         RedcapUnavailable: REDCap gave no usable answer; call it again later.
+        RedcapRejected: *Incoming*, or the project's own REDCap, did not take what was written.
     """
     work = gateway.ledger.work.get(f"status:{study}:{project}")
     newest = {t.request: t for t in gateway.ledger.transfers.outcome_to_write(study, project)}
@@ -49,6 +51,9 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
                 errors=(SEND_ERROR if packaged else ANONYMIZATION_ERROR,),
                 message=transfer.reason,
             )
+    for transfer in newest.values():  # after everything that people wait for in Incoming
+        if transfer.state == "delivered":
+            imaging.write_entry(gateway, transfer)
     if work is not None:
         gateway.ledger.work.done(work.key, work.revision, work.token)
     return list(newest.values())

@@ -1,0 +1,92 @@
+"""The entry of a delivered copy in the project's own REDCap: of the copy, and once."""
+
+from __future__ import annotations
+
+import pytest
+
+from fiona_dagster.errors import RedcapRejected
+from fiona_dagster.redcap import TransferRequest
+from fiona_dagster.transfers import delivery, execution, outcome, projects
+from tests.site import PARTICIPANT, PROJECT, STUDY, Site
+from tests.tables import own_redcap, read, use_tables, write
+
+
+def entries(site: Site) -> list[dict[str, str]]:
+    return [row for row in read(site.redcap, PROJECT) if row["imaging_study_uid"]]
+
+
+def deliver_and_tell(site: Site) -> TransferRequest:
+    site.make_package()
+    with site.open() as gateway:
+        delivery.deliver(gateway, site.transfer(), "archive")
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+        (request,) = gateway.incoming().requests_of(STUDY)
+        return request
+
+
+@pytest.fixture
+def asked(site: Site) -> Site:
+    use_tables(site)
+    site.project(events=["Event 1", "Event 2", "Event 9"])
+    own_redcap(site)
+    with site.open() as gateway:
+        projects.refresh(gateway)
+    site.receive(1, 2)
+    site.ask(event="Event 2")
+    assert len(site.poll().accepted) == 1
+    return site
+
+
+def test_a_delivered_copy_has_its_entry_once_also_after_late_images(asked: Site) -> None:
+    request = deliver_and_tell(asked)
+
+    (entry,) = entries(asked)
+    assert (entry["record_id"], entry["redcap_event_name"]) == (PARTICIPANT, "event_2_arm_1")
+    assert (entry["redcap_repeat_instrument"], str(entry["redcap_repeat_instance"])) == ("imaging", "1")
+    assert entry["imaging_study_uid"] == request.mapped_uid
+    assert entry["imaging_event_name"] == "Event 2"
+    with asked.open() as gateway:
+        original = gateway.incoming().client.export_records(records=[STUDY], fields=["study_date"])[0]
+    plain = entry["imaging_study_date"].replace("-", "")
+    assert len(plain) == 8
+    assert plain != original["study_date"], "the shifted date, not the real one"
+    assert STUDY not in str(read(asked.redcap, PROJECT))
+
+    written = len(asked.redcap.log(PROJECT))
+    with asked.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    assert len(asked.redcap.log(PROJECT)) == written, "a repeat writes nothing"
+
+    asked.receive(3)  # late images
+    assert asked.transfer().revision == 2
+    deliver_and_tell(asked)
+    assert len(entries(asked)) == 1
+
+
+def test_another_study_of_the_participant_gets_the_next_instance(asked: Site) -> None:
+    write(
+        asked.redcap,
+        PROJECT,
+        {
+            "record_id": PARTICIPANT,
+            "redcap_event_name": "event_2_arm_1",
+            "redcap_repeat_instrument": "imaging",
+            "redcap_repeat_instance": "4",
+            "imaging_study_uid": "1.2.3",
+        },
+    )
+    deliver_and_tell(asked)
+    assert [str(row["redcap_repeat_instance"]) for row in entries(asked)] == ["4", "5"]
+
+
+def test_a_redcap_without_the_instrument_is_said_after_incoming_was_told(asked: Site) -> None:
+    asked.redcap.change_setup(PROJECT, mapping=(("event_1_arm_1", "basic_demography"),))
+    asked.make_package()
+    with asked.open() as gateway:
+        delivery.deliver(gateway, asked.transfer(), "archive")
+        with pytest.raises(RedcapRejected, match="no event with the instrument imaging"):
+            outcome.write_outcomes(gateway, STUDY, PROJECT)
+        (request,) = gateway.incoming().requests_of(STUDY)
+        assert request.transfer_date
+        assert gateway.ledger.work.get(f"status:{STUDY}:{PROJECT}") is not None
+        assert execution.transfer_of(gateway, STUDY, PROJECT).state == "delivered"
