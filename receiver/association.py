@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fiona.receiver")
 
 _SLACK = 1024
-_PDV_HEADER = struct.Struct(">IBB")
+_PDU_HEADER, _PDV_HEADER = struct.Struct(">BxI"), struct.Struct(">IBB")
 _LINGER = 2.0
 
 
@@ -233,8 +233,8 @@ class Association:
     # -- established ----------------------------------------------------------------------------
 
     def _header(self) -> tuple[int, int]:
-        raw = self._stream.take(6)
-        return raw[0], int.from_bytes(raw[2:], "big")
+        kind, length = self._stream.unpack(_PDU_HEADER)
+        return kind, length
 
     def _next_pdu(self) -> None:
         self._stream.limit(self._idle, None)
@@ -259,7 +259,7 @@ class Association:
         while remaining:
             if remaining < 6:
                 raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is cut")
-            length, context, control = _PDV_HEADER.unpack(self._stream.take(6))
+            length, context, control = self._stream.unpack(_PDV_HEADER)
             remaining -= 4 + length
             if length < 2 or remaining < 0:
                 raise _Abort(pdu.ABORT_BAD_VALUE, "presentation data value does not fit its PDU")
@@ -350,6 +350,7 @@ class Association:
         self.quiet_since = time.monotonic()
         if isinstance(incoming, IncomingObject):
             self._house.counters.instance(outcome.kind, self._received, self.quiet_since - self._begun)
+            incoming.prepare_next()
         self.busy = False
 
     def _respond(self, command: dimse.Command, status: int, comment: str = "", element: int = 0) -> None:

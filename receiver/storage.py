@@ -54,7 +54,7 @@ class IncomingObject:
         self._refusal = ""
         self._file: NewFile | None = None
         try:
-            self._file = landing.new_file()
+            self._file = visit.new_file()
         except (OSError, StorageFull) as error:
             self._fail(error)
         ae = visit.caller.calling_ae
@@ -115,6 +115,10 @@ class IncomingObject:
             return self._no_room()
         finally:
             self.discard()
+
+    def prepare_next(self) -> None:
+        """After the answer: what the next object will need and can be had before it comes."""
+        self._visit.prepare()
 
     def _finish(self) -> Outcome:
         if self._file is None:

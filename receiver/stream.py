@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 BUFFER = 256 * 1024
 _STRANGER = 8 * 1024
@@ -13,6 +15,7 @@ _SMALL = 32 * 1024
 _WORTH = 64 * 1024
 """Free bytes at the buffer's end that make one more read worth while before it is emptied."""
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_TIMEVAL = struct.Struct("@ll")
 
 
 class PeerGone(Exception):
@@ -36,6 +39,10 @@ class Stream:
 
     def __init__(self, sock: socket.socket, before_refill: Callable[[], None]) -> None:
         self._sock = sock
+        # The kernel keeps the time of a plain connection; Python would ask it before every single read.
+        self._kernel_keeps_time = type(sock) is socket.socket
+        if self._kernel_keeps_time:
+            sock.settimeout(None)
         self._before_refill = before_refill
         self._view = memoryview(bytearray(_STRANGER))
         self._worth = _STRANGER // 4
@@ -79,10 +86,9 @@ class Stream:
         """
         try:
             if self._timeout < self._idle:
-                self._sock.settimeout(self._idle)
-                self._timeout = self._idle
+                self._set_timeout(self._idle)
             self._sock.sendall(data)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise PeerSilent from None
         except OSError:
             raise PeerGone from None
@@ -111,8 +117,17 @@ class Stream:
         if wait <= 0:
             raise PeerSilent
         if not 0.9 * self._timeout < wait <= self._timeout:
-            self._sock.settimeout(wait)
-            self._timeout = wait
+            self._set_timeout(wait)
+
+    def _set_timeout(self, seconds: float) -> None:
+        if self._kernel_keeps_time:
+            whole = int(seconds)
+            packed = _TIMEVAL.pack(whole, max(int((seconds - whole) * 1e6), 1))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+        else:
+            self._sock.settimeout(seconds)
+        self._timeout = seconds
 
     def _refill(self) -> None:
         self._make_room()
@@ -123,7 +138,7 @@ class Stream:
                 # Many senders leave Nagle's algorithm on: they wait for this acknowledgement before they
                 # send the rest of an object, and we would hold it back for 40 ms (traps, performance.md).
                 self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             raise PeerSilent from None
         except OSError:
             raise PeerGone from None
@@ -131,12 +146,13 @@ class Stream:
             raise PeerGone
         self._end += count
 
-    def take(self, count: int) -> bytes:
-        """Exactly ``count`` bytes, at most a fraction of the buffer."""
-        while self._end - self._start < count:
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """The next bytes, decoded; a header."""
+        while self._end - self._start < layout.size:
             self._refill()
-        self._start += count
-        return bytes(self._view[self._start - count : self._start])
+        at = self._start
+        self._start = at + layout.size
+        return layout.unpack_from(self._view, at)
 
     def take_long(self, count: int) -> bytes:
         """Exactly ``count`` bytes, however many; they are collected."""

@@ -23,6 +23,8 @@ UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 
+_LAYOUT = struct.Struct("<HHI")
+
 MAX_COMMAND = 64 * 1024
 """Bytes of a command set that are collected."""
 
@@ -63,7 +65,7 @@ def decode_command(data: bytes) -> Command:
     while at < len(data):
         if at + 8 > len(data):
             raise UnreadableDicom("command set is cut")
-        group, element, length = struct.unpack_from("<HHI", data, at)
+        group, element, length = _LAYOUT.unpack_from(data, at)
         at += 8
         if at + length > len(data):
             raise UnreadableDicom("command set: an element is longer than the command")

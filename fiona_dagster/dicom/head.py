@@ -33,8 +33,13 @@ _UNDEFINED = 0xFFFFFFFF
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _KNOWN_VRS = _SHORT_VRS | _LONG_VRS
-_EXPLICIT, _IMPLICIT = struct.Struct("<HH2sH"), struct.Struct("<HHI")
-_LENGTH = struct.Struct("<I")
+_EXPLICIT, _IMPLICIT = struct.Struct("<IHHI"), struct.Struct("<II")
+_SHORT_CODES, _LONG_CODES = (
+    frozenset(int.from_bytes(vr, "little") for vr in vrs) for vrs in (_SHORT_VRS, _LONG_VRS)
+)
+"""VRs as the number that their two letters are."""
+_WANTED_CODES = {(tag & 0xFFFF) << 16 | tag >> 16: tag for tag in _WANTED}
+"""Tags as the number that their four bytes are in a little endian data set."""
 _VR = re.compile(rb"[A-Z][A-Z]")
 
 MAX_ELEMENTS = 200_000
@@ -191,29 +196,55 @@ class HeadReader:
         Returns:
             Where the first element stands that :meth:`_element` must look at, maybe behind the buffer.
         """
-        explicit, last, count = self._explicit, len(buffer) - 12, 0
-        while at <= last:
-            if explicit:
-                group, element, vr, length = _EXPLICIT.unpack_from(buffer, at)
-                if vr in _SHORT_VRS:
-                    step = 8 + length
-                elif vr in _LONG_VRS:
-                    (length,) = _LENGTH.unpack_from(buffer, at + 8)
-                    step = 12 + length
-                else:
-                    break
-            elif explicit is None:
-                break
-            else:
-                group, element, length = _IMPLICIT.unpack_from(buffer, at)
-                step = 8 + length
-            if length == _UNDEFINED or group == 0xFFFE or group << 16 | element in _WANTED:
-                break
-            at += step
-            count += 1
+        if self._explicit:
+            at, count = self._plain_explicit(buffer, at)
+        elif self._explicit is None:
+            return at
+        else:
+            at, count = self._plain_implicit(buffer, at)
         self._elements += count - 1  # _count adds one, and says when there are too many
         self._count()
         return at
+
+    def _plain_explicit(self, buffer: bytearray, at: int) -> tuple[int, int]:
+        unpack, last, count = _EXPLICIT.unpack_from, len(buffer) - 12, 0
+        while at <= last:
+            tag, vr, length, long_length = unpack(buffer, at)
+            if tag & 0xFFFF == 0xFFFE:
+                break
+            if vr in _SHORT_CODES:
+                if tag in _WANTED_CODES and not self._found(tag, buffer, at + 8, length):
+                    break
+                at += 8 + length
+            elif vr in _LONG_CODES and long_length != _UNDEFINED and tag not in _WANTED_CODES:
+                at += 12 + long_length
+            else:
+                break
+            count += 1
+            if self.done:
+                break
+        return at, count
+
+    def _plain_implicit(self, buffer: bytearray, at: int) -> tuple[int, int]:
+        unpack, last, count = _IMPLICIT.unpack_from, len(buffer) - 8, 0
+        while at <= last:
+            tag, length = unpack(buffer, at)
+            if tag & 0xFFFF == 0xFFFE or length == _UNDEFINED:
+                break
+            if tag in _WANTED_CODES and not self._found(tag, buffer, at + 8, length):
+                break
+            at += 8 + length
+            count += 1
+            if self.done:
+                break
+        return at, count
+
+    def _found(self, code: int, buffer: bytearray, start: int, length: int) -> bool:
+        """Keeps a wanted value that is here as a whole and no longer than it may be."""
+        if length > _MAX_VALUE or start + length > len(buffer):
+            return False
+        self._keep(_WANTED_CODES[code], bytes(buffer[start : start + length]))
+        return True
 
     def _element(self, buffer: bytearray, at: int) -> int:
         """Bytes that the element at ``at`` takes (value included, there or not); 0: more is needed."""
@@ -286,7 +317,7 @@ class HeadReader:
         before = self.values.setdefault(tag, value)
         if before != value:
             raise _Malformed(f"{NAMES.get(tag, 'Modality')} stands there twice with different values")
-        self.done = len(self.values.keys() & NAMES.keys()) == len(NAMES)
+        self.done = self.values.keys() >= NAMES.keys()
 
 
 def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> StorageUids | Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
 from fiona_dagster.dicom.uids import clean_uid
@@ -55,16 +56,23 @@ def build_file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, sou
         transfer_syntax: UID of the accepted transfer syntax.
         source_ae: AE title of the sender, ASCII; left out when empty.
     """
-    body = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1"
-    body += _element(_CLASS, b"UI", sop_class.encode("ascii", "replace"))
-    body += _element(_INSTANCE, b"UI", sop_instance.encode("ascii", "replace"))
-    body += _element(_SYNTAX, b"UI", transfer_syntax.encode("ascii", "replace"))
-    body += _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode())
-    body += _element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode(), b" ")
-    if source_ae:
-        body += _element(0x0016, b"AE", source_ae.encode("ascii", "replace"), b" ")
+    before, behind = _same_for_all(sop_class, transfer_syntax, source_ae)
+    body = before + _element(_INSTANCE, b"UI", sop_instance.encode("ascii", "replace")) + behind
     group_length = _element(0x0000, b"UL", struct.pack("<I", len(body)))
     return bytes(128) + b"DICM" + group_length + body
+
+
+@lru_cache(maxsize=256)
+def _same_for_all(sop_class: str, transfer_syntax: str, source_ae: str) -> tuple[bytes, bytes]:
+    """What stands before and behind the instance; it is the same for a whole series."""
+    before = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1"
+    before += _element(_CLASS, b"UI", sop_class.encode("ascii", "replace"))
+    behind = _element(_SYNTAX, b"UI", transfer_syntax.encode("ascii", "replace"))
+    behind += _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode())
+    behind += _element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode(), b" ")
+    if source_ae:
+        behind += _element(0x0016, b"AE", source_ae.encode("ascii", "replace"), b" ")
+    return before, behind
 
 
 def read_file_meta(file: BinaryIO) -> FileMeta:

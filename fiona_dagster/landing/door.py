@@ -125,9 +125,13 @@ class Landing:
         Raises:
             StorageFull: no room, or the reserve is reached.
         """
+        self.look_for_room()
+        return self._workshop.new_file(flushed=self._flushed)
+
+    def look_for_room(self) -> None:
+        """The same as :meth:`check_room`, unless that was done a moment ago."""
         if time.monotonic() > self._room_until:
             self.check_room()
-        return self._workshop.new_file(flushed=self._flushed)
 
     def check_room(self) -> None:
         """Makes sure that the reserve is free.
@@ -196,7 +200,22 @@ class Visit:
         self._landing = landing
         self._root = landing.root
         self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._spare: NewFile | None = None
         self._prefix = f"{landing.root.archive.relative_to(landing.root.path).as_posix()}/scp_"
+
+    def new_file(self) -> NewFile:
+        """An empty file to write the next object to; see :meth:`Landing.new_file`."""
+        if self._spare is None:
+            return self._landing.new_file()
+        self._landing.look_for_room()
+        file, self._spare = self._spare, None
+        return file
+
+    def prepare(self) -> None:
+        """Makes the next object's file now, while the sender reads the answer to the last one."""
+        if self._spare is None:
+            with suppress(OSError, StorageFull):  # the next object meets the same, and its sender is told
+                self._spare = self._landing.new_file()
 
     def file_object(self, source: Path | NewFile, uids: StorageUids, transfer_syntax: str) -> Receipt:
         """Files one object; it is durable and in the journal when this returns.
@@ -355,6 +374,9 @@ class Visit:
 
     def close(self) -> None:
         """Lets go of the journals: from now on, quiet time counts."""
+        if self._spare is not None:
+            self._spare.discard()
+            self._spare = None
         for journal in self._journals.values():
             journal.close()
         self._journals.clear()

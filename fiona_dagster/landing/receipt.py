@@ -79,7 +79,7 @@ class Receipt:
     caller_ip: str
 
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_quoted = json.encoder.encode_basestring_ascii  # an encoder for the whole takes three times as long
 _FIELDS = {field.name: int if field.name == "size" else str for field in fields(Receipt)}
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -91,7 +91,8 @@ def now() -> str:
 
 def encode_line(receipt: Receipt) -> bytes:
     """One line with its newline: CRC-32 in hex, a blank, JSON in ASCII."""
-    text = _ENCODER.encode(vars(receipt)).encode("ascii")
+    values = [f'"{name}":{_quoted(v) if v.__class__ is str else v}' for name, v in vars(receipt).items()]
+    text = f"{{{','.join(values)}}}".encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
