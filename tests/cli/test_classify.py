@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.running import fiona
 from tests.studies.builders import SERIES, STUDY, dataset, save
 
 
 def classify(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FIONA_DATA": str(cwd / "no-data-root")}
-    return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from fiona_dagster.cli import main; main()",
-            "classify",
-            *map(str, arguments),
-        ],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return fiona("classify", *arguments, cwd=cwd, data=cwd / "no-data-root")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import fiona
+from tests.running import fiona
 
 
 @pytest.fixture

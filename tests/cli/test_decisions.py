@@ -9,9 +9,9 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import quarantine_file
 from fiona_dagster.ledger import Ledger
 from tests.accounting import assert_all_accounted
-from tests.cli.running import fiona
 from tests.landing.test_decisions import SECOND, UID, archived, conflict
 from tests.making import STUDY, data_set, part10
+from tests.running import fiona
 
 
 def test_an_accepted_conflict_makes_a_new_revision(root: DataRoot) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pydicom
 import pytest
 
+from tests import running
 from tests.deid import phantoms
 
 
@@ -20,10 +19,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def fiona(data: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fiona_dagster.cli", "deidentify", "--project", "DEMO"]
-    command += ["--participant", "SUBJ_0001", "--event", "Baseline", *map(str, arguments)]
-    environment = {**os.environ, "FIONA_DATA": str(data)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    who = ("--project", "DEMO", "--participant", "SUBJ_0001", "--event", "Baseline")
+    return running.fiona("deidentify", *who, *map(str, arguments), data=data)
 
 
 @pytest.fixture

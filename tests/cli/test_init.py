@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, load_settings
-from tests.cli.running import fiona
+from tests.running import fiona
 
 
 def test_init_makes_a_root_that_its_own_check_accepts(tmp_path: Path) -> None:

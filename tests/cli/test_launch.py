@@ -12,8 +12,8 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import import_paths
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
-from tests.cli.running import fiona
 from tests.making import STUDY, write_object
+from tests.running import fiona
 
 
 @pytest.fixture

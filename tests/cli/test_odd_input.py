@@ -16,8 +16,8 @@ from fiona_dagster import cli
 from fiona_dagster.config import DataRoot
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.lock import hold_root
-from tests.cli.running import fiona
 from tests.making import write_object
+from tests.running import fiona
 from tests.site import STUDY, Site, running_site
 
 Call = Callable[..., tuple[int, str, str]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import fiona
+from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
 
 

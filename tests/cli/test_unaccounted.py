@@ -8,8 +8,8 @@ from pathlib import Path
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import import_paths
 from fiona_dagster.operations import initialise
-from tests.cli.running import fiona
 from tests.making import STUDY, write_object
+from tests.running import fiona
 
 
 def test_exit_codes_and_json(root: DataRoot, tmp_path: Path) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.running import fiona
 from tests.transfers.test_package import _build
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from fiona_dagster.cli import main; main()", "verify", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return fiona("verify", *arguments)
 
 
 @pytest.fixture

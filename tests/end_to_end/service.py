@@ -16,6 +16,7 @@ from typing import Any
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.operations.overview import overview, study_detail
+from tests.running import fiona
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -99,16 +100,7 @@ class Service:
 
     def fiona(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command on this data root; its output is kept in case it says too much."""
-        done = subprocess.run(
-            [sys.executable, "-m", "fiona_dagster.cli", *arguments],
-            env=self.environment,
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
+        done = fiona(*arguments, environment=self.environment, cwd=CHECKOUT)
         assert not check or done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done
 

@@ -18,7 +18,7 @@ from fiona_dagster.operations.rebuild import Rebuilt, rebuild
 from fiona_dagster.transfers import completion, delivery, execution, intake, outcome
 from fiona_dagster.transfers.digests import take_digests
 from tests.accounting import assert_all_accounted
-from tests.cli.running import fiona
+from tests.running import fiona
 from tests.site import PROJECT, STUDY, Site, running_site
 
 

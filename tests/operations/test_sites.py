@@ -19,8 +19,8 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import sources
 from fiona_dagster.transfers.requests import check_assignment
 from tests.accounting import assert_all_accounted
-from tests.cli.running import fiona
 from tests.making import STUDY, write_object
+from tests.running import fiona
 
 
 @pytest.fixture

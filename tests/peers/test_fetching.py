@@ -21,10 +21,10 @@ from fiona_dagster.transfers.completion import find_complete_studies
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.fetching import fetch_missing, pull
 from fiona_dagster.transfers.sources import answer_questions
-from tests.cli.running import fiona
 from tests.peers.test_sources import STUDY, files, later, send
 from tests.peers_fixtures import free_port, running_dcmqrscp, running_orthanc
 from tests.receiver.conftest import Process, process
+from tests.running import fiona
 
 __all__ = ["files", "process"]
 

@@ -12,7 +12,7 @@ from fiona_dagster.studies import parse_rules
 from fiona_dagster.transfers import difference as module
 from fiona_dagster.transfers import intake
 from fiona_dagster.transfers.difference import difference
-from tests.cli.running import fiona
+from tests.running import fiona
 from tests.site import PLANTED, STUDY, Site
 
 

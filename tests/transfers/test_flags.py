@@ -9,7 +9,7 @@ import pytest
 from fiona_dagster.errors import UsageError
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.transfers.intake import accept_flag, register
-from tests.cli.running import fiona
+from tests.running import fiona
 from tests.site import STUDY, Site
 
 
