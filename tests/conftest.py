@@ -37,6 +37,27 @@ def root(tmp_path: Path) -> DataRoot:
     return data
 
 
+LANES = {
+    "test_whole_way": "one service",
+    "test_sites": "one service",
+    "test_evidence": "one service",
+    "test_crashes": "kills and demo",
+    "test_demo": "kills and demo",
+}
+"""Files with a whole service: those of a lane run one after the other, since too many starve each other."""
+
+LONG = ("end_to_end", "test_supervisor", "crash", "peers", "operations", "cli", "transfers", "defs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests go first, so that no worker is left alone with them at the end."""
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    """A file's tests stay together; the long ones go first, so that no worker is left alone with them."""
+    for item in items:
+        whole = "end_to_end" in item.path.parts
+        group = LANES[item.path.stem] if whole else str(item.path.relative_to(CHECKOUT))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+    def rank(item: pytest.Item) -> int:
+        place = (*item.path.parts, item.path.stem)
+        return next((number for number, name in enumerate(LONG) if name in place), len(LONG))
+
+    items.sort(key=rank)

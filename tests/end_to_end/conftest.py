@@ -1,4 +1,4 @@
-"""One running service with real peers for the tests of a module."""
+"""One running service with real peers, for all files that can share it (they are in one lane)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.operations import initialise
+from fiona_dagster.operations.overview import overview
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
 from tests.accounting import assert_all_accounted
 from tests.end_to_end.service import Service
+from tests.peers.test_commitment import Sender
 from tests.peers_fixtures import Orthanc, Sshd, running_orthanc, running_sshd
 
 
@@ -26,6 +28,7 @@ class Site:
     redcap: Sandbox
     orthanc: Orthanc
     sshd: Sshd
+    modality: Sender
 
     def add_project(self, name: str, **more: Any) -> None:
         write_project(self.service.root, name, **more)
@@ -58,7 +61,32 @@ def configure(root: DataRoot, redcap: Sandbox, targets: dict[str, Any]) -> None:
     root.config_file.write_text(json.dumps(settings))
 
 
-@pytest.fixture(scope="module")
+def _let_ask_for_commitment(root: DataRoot, modality: Sender) -> None:
+    document = json.loads(root.config_file.read_text())
+    document["MPPSPORT"] = 0
+    peer = {"host": "127.0.0.1", "port": modality.port, "called_ae_title": "CT1"}
+    document["receiver"]["commitment"] = {"CT1": peer}
+    root.config_file.write_text(json.dumps(document))
+
+
+def _rebuild(service: Service) -> None:
+    """After all that happened: the ledger made anew from the files says the same of every study."""
+
+    def told() -> dict[str, Any]:
+        kept = {}
+        for study in overview(service.root)["studies"]:
+            detail = service.study(study["study"])
+            states = sorted((t["project"], t["state"]) for t in detail["transfers"])
+            kept[study["study"]] = (study["state"], detail["site"], detail["sites"], states)
+        return kept
+
+    before = told()
+    service.fiona("rebuild")
+    assert told() == before
+    assert_all_accounted(service.root)
+
+
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder: Path = tmp_path_factory.mktemp("site")
     root = DataRoot(folder / "data")
@@ -69,11 +97,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ):
         targets = {"sftp": sshd.target().model_dump(), "pacs": orthanc.target().model_dump()}
         configure(root, redcap, targets)
+        modality = Sender()
+        _let_ask_for_commitment(root, modality)
         write_project(root, "STUDYA")
         service = Service(root)
         service.start()
         try:
-            yield Site(service, redcap, orthanc, sshd)
+            yield Site(service, redcap, orthanc, sshd, modality)
         finally:
             service.stop()
             assert_all_accounted(root)
+        _rebuild(service)

@@ -65,11 +65,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
             assert_all_accounted(root)
 
 
-def test_kills_in_between_change_nothing(place: Place) -> None:
+def test_kills_and_a_lost_dagster_storage_change_nothing(place: Place) -> None:
     """Receiver and daemon die after reception, after the request, and while packages are delivered."""
     service = place.service
     ultrasound = min(place.studies, key=lambda study: len(study.files))
-    others = [study for study in place.studies if study is not ultrasound]
+    other = next(study for study in place.studies if study is not ultrasound)
     place.send(ultrasound)
     service.kill("receiver")
     service.kill("daemon")
@@ -79,35 +79,30 @@ def test_kills_in_between_change_nothing(place: Place) -> None:
     place.assign(ultrasound, "X1")
     service.kill_everything()
     service.start()
-    place.send(others[0])
+    place.send(other)
     first = service.delivered(ultrasound.StudyInstanceUID, "P")
-    service.held(others[0].StudyInstanceUID)
-    place.assign(others[0], "X2")
+    service.held(other.StudyInstanceUID)
+    place.assign(other, "X2")
     wait_until(
         "the second package is made",
-        lambda: any(t["package"] for t in service.study(others[0].StudyInstanceUID)["transfers"]),
+        lambda: any(t["package"] for t in service.study(other.StudyInstanceUID)["transfers"]),
     )
     service.kill("code-server")
     service.kill("daemon")
-    second = service.delivered(others[0].StudyInstanceUID, "P", 200)
+    second = service.delivered(other.StudyInstanceUID, "P", 200)
 
     assert len(place.uploads()) == 2
     assert place.partial_uploads() == []
     assert [len(t["deliveries"]) for t in (first, second)] == [1, 1]
-    for study in (ultrasound, others[0]):
+    for study in (ultrasound, other):
         assert len(service.study(study.StudyInstanceUID)["transfers"]) == 1
+    _lose_the_storage(place, ultrasound)
 
 
-def test_a_lost_dagster_storage_sends_nothing_again(place: Place) -> None:
-    service = place.service
-    study = min(place.studies, key=lambda one: len(one.files))
-    uid = study.StudyInstanceUID
-    place.send(study)
-    service.held(uid)
-    place.assign(study, "X1")
-    service.delivered(uid, "P")
+def _lose_the_storage(place: Place, study: DemoStudy) -> None:
+    """What Dagster knew is gone, and the study comes again: nothing is sent twice."""
+    service, uid = place.service, study.StudyInstanceUID
     before = place.uploads()
-
     service.stop()
     shutil.rmtree(service.root.dagster_home)
     initialise(service.root)

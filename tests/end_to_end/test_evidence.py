@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from fiona_dagster.config import DataRoot
-from fiona_dagster.redcap.sandbox import running_sandbox
-from tests.accounting import assert_all_accounted
-from tests.end_to_end.conftest import configure
-from tests.end_to_end.service import Service, wait_until
-from tests.peers.test_commitment import MR, STUDY, Sender, instance, uids
+from tests.end_to_end.conftest import Site
+from tests.end_to_end.service import wait_until
+from tests.peers.test_commitment import MR, STUDY, instance, uids
 from tests.peers.test_pacs_delivery import make_file
 from tests.receiver.test_mpps import create, ended, modality, new_step, set_
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(420)]
 
 
-def test_a_study_is_complete_when_all_that_was_performed_is_here_and_is_committed(tmp_path: Path) -> None:
-    root = DataRoot(tmp_path / "data")
-    sender = Sender()
+def test_a_study_is_complete_when_all_that_was_performed_is_here_and_is_committed(
+    site: Site, tmp_path: Path
+) -> None:
+    service, sender = site.service, site.modality
     files = [make_file(tmp_path / f"{number}.dcm", number) for number in range(3)]
-    with running_sandbox(tmp_path / "redcap") as redcap:
-        configure(root, redcap, {})
-        document = json.loads(root.config_file.read_text())
-        document["MPPSPORT"] = 0
-        document["receiver"]["commitment"] = {
-            "CT1": {"host": "127.0.0.1", "port": sender.port, "called_ae_title": "CT1"}
-        }
-        root.config_file.write_text(json.dumps(document))
-        service = Service(root)
-        service.start()
-        try:
-            _performs(service, sender, files)
-        finally:
-            service.stop()
-    assert_all_accounted(root)
-
-
-def _performs(service: Service, sender: Sender, files: list[Path]) -> None:
     address = ("127.0.0.1", service.dicom_port)
     images = tuple(instance(number) for number in range(3))
 

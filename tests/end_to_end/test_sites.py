@@ -13,12 +13,10 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.demo.phantoms import DemoStudy, make_studies
 from fiona_dagster.demo.send import send_study
 from fiona_dagster.errors import FionaError
-from fiona_dagster.redcap.sandbox import running_sandbox
 from fiona_dagster.transfers.verify import verify_package
-from tests.accounting import assert_all_accounted
-from tests.end_to_end.conftest import configure, write_project
+from tests.end_to_end.conftest import Site
 from tests.end_to_end.service import Service, wait_until
-from tests.peers_fixtures import free_port, running_sshd
+from tests.peers_fixtures import free_port
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(420)]
 
@@ -41,31 +39,19 @@ def listens(service: Service, port: int) -> bool:
     return any(address[1] == port for address in sites.values())
 
 
-def test_a_study_of_two_sites_goes_to_the_project_that_a_person_chose(tmp_path: Path) -> None:
-    root = DataRoot(tmp_path / "data")
+def test_a_study_of_two_sites_goes_to_the_project_that_a_person_chose(site: Site, tmp_path: Path) -> None:
+    service, root = site.service, site.service.root
     (study, *_) = make_studies(tmp_path / "scanner", seed=11)
-    with running_sandbox(tmp_path / "redcap") as redcap, running_sshd(tmp_path / "sshd") as sshd:
-        configure(root, redcap, {"sftp": sshd.target().model_dump()})
-        for project in ("HEART", "BRAIN"):
-            write_project(root, project, targets=["sftp"], allow_kinds=["ultrasound"])
-        heart = add_site(root, "HEART", "MR3")
-        service = Service(root)
-        service.start()
-        try:
-            _two_sites(service, study, heart)
-            (package,) = sshd.upload.glob("*.zip")
-            assert verify_package(package) == []
-        finally:
-            service.stop()
-        assert_all_accounted(root)
-
-        before = service.study(study.StudyInstanceUID)
-        service.fiona("rebuild")
-        after = service.study(study.StudyInstanceUID)
-        for told in (before, after):
-            assert (told["site"], told["sites"]) == ("BRAIN", ["BRAIN", "HEART"])
-        assert [t["state"] for t in after["transfers"]] == [t["state"] for t in before["transfers"]]
-        assert_all_accounted(root)
+    uid = study.StudyInstanceUID
+    for project in ("HEART", "BRAIN"):
+        site.add_project(project, targets=["sftp"], allow_kinds=["ultrasound"])
+    heart = add_site(root, "HEART", "MR3")  # while it runs
+    wait_until("the new site listens", lambda: listens(service, heart))
+    _two_sites(service, study, heart)
+    (package,) = (root.daic / "BRAIN").glob("*.zip")
+    assert verify_package(site.sshd.upload / package.name) == []
+    told = service.study(uid)
+    assert (told["site"], told["sites"]) == ("BRAIN", ["BRAIN", "HEART"])
 
 
 def _two_sites(service: Service, study: DemoStudy, heart: int) -> None:
@@ -80,7 +66,7 @@ def _two_sites(service: Service, study: DemoStudy, heart: int) -> None:
     assert refused.returncode == 1
     assert "project HEART only" in refused.stderr
 
-    brain = add_site(root, "BRAIN", "MR4")  # while it runs
+    brain = add_site(root, "BRAIN", "MR4")
     wait_until("the new site listens", lambda: listens(service, brain))
     fewer = replace(study, files=study.files[1:])
     send_study(fewer, "127.0.0.1", brain, calling_ae_title="MR4")

@@ -60,6 +60,16 @@ def test_xml_is_read_as_it_was_written(rows: list[dict[str, str]]) -> None:
     ]
 
 
+def test_a_value_may_look_like_a_doctype_but_there_is_none() -> None:
+    rows = [{"a": "<!DOCTYPE x [<!ENTITY y 'z'>]>"}]
+    answer = rows_answer(rows, "xml", "records", ["a"])  # type: ignore[arg-type]
+    assert parse_rows(answer.body.decode(), "xml") == rows
+    for before in ("", "<!-- <![CDATA[ -->"):
+        text = f"{before}<!DOCTYPE x [<!ENTITY y 'z'>]><records><item><a>&y;]]&gt;</a></item></records>"
+        with pytest.raises(ApiError):
+            parse_rows(text, "xml")
+
+
 @given(st.text(min_size=1), st.sampled_from(["json", "csv", "xml"]))
 def test_anything_can_be_parsed_or_is_refused(data: str, fmt: str) -> None:
     rows = None
