@@ -183,6 +183,8 @@ class HeadReader:
         while not self.done:
             if not self._frames and self._order == "<":
                 position = self._plain_elements(buffer, position)
+                if self.done:
+                    break
             used = self._element(buffer, position) if position < len(buffer) else 0
             if not used:
                 break

@@ -216,9 +216,13 @@ class NewFile:
             self._close()
 
     def discard(self) -> None:
-        """Closes and removes the file if it is still under its first name."""
+        """Closes and removes the file if it is still under its first name.
+
+        A disk that can't be written any more keeps it until its workshop is cleared.
+        """
         self._close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._fd >= 0:

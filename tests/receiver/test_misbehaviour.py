@@ -231,7 +231,7 @@ def test_a_fault_of_ours_ends_one_association_only(
     assert "Planted" not in caplog.text
     wait_until(lambda: receiver.places.taken == 0)
     works(receiver.address)
-    assert [p.name for p in root.archive.rglob("*") if p.is_file()] == ["CT.1.2.3"]
+    wait_until(lambda: [p.name for p in root.archive.rglob("*") if p.is_file()] == ["CT.1.2.3"])
 
 
 def test_logs_hold_nothing_of_the_patient(

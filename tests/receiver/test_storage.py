@@ -31,7 +31,8 @@ from tests.receiver.raw import VERIFICATION, Raw, associate_request, command_set
 
 
 def archived(root: DataRoot) -> list[Path]:
-    return sorted(p for p in root.archive.rglob("*") if p.is_file())
+    """All files, but for those that are empty and ready for an open association's next object."""
+    return sorted(p for p in root.archive.rglob("*") if p.is_file() and p.stat().st_size)
 
 
 def data_set_of(path: Path) -> bytes:
