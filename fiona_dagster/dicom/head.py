@@ -183,14 +183,16 @@ class HeadReader:
         while not self.done:
             if not self._frames and self._order == "<":
                 position = self._plain_elements(buffer, position)
-                if self.done:
-                    break
-            used = self._element(buffer, position) if position < len(buffer) else 0
+            used = self._next_element(buffer, position)
             if not used:
                 break
             position += used
         self._skip = max(0, position - len(buffer))
         del buffer[:position]
+
+    def _next_element(self, buffer: bytearray, at: int) -> int:
+        """Bytes that the element at ``at`` takes; 0: more is needed, or nothing more is."""
+        return 0 if self.done or at >= len(buffer) else self._element(buffer, at)
 
     def _plain_elements(self, buffer: bytearray, at: int) -> int:
         """Steps over what is neither wanted nor nested, at the speed that every arrival needs.
