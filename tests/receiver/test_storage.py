@@ -23,7 +23,7 @@ from pynetdicom import AE
 from fiona_dagster.config import DataRoot, Settings
 from fiona_dagster.dicom import pdu
 from fiona_dagster.errors import ConfigurationError, StorageFull
-from fiona_dagster.landing import Landing, NewFile, open_associations, read_journals
+from fiona_dagster.landing import NewFile, open_associations, read_journals
 from receiver import Receiver
 from tests.making import CT, EXPLICIT, IMPLICIT, MR, STUDY, data_set, element
 from tests.receiver.conftest import Start
@@ -218,7 +218,7 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
             if where == "place":
                 patch.setattr("fiona_dagster.landing.names.rename_new_at", full)
             elif where == "new_file":
-                patch.setattr(Landing, "new_file", full)
+                patch.setattr(Visit, "new_file", full)
             else:
                 patch.setattr(NewFile, where, full)
             assert raw.store("1.2.3", data_set("1.2.3", pixels=bytes(600_000))).status == 0xA700
