@@ -23,7 +23,7 @@ from pynetdicom import AE
 from fiona_dagster.config import DataRoot, Settings
 from fiona_dagster.dicom import pdu
 from fiona_dagster.errors import ConfigurationError, StorageFull
-from fiona_dagster.landing import NewFile, open_associations, read_journals
+from fiona_dagster.landing import NewFile, Visit, open_associations, read_journals
 from receiver import Receiver
 from tests.making import CT, EXPLICIT, IMPLICIT, MR, STUDY, data_set, element
 from tests.receiver.conftest import Start
