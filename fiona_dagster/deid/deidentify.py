@@ -135,19 +135,26 @@ class Deidentifier:
         key: its key.
         assignment: what the transfer request says.
         generation: see design section 8.
+        identities: others than those that follow from key, participant and generation (derived data).
     """
 
     def __init__(
-        self, project: ProjectSettings, key: ProjectKey, assignment: Assignment, generation: int = 0
+        self,
+        project: ProjectSettings,
+        key: ProjectKey,
+        assignment: Assignment,
+        generation: int = 0,
+        identities: Identities | None = None,
     ) -> None:
         self.project, self.key, self.assignment, self.generation = project, key, assignment, generation
         self.profile = Profile(tuple(project.options))
-        self.identities = Identities(key.secret, assignment.participant, generation)
+        self.identities = identities or Identities(key.secret, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
 
     def assigned_words(self) -> frozenset[str]:
         """Values that the request assigns, folded: exempt from the residual search."""
-        return frozenset(fold(value) for _, value in self.assignment.values().values() if value)
+        words = (value for _, value in self.assignment.values().values() if value)
+        return frozenset(map(fold, (*words, *self.identities.kept_words)))
 
     def assigned_tags(self) -> frozenset[int]:
         """Top-level attributes that the request assigns."""

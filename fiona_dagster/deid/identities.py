@@ -73,6 +73,10 @@ class Identities:
 
     prefixes: tuple[str, ...] = ("2.25.",)
     """Every UID that is made begins with one of these."""
+    kept_uids: frozenset[str] = frozenset()
+    """UIDs that are mapped already and stay as they are."""
+    kept_words: frozenset[str] = frozenset()
+    """Other values of which that is true."""
 
     def __init__(self, secret: bytes, participant: str, generation: int = 0) -> None:
         self._secret = secret

@@ -115,7 +115,7 @@ def _searches(
             for e in found
             if e.items < 0 and tells(e.tag, e.vr) and asked.action(e) != "keep"
         )
-        kept: set[bytes] = set()
+        kept = {uid.encode("ascii") for uid in deidentifier.identities.kept_uids}
         for e in found:
             if e.vr == "UI":
                 uids = search.uids if asked.action(e) in _REPLACED else kept

@@ -12,6 +12,7 @@ from types import TracebackType
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.assignments import AssignmentBook, Person, StudyAssignment, person_of
+from fiona_dagster.ledger.derived import Derived, DerivedBook
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
 from fiona_dagster.ledger.records import (
@@ -39,6 +40,7 @@ class Ledger:
         receipts: studies and instances.
         transfers: requests, verification records, packages, deliveries.
         withdrawals: requests that were taken back, and withdrawn consents.
+        derived: studies that were made of delivered copies and came back.
         sendings: what was begun to be sent, and may lie at targets.
         work: what is to be done and when.
         releases: verified copies that a person has to look at, and what was decided.
@@ -55,6 +57,7 @@ class Ledger:
         self.receipts = Receipts(self.store, self.work)
         self.transfers = Transfers(self.store, self.work)
         self.sendings = self.transfers.sendings
+        self.derived = DerivedBook(self.store)
         self.withdrawals = self.transfers.withdrawals
         self.releases = self.transfers.releases
         self.evidence = EvidenceBook(self.store, self.work)
@@ -105,6 +108,8 @@ __all__ = [
     "Content",
     "Count",
     "Delivery",
+    "Derived",
+    "DerivedBook",
     "EvidenceBook",
     "Fetch",
     "Kind",

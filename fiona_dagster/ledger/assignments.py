@@ -11,7 +11,7 @@ from fiona_dagster.ledger.store import Store, utc_after, utc_now
 
 AssignmentState = Literal["asked", "requested", "waiting", "opted_out"]
 """``asked``: a request was written to REDCap; ``requested``: one was there; ``waiting``: for a person."""
-Way = Literal["", "coupling", "routing", "autoid"]
+Way = Literal["", "coupling", "routing", "autoid", "derived"]
 """Which table said where the study goes."""
 LOOK_AGAIN_SECONDS = 600.0
 """A request that should stand in REDCap and was not taken up since is looked for again."""

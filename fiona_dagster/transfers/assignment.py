@@ -21,7 +21,7 @@ from fiona_dagster.errors import ConfigurationError, RequestRefused
 from fiona_dagster.ledger import Study, StudyAssignment
 from fiona_dagster.redcap import NewRequest
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
-from fiona_dagster.transfers import adoption, autoid, optout, projects
+from fiona_dagster.transfers import adoption, autoid, derived, optout, projects
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
@@ -129,6 +129,14 @@ class _Known:
         study = gateway.ledger.receipts.study(uid)
         if optout.has_opted_out(gateway, uid):
             return study, Placing("opted_out", reason=optout.REASON)
+        try:
+            source = derived.source_of(gateway, uid)
+        except RequestRefused:
+            return study, Placing("waiting", reason=derived.GONE)
+        if source is not None:
+            if any(transfer.project == source.project for transfer in gateway.ledger.transfers.all(uid)):
+                return study, Placing("requested", "derived", source.project)
+            return study, Placing("asked", "derived", source.project, source.participant, source.event)
         transfers = gateway.ledger.transfers.all(uid)
         candidate = Candidate(
             study=uid,
@@ -255,6 +263,7 @@ _WAYS = {
     "coupling": "the coupling list",
     "routing": "a routing rule",
     "autoid": "an automatic participant id",
+    "derived": "the study that it was made of",
 }
 
 

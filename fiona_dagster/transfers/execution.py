@@ -23,7 +23,7 @@ from fiona_dagster.errors import (
     Superseded,
 )
 from fiona_dagster.ledger import Package, Transfer, work_key
-from fiona_dagster.transfers import imaging
+from fiona_dagster.transfers import derived, imaging
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
@@ -70,7 +70,9 @@ def deidentifier_of(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
     project = gateway.project(transfer.project)
     key = project_key(gateway, transfer.project)
     assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
-    return deid.Deidentifier(project, key, assignment, generation=transfer.generation)
+    source = derived.source_of(gateway, transfer.study)
+    identities = None if source is None else derived.identities_of(gateway, source, key)
+    return deid.Deidentifier(project, key, assignment, transfer.generation, identities)
 
 
 def project_key(gateway: Gateway, project: str) -> deid.ProjectKey:
@@ -124,10 +126,14 @@ def sources(gateway: Gateway, transfer: Transfer) -> list[_Original]:
             f"study {transfer.study} has new images; the transfer goes on when they are processed "
             f"(revision {study.revision}, the transfer holds {transfer.revision})"
         )
-    return [
-        _Original(row["sop_instance"], gateway.root.path / row["path"])
-        for row in gateway.ledger.receipts.instances(transfer.study)
-    ]
+    rows = gateway.ledger.receipts.instances(transfer.study)
+    source = derived.source_of(gateway, transfer.study)
+    if source is not None:  # what is there besides the copies that were delivered already
+        mapped = derived.mapped_of(gateway, source, project_key(gateway, transfer.project))
+        rows = [row for row in rows if row["sop_instance"] not in mapped.instances]
+        if not rows:
+            raise RequestRefused(f"study {transfer.study}: nothing came back but copies that were delivered")
+    return [_Original(row["sop_instance"], gateway.root.path / row["path"]) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,8 @@ def remove_working_copy(gateway: Gateway, transfer: Transfer) -> None:
 
 def from_trusted_senders(gateway: Gateway, study: str, project: ProjectSettings) -> bool:
     """Whether all of a study came from senders that the project trusts to use its own participant ids."""
+    if gateway.ledger.derived.of(study) is not None:
+        return True  # made of copies, which name the participant
     senders = gateway.ledger.evidence.senders(study)
     return bool(senders) and senders <= set(project.trusted_senders)
 
@@ -296,6 +304,8 @@ def give_up(gateway: Gateway, transfer: Transfer, reason: str) -> None:
 def package_name(transfer: Transfer) -> str:
     """File name of a package: assigned names only, safe on every file system, one for each revision."""
     parts = [transfer.project, _safe(transfer.participant), _safe(transfer.event), transfer.mapped_uid[-12:]]
+    if transfer.study == transfer.mapped_uid:  # derived data, beside the package of what they were made of
+        parts.append("derived")
     return "_".join(part for part in parts if part) + f"_r{transfer.revision}.zip"
 
 

@@ -66,8 +66,12 @@ def has_opted_out(gateway: Gateway, study: str) -> bool:
         found = _ids(Path(seen[0]))
         _read.clear()
         _read[seen] = found
-    known = person(gateway, study)
-    return any(normal(value) in _read[seen] for value in (*known.patient_ids, *known.other_ids))
+    derived = gateway.ledger.derived.recognise(study)
+    values: list[str] = []
+    for uid in (study, derived.original) if derived else (study,):
+        known = person(gateway, uid)
+        values += [*known.patient_ids, *known.other_ids]
+    return any(normal(value) in _read[seen] for value in values)
 
 
 def require_willing(gateway: Gateway, study: str) -> None:

@@ -23,7 +23,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.ledger import Request, Study, Transfer
 from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
-from fiona_dagster.transfers import adoption, optout, projects, withdrawals
+from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
 
@@ -63,6 +63,7 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
     """
     require_site(study, project_name)
     check_names(gateway, project_name, participant, event)
+    derived.require_same(gateway, study.study, project_name, participant, event)
     optout.require_willing(gateway, study.study)
     if study.flags:
         raise RequestRefused(

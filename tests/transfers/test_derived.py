@@ -1,0 +1,178 @@
+"""What a workstation made of delivered copies comes back, joins their project, and is verified."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from fiona_dagster import landing
+from fiona_dagster.deid import ProjectKey
+from fiona_dagster.deid.identities import Identities
+from fiona_dagster.errors import RequestRefused, ResidualIdentifier
+from fiona_dagster.ledger import Transfer
+from fiona_dagster.operations.rebuild import rebuild
+from fiona_dagster.transfers import assignment, completion, delivery, execution, intake, requests, withdrawals
+from tests.accounting import assert_all_accounted
+from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site, landing_tree
+
+FOREIGN = "1.9.8.7.6"
+
+
+def delivered(site: Site) -> tuple[Transfer, list[Path]]:
+    """The study is delivered to the research PACS; its files there."""
+    site.project(targets=["archive", "pacs"])
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        for target in ("archive", "pacs"):
+            delivery.deliver(gateway, transfer, target)
+    return transfer, sorted(site.pacs.folder.glob(f"{transfer.mapped_uid}/*.dcm"))
+
+
+def read(path: Path) -> Dataset:
+    return pydicom.dcmread(path, force=True)
+
+
+def made_of(source: Path, **values: str) -> pydicom.FileDataset:
+    """A derived image: a new series and instance, made today, that names what it was made of."""
+    image = pydicom.dcmread(source, force=True)
+    image.RelatedFrameOfReferenceUID = image.SOPInstanceUID  # any UID element that the profile replaces
+    image.SeriesInstanceUID = f"{FOREIGN}.1"
+    image.SOPInstanceUID = f"{FOREIGN}.1.1"
+    image.SeriesDescription = "segmentation"
+    image.SeriesDate = "20261120"
+    image.ImageType = ["DERIVED", "PRIMARY"]
+    for keyword, value in values.items():
+        setattr(image, keyword, value)
+    return image
+
+
+def come_back(site: Site, *images: pydicom.FileDataset) -> str:
+    """They arrive, the study is complete and registered; its UID."""
+    folder = site.folder / "back"
+    folder.mkdir()
+    for number, image in enumerate(images):
+        image.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    assert landing.import_paths(site.root, [folder]).quarantined == 0
+    with site.open() as gateway:
+        (study,) = completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
+        done = intake.register(gateway, study)
+        landing_tree(gateway, done)
+        gateway.ledger.work.done(f"process:{study}", done.study.revision)
+    return study
+
+
+def made(site: Site, study: str) -> tuple[Transfer, list[Dataset]]:
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, study, PROJECT)
+        execution.deidentify(gateway, transfer)
+        execution.verify(gateway, transfer)
+        execution.make_package(gateway, transfer)
+        transfer = execution.transfer_of(gateway, study, PROJECT)
+        folder = execution.working_copy(gateway, transfer)
+        return transfer, [read(path) for path in sorted(folder.glob("*.dcm"))]
+
+
+def test_it_joins_the_project_and_keeps_what_is_mapped(site: Site) -> None:
+    original, copies = delivered(site)
+    before = read(copies[0])
+    image = made_of(copies[0], ContentDate=str(before.StudyDate))
+    study = come_back(site, image, pydicom.dcmread(copies[1], force=True))  # a copy came along with it
+    assert study == original.mapped_uid
+    with site.open() as gateway:
+        assert assignment.assign_held(gateway).asked == 1
+    (accepted,) = site.poll().accepted
+    assert (accepted.project, accepted.participant, accepted.event) == (PROJECT, PARTICIPANT, EVENT)
+
+    transfer, files = made(site, study)
+    (copy,) = files  # what was delivered already is not sent again
+    key = ProjectKey.load(site.root, PROJECT)
+    assert key is not None
+    identities = Identities(key.secret, PARTICIPANT)
+    assert copy.StudyInstanceUID == before.StudyInstanceUID == transfer.mapped_uid
+    assert copy.RelatedFrameOfReferenceUID == before.SOPInstanceUID
+    assert copy.FrameOfReferenceUID == before.FrameOfReferenceUID
+    assert copy.AccessionNumber == before.AccessionNumber
+    assert copy.StudyDate == copy.ContentDate == before.StudyDate
+    assert copy.SeriesDate == identities.shifted("DA", "20261120")  # made today, on the participant's clock
+    assert copy.SeriesInstanceUID == identities.uid(f"{FOREIGN}.1")
+    assert copy.SOPInstanceUID == identities.uid(f"{FOREIGN}.1.1")
+    assert (copy.PatientID, copy.ImageType[0]) == (PARTICIPANT, "DERIVED")
+
+    with site.open() as gateway:
+        for target in ("archive", "pacs"):
+            proof, _ = delivery.deliver(gateway, transfer, target)
+            assert proof is not None
+    assert len(list(site.sftp["archive"].files.glob("*.zip"))) == 2  # beside the package of the copies
+    assert copy.SOPInstanceUID in site.pacs.sop_instance_uids()
+    assert_all_accounted(site.root)
+    with site.open() as gateway:
+        assert gateway.ledger.derived.of(study) is not None
+    assert rebuild(site.root).problems == []
+    with site.open() as gateway:
+        found = gateway.ledger.derived.of(study)
+        assert found is not None
+        assert (found.original, found.transfer) == (STUDY, original.id)
+
+
+def test_it_is_verified_like_everything_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workstation wrote a name into it: the rules remove it; a rule that failed to would be found."""
+    _, copies = delivered(site)
+    study = come_back(
+        site, made_of(copies[0], OperatorsName="Nightingale^Florence", ImageComments="Nightingale")
+    )
+    with site.open() as gateway:
+        assignment.assign_held(gateway)
+    site.poll()
+    _, (copy,) = made(site, study)
+    assert "Nightingale" not in str(copy)
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, study, PROJECT)
+        execution.deidentify(gateway, transfer)
+        (path,) = execution.working_copy(gateway, transfer).glob("*.dcm")
+        leak = pydicom.dcmread(path)
+        leak.ImageComments = "seen by Nightingale"
+        leak.save_as(path)
+        with pytest.raises(ResidualIdentifier):
+            execution.verify(gateway, transfer)
+
+
+def test_it_goes_nowhere_else(site: Site) -> None:
+    _, copies = delivered(site)
+    site.project("LUNG")
+    study = come_back(site, made_of(copies[0]))
+    with site.open() as gateway:
+        for project, participant, event in (
+            ("LUNG", PARTICIPANT, EVENT),
+            (PROJECT, "H002", EVENT),
+            (PROJECT, PARTICIPANT, "Year 1"),
+        ):
+            with pytest.raises(RequestRefused, match="came back"):
+                requests.assign(gateway, study, project, participant, event)
+
+
+def test_of_a_withdrawn_request_it_waits_for_a_person(site: Site) -> None:
+    original, copies = delivered(site)
+    with site.open() as gateway:
+        withdrawals.withdraw(gateway, original.study, PROJECT, by="somebody")
+    study = come_back(site, made_of(copies[0]))
+    with site.open() as gateway:
+        looked = assignment.assign_held(gateway)
+        assert (looked.asked, looked.waiting) == (0, 1)
+        with pytest.raises(RequestRefused, match="withdrawn or corrected"):
+            requests.assign(gateway, study, PROJECT, PARTICIPANT, EVENT)
+
+
+def test_nothing_but_copies_is_nothing_new(site: Site) -> None:
+    _, copies = delivered(site)
+    study = come_back(site, *(pydicom.dcmread(path, force=True) for path in copies))
+    with site.open() as gateway:
+        assignment.assign_held(gateway)
+    site.poll()
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, study, PROJECT)
+        with pytest.raises(RequestRefused, match="nothing came back but copies"):
+            execution.deidentify(gateway, transfer)
