@@ -17,6 +17,7 @@ from fiona_dagster import studies as domain
 from fiona_dagster.defs.partitions import studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, StepResult, run_studies
+from fiona_dagster.errors import FionaError
 from fiona_dagster.transfers import completion, intake
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import take_digests
@@ -122,19 +123,29 @@ def _coherence(
     )
 
 
-def _incoming_record(gateway: Gateway, study: str) -> StepResult:
-    with intake.study_lock(gateway, study):
-        done = intake.register(gateway, study)
-    return StepResult(
-        {
-            "series": len(done.records),
-            "instances": done.contents.instance_count,
-            "state": "flagged" if done.flags else "held",
-            "flags": ", ".join(done.flags) or "none",
-            "revision": done.study.revision,
-        },
-        f"{done.contents.digest[:16]}-r{done.study.revision}",
-    )
+class _Registering:
+    """Reads study by study, and registers all studies of a run together: a backfill costs few calls."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[str, intake.Prepared] = {}
+
+    def body(self, gateway: Gateway, study: str) -> StepResult:
+        with intake.study_lock(gateway, study):
+            done = intake.process(gateway, study)
+            self._prepared[study] = intake.prepare(gateway, done)
+        return StepResult(
+            {
+                "series": len(done.records),
+                "instances": done.contents.instance_count,
+                "state": "flagged" if done.flags else "held",
+                "flags": ", ".join(done.flags) or "none",
+                "revision": done.study.revision,
+            },
+            f"{done.contents.digest[:16]}-r{done.study.revision}",
+        )
+
+    def finish(self, gateway: Gateway, names: list[str]) -> Mapping[str, FionaError]:
+        return intake.commit(gateway, [self._prepared[name] for name in names])
 
 
 def _series_number(record: Mapping[str, Any]) -> tuple[bool, int, str]:
@@ -224,7 +235,8 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
         From here on the study is *held* until a transfer request assigns it to a project. When REDCap gives
         no answer the step is tried again by itself.
         """
-        yield from run_studies(context, gateway, _incoming_record, _failed)
+        registering = _Registering()
+        yield from run_studies(context, gateway, registering.body, _failed, finish=registering.finish)
 
     return [study_files, study_classification, study_record, incoming_record]
 

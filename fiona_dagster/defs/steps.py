@@ -46,6 +46,7 @@ Body = Callable[[Gateway, str], StepResult]
 OnFailure = Callable[[Gateway, str, str, bool], None]
 Events = Iterator[dg.AssetMaterialization | dg.MaterializeResult[Any]]
 OnStopped = Callable[[Gateway, list[str]], object]
+Finish = Callable[[Gateway, list[str]], Mapping[str, FionaError]]
 
 _held_runs: dict[str, int] = {}
 
@@ -87,6 +88,8 @@ def run_studies(
     body: Body,
     on_failure: OnFailure,
     on_stopped: OnStopped | None = None,
+    *,
+    finish: Finish | None = None,
 ) -> Events:
     """Runs ``body`` for every study of this run; each that succeeds is materialised exactly once.
 
@@ -102,6 +105,8 @@ def run_studies(
         on_failure: books a study that failed.
         on_stopped: called with the studies that succeeded although the step failed: Dagster won't run
             the later steps of this run for them.
+        finish: what is done for all studies together whose body succeeded (a call to a peer that takes
+            many at once); says which of them failed.
 
     Yields:
         What Dagster is to log; assets ``yield from`` it, since what is logged by the context of a step that
@@ -123,6 +128,10 @@ def run_studies(
             context.log.warning(result.waits)
         else:
             results[study] = result
+    if finish and results:
+        for study, outcome in _finished(resource, finish, on_failure, list(results)).items():
+            failures[study] = outcome
+            del results[study]
     many = len(context.partition_keys) > 1
     if failures or waiting:
         for study, result in results.items():
@@ -221,6 +230,27 @@ def _attempt(
     with resource.open() as gateway:
         on_failure(gateway, study, message, permanent)
     return (message, permanent), StepResult()
+
+
+def _finished(
+    resource: GatewayResource, finish: Finish, on_failure: OnFailure, studies: list[str]
+) -> dict[str, tuple[str, bool]]:
+    """(message, permanent) of every study that failed when they were finished together."""
+    try:
+        with warnings.catch_warnings(), resource.open() as gateway:
+            warnings.simplefilter("ignore")
+            failed = finish(gateway, studies)
+            outcomes = {
+                study: (str(error), isinstance(error, PermanentError)) for study, error in failed.items()
+            }
+    except FionaError as error:
+        outcomes = dict.fromkeys(studies, (str(error), isinstance(error, PermanentError)))
+    except Exception as error:  # noqa: BLE001 - as in _attempt
+        outcomes = dict.fromkeys(studies, (describe_foreign(error), False))
+    with resource.open() as gateway:
+        for study, (message, permanent) in outcomes.items():
+            on_failure(gateway, study, message, permanent)
+    return outcomes
 
 
 def describe_foreign(error: BaseException) -> str:

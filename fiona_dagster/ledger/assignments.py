@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from fiona_dagster.ledger.seal import opened, seal_of
 from fiona_dagster.ledger.store import Store, utc_after, utc_now
 
 AssignmentState = Literal["asked", "requested", "waiting", "opted_out"]
@@ -25,14 +26,6 @@ class Person:
     patient_names: tuple[str, ...] = field(default=(), repr=False)
     accession_numbers: tuple[str, ...] = field(default=(), repr=False)
     other_ids: tuple[str, ...] = field(default=(), repr=False)
-
-
-_KINDS = {
-    "patient_id": "patient_ids",
-    "patient_name": "patient_names",
-    "accession_number": "accession_numbers",
-    "other_patient_id": "other_ids",
-}
 
 
 @dataclass(frozen=True)
@@ -56,39 +49,16 @@ class AssignmentBook:
         self._store = store
 
     def record_person(self, study: str, person: Person) -> None:
-        """Replaces what is known of the person."""
-        rows = [(study, kind, value) for kind, name in _KINDS.items() for value in getattr(person, name)]
+        """Replaces what is known of the person; it is kept sealed, so that the ledger names nobody."""
+        sealed = seal_of(self._store.root).encrypt(json.dumps(asdict(person)).encode())
         with self._store.writing() as db:
-            db.execute("DELETE FROM identifying_values WHERE study = ?", (study,))
-            db.executemany("INSERT OR IGNORE INTO identifying_values VALUES (?, ?, ?)", rows)
+            db.execute("INSERT OR REPLACE INTO persons (study, sealed) VALUES (?, ?)", (study, sealed))
 
     def person(self, study: str) -> Person | None:
-        """What is known of the person; None if it was never recorded."""
-        rows = self._store.rows(
-            "SELECT kind, value FROM identifying_values WHERE study = ? ORDER BY value", study
-        )
-        if not rows:
-            return None
-
-        return Person(
-            **{
-                name: tuple(row["value"] for row in rows if row["kind"] == kind)
-                for kind, name in _KINDS.items()
-            }
-        )
-
-    def studies_of(self, patient_id: str) -> list[str]:
-        """Studies in whose headers this PatientID stands."""
-        rows = self._store.rows(
-            "SELECT study FROM identifying_values WHERE kind = 'patient_id' AND value = ? ORDER BY study",
-            patient_id,
-        )
-        return [row["study"] for row in rows]
-
-    def forget_person(self, study: str) -> None:
-        """Removes everything that identifies the person of a study."""
-        with self._store.writing() as db:
-            db.execute("DELETE FROM identifying_values WHERE study = ?", (study,))
+        """What is known of the person; None if it was never recorded, or its seal is lost."""
+        row = self._store.row("SELECT sealed FROM persons WHERE study = ?", study)
+        found = None if row is None else opened(seal_of(self._store.root), row["sealed"])
+        return None if found is None else Person(**{name: tuple(values) for name, values in found.items()})
 
     def to_look_at(self, seen: str) -> list[str]:
         """Held studies that were not looked at with these tables, oldest first.

@@ -9,6 +9,7 @@ from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, s
 from fiona_dagster.redcap.incoming import IncomingProject, NewRequest, Registration, site_time
 from fiona_dagster.redcap.layout import ANONYMIZATION_ERROR, PIXELS_REWRITTEN, SEND_ERROR, TransferRequest
 from fiona_dagster.redcap.polling import RequestReader
+from fiona_dagster.redcap.registering import StudyEntry
 from fiona_dagster.redcap.research import ImagingEntry, ResearchProject
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RequestReader",
     "ResearchProject",
     "ShippedProject",
+    "StudyEntry",
     "TransferRequest",
     "shipped_projects",
     "site_time",

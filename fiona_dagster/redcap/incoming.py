@@ -32,9 +32,8 @@ from fiona_dagster.redcap.layout import (
     WITHDRAWN,
     Layout,
     TransferRequest,
-    base_row,
-    holds,
 )
+from fiona_dagster.redcap.registering import StudyEntry, Wanted, rows_to_write
 from fiona_dagster.redcap.rows import Row, clean_value
 
 log = logging.getLogger("fiona.redcap")
@@ -42,7 +41,7 @@ log = logging.getLogger("fiona.redcap")
 
 @dataclass(frozen=True)
 class Registration:
-    """What :meth:`IncomingProject.register_study` did."""
+    """What :meth:`IncomingProject.register_studies` did."""
 
     rows_written: int
     """0: REDCap had everything already."""
@@ -92,55 +91,31 @@ class IncomingProject:
         series_rows: Iterable[Mapping[str, object]] = (),
         optional_fields: Mapping[str, object] | None = None,
     ) -> Registration:
-        """Makes the study's record say this, series by series.
+        """Makes the record of one study say this; see :meth:`register_studies`."""
+        return self.register_studies([StudyEntry(study_fields, list(series_rows), optional_fields or {})])
 
-        A series keeps its instance number, found by ``series_instance_uid``; a new one gets the next free.
-        Series that REDCap has and we don't are left alone. Where *series* does not repeat, the one with the
-        most images stands there.
+    def register_studies(self, entries: Sequence[StudyEntry]) -> Registration:
+        """Makes the studies' records say this, series by series: three calls for a hundred of them.
 
-        Args:
-            study_fields: ``study_instance_uid`` and the other ``study_*`` fields.
-            series_rows: one mapping of ``series_*`` fields per series, each with ``series_instance_uid``.
-            optional_fields: more ``study_*`` fields, written where the project has them; a site's *Incoming*
-                may be older than the field.
+        What REDCap holds already is not written again; see :func:`~fiona_dagster.redcap.registering.
+        rows_to_write` for what happens to series.
 
         Raises:
             UsageError: a UID is missing or malformed.
             RedcapUnavailable, RedcapRejected: see the client.
         """
-        study = _uid(study_fields, STUDY)
-        wanted_study = {key: clean_value(value) for key, value in study_fields.items()}
-        if optional_fields:
-            there = self._client.columns
-            wanted_study |= {k: clean_value(v) for k, v in optional_fields.items() if k in there}
-        wanted_series = [{key: clean_value(value) for key, value in row.items()} for row in series_rows]
-        names = {key for row in wanted_series for key in row}
-        stored = self._client.export_records(records=[study], fields=sorted({STUDY, *wanted_study, *names}))
-        rows = self._study_rows(study, wanted_study, wanted_series, stored)
+        columns = self._client.columns if any(entry.optional for entry in entries) else frozenset()
+        wanted = [Wanted.of(entry, columns) for entry in entries]
+        if not wanted:
+            return Registration(0)
+        names = set().union(*(each.names for each in wanted))
+        stored: dict[str, list[Row]] = {}
+        for row in self._client.export_records(records=[each.study for each in wanted], fields=sorted(names)):
+            stored.setdefault(row.get(STUDY, ""), []).append(row)
+        rows = [
+            row for each in wanted for row in rows_to_write(self._layout, each, stored.get(each.study, ()))
+        ]
         return Registration(len(rows), self._write(rows, strict=(STUDY, SERIES)))
-
-    def _study_rows(self, study: str, wanted: Row, series_rows: list[Row], stored: list[Row]) -> list[Row]:
-        """The rows that have to be written."""
-        for row in series_rows:
-            _uid(row, SERIES)
-        repeats = "series" in self._layout.repeating
-        if not repeats and series_rows:
-            largest: Row = max(series_rows, key=_images)
-            wanted = {**wanted, **largest}
-        rows = [] if holds(wanted, base_row(stored)) else [self._layout.row(study, "", "", wanted)]
-        if not repeats:
-            return rows
-        series = self._layout.series(stored)
-        numbers = {row.get(SERIES, ""): number for number, row in sorted(series.items(), reverse=True)}
-        free = max(series, default=0)
-        for row in series_rows:
-            number = numbers.get(row[SERIES])
-            if number is None:
-                free += 1
-                number = numbers[row[SERIES]] = free
-            if not holds(row, series.get(number, {})):
-                rows.append(self._layout.row(study, "series", number, row))
-        return rows
 
     def requests(self) -> list[TransferRequest]:
         """All transfer requests of all records, whether active, done or neither, by study and instance.
@@ -381,15 +356,3 @@ def site_time(moment: datetime, zone: str) -> str:
 
 def _failed(request: TransferRequest) -> bool:
     return ANONYMIZATION_ERROR in request.errors or SEND_ERROR in request.errors
-
-
-def _uid(row: Mapping[str, object], name: str) -> str:
-    value = str(row.get(name) or "")
-    if not is_uid(value):
-        raise UsageError(f"{name} is missing or no UID; the study can't be registered in REDCap")
-    return value
-
-
-def _images(row: Row) -> tuple[int, str]:
-    number = row.get("series_num_files", "")
-    return (int(number) if number.isdecimal() else 0), row[SERIES]

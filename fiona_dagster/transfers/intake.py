@@ -6,14 +6,15 @@ after a crash ends in the same place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fiona_dagster import landing, studies
-from fiona_dagster.errors import PermanentError, UnknownStudy, UsageError
+from fiona_dagster.errors import FionaError, PermanentError, RedcapRejected, UnknownStudy, UsageError
 from fiona_dagster.ledger import ALTERED, Person, Study, person_of, utc_now, work_key
+from fiona_dagster.redcap import StudyEntry
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
@@ -152,13 +153,32 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
         RedcapUnavailable: REDCap gave no usable answer; the same call later does no harm.
     """
     done = process(gateway, study_uid)
+    for error in commit(gateway, [prepare(gateway, done)]).values():
+        raise error
+    return done
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is to be written of a processed study, without its headers: many fit into memory."""
+
+    study: str
+    revision: int
+    entry: StudyEntry = field(repr=False)
+    flags: tuple[str, ...]
+    summary: dict[str, Any]
+    person: Person
+    cover: tuple[str, ...]
+    variants: list[tuple[str, int, list[str], bytes]] = field(repr=False)
+
+
+def prepare(gateway: Gateway, done: Processed) -> Prepared:
+    """Gathers what REDCap and the ledger are to know of a processed study; writes nothing."""
+    uid = done.contents.study
     study_fields, series_rows = studies.incoming_fields(
         done.contents, done.records, calling_ae=done.study.calling_ae, called_ae=done.study.called_ae
     )
-    completeness = completion.describe(gateway.ledger.evidence.completion(study_uid))
-    gateway.incoming().register_study(
-        study_fields, series_rows, optional_fields={"study_completeness": completeness}
-    )
+    completeness = completion.describe(gateway.ledger.evidence.completion(uid))
     problems = studies.series_problems(done.contents)
     summary = {
         "completeness": completeness,
@@ -176,16 +196,56 @@ def register(gateway: Gateway, study_uid: str) -> Processed:
             for series, record in sorted(done.records.items())
         ],
     }
-    changed = _changed_types(done.study.summary, summary)
     cover, variants = _variants(gateway, done)
-    with gateway.ledger.store.writing():
+    return Prepared(
+        study=uid,
+        revision=done.study.revision,
+        entry=StudyEntry(study_fields, series_rows, {"study_completeness": completeness}),
+        flags=done.flags,
+        summary=summary,
+        person=person_of(*studies.person_values(done.contents)),
+        cover=cover,
+        variants=variants,
+    )
+
+
+def commit(gateway: Gateway, prepared: Sequence[Prepared]) -> dict[str, FionaError]:
+    """Registers studies in REDCap together, three calls for a hundred of them, and books them as held.
+
+    Returns:
+        What went wrong, by study; one that REDCap refuses does not hold up the others.
+    """
+    failed: dict[str, FionaError] = {}
+    incoming = gateway.incoming()
+    try:
+        incoming.register_studies([each.entry for each in prepared])
+    except RedcapRejected as error:
+        if len(prepared) == 1:
+            return {prepared[0].study: error}
+        for each in prepared:  # which of them?
+            failed |= commit(gateway, [each])
+        return failed
+    except FionaError as error:
+        return {each.study: error for each in prepared}
+    for each in prepared:
+        _book(gateway, each)
+    return failed
+
+
+def _book(gateway: Gateway, done: Prepared) -> None:
+    ledger = gateway.ledger
+    study = ledger.receipts.study(done.study)
+    changed = _changed_types(study.summary, done.summary)
+    with ledger.store.writing():
+        if study.registered > done.revision:  # late images overtook this: REDCap is told again how it is now
+            ledger.work.need("process", done.study, study.revision, again=True)
+            return
         for line in changed:
-            gateway.ledger.store.note(study_uid, line)
-        gateway.ledger.variants.replace(study_uid, cover, variants)
-        gateway.ledger.assignments.record_person(study_uid, person_of(*studies.person_values(done.contents)))
-        gateway.ledger.receipts.registered(study_uid, done.study.revision, done.flags, summary)
-        gateway.ledger.transfers.new_revision(study_uid, done.study.revision)
-    return done
+            ledger.store.note(done.study, line)
+        ledger.variants.replace(done.study, done.cover, done.variants)
+        ledger.assignments.record_person(done.study, done.person)
+        ledger.receipts.registered(done.study, done.revision, done.flags, done.summary)
+        ledger.transfers.new_revision(done.study, done.revision)
 
 
 def _variants(

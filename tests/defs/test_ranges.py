@@ -77,6 +77,8 @@ def test_every_study_is_materialised_once_with_its_numbers(site: Site, instance:
     assert shown["types"].records[0].data["types"] == "CT, original"
     with site.open() as gateway:
         assert [gateway.ledger.receipts.study(study).state for study in STUDIES] == ["held"] * 3
+    records = [call for call in site.redcap.calls if call.content == "record"]
+    assert len(records) == 3, "looked, written and read back together"
 
 
 def test_exactly_the_bad_study_fails_and_the_others_go_on(site: Site, instance: dg.DagsterInstance) -> None:

@@ -17,20 +17,33 @@ def held(ledger: Ledger, study: str, revision: int = 1, flags: str = "[]") -> No
         )
 
 
-def test_a_person_is_kept_replaced_and_forgotten(ledger: Ledger) -> None:
+def test_a_person_is_kept_sealed_and_replaced(ledger: Ledger) -> None:
     book = ledger.assignments
     assert book.person("1.2") is None
 
-    book.record_person("1.2", person_of(["P1 ", "P1"], ["Doe^J", ""], {"A1"}))
-    book.record_person("1.3", person_of(["P1"], [], []))
-    assert book.person("1.2") == Person(("P1",), ("Doe^J",), ("A1",))
-    assert book.studies_of("P1") == ["1.2", "1.3"]
+    book.record_person("1.2", person_of(["P1 ", "P1"], ["Doe^J", ""], {"A1"}, ["P9"]))
+    assert book.person("1.2") == Person(("P1",), ("Doe^J",), ("A1",), ("P9",))
     assert "Doe" not in repr(book.person("1.2"))
+    for file in ledger.root.ledger_file.parent.glob("*.sqlite*"):
+        assert b"Doe" not in file.read_bytes()
 
-    book.record_person("1.2", person_of(["P2"], [], []))
+    book.record_person("1.2", person_of(["P2"]))
     assert book.person("1.2") == Person(("P2",))
-    book.forget_person("1.2")
+
+
+@pytest.mark.parametrize("key", [b"", b"no key at all"], ids=["lost", "damaged"])
+def test_without_its_key_a_person_is_read_from_the_archive_again(ledger: Ledger, key: bytes) -> None:
+    book = ledger.assignments
+    book.record_person("1.2", person_of(["P1"]))
+    file = ledger.root.secrets / "persons.seal"
+    assert file.stat().st_mode & 0o077 == 0
+    file.unlink()
+    if key:
+        file.write_bytes(key)
+
     assert book.person("1.2") is None
+    book.record_person("1.2", person_of(["P1"]))
+    assert book.person("1.2") == Person(("P1",))
 
 
 def test_a_study_is_looked_at_once_with_the_same_tables(

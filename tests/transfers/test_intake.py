@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from fiona_dagster.errors import PermanentError, RedcapUnavailable, UnknownStudy
+from fiona_dagster.errors import PermanentError, RedcapRejected, RedcapUnavailable, UnknownStudy
 from fiona_dagster.transfers import intake
 from tests.site import PLANTED, STUDY, Site
 
@@ -90,3 +92,32 @@ def test_repeats_are_no_new_revision(site: Site) -> None:
     assert site.complete() == []
     with site.open() as gateway:
         assert gateway.ledger.receipts.study(STUDY).revision == 1
+
+
+def test_studies_that_are_registered_together_do_not_hold_up_each_other(site: Site) -> None:
+    other = f"{STUDY}.7"
+    site.arrive(1)
+    site.arrive(1, StudyInstanceUID=other)
+    assert sorted(site.complete()) == [STUDY, other]
+    with site.open() as gateway:
+        good, bad = (intake.prepare(gateway, intake.process(gateway, study)) for study in (STUDY, other))
+        series = [{**bad.entry.series[0], "series_num_files": "many"}]
+        bad = replace(bad, entry=replace(bad.entry, series=series))
+
+        failed = intake.commit(gateway, [bad, good])
+
+        assert list(failed) == [other]
+        assert isinstance(failed[other], RedcapRejected)
+        states = [gateway.ledger.receipts.study(study).state for study in (STUDY, other)]
+        assert states == ["held", "processing"]
+
+
+def test_what_late_images_overtook_is_processed_again(site: Site) -> None:
+    site.receive(1)
+    with site.open() as gateway:
+        old = intake.prepare(gateway, intake.process(gateway, STUDY))
+    site.receive(2)
+    with site.open() as gateway:
+        assert intake.commit(gateway, [old]) == {}
+        assert gateway.ledger.receipts.study(STUDY).registered == 2
+        assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["process"]
