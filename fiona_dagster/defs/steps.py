@@ -128,10 +128,7 @@ def run_studies(
             context.log.warning(result.waits)
         else:
             results[study] = result
-    if finish and results:
-        for study, outcome in _finished(resource, finish, on_failure, list(results)).items():
-            failures[study] = outcome
-            del results[study]
+    failures |= _finished(resource, finish, on_failure, results)
     many = len(context.partition_keys) > 1
     if failures or waiting:
         for study, result in results.items():
@@ -233,9 +230,15 @@ def _attempt(
 
 
 def _finished(
-    resource: GatewayResource, finish: Finish, on_failure: OnFailure, studies: list[str]
+    resource: GatewayResource,
+    finish: Finish | None,
+    on_failure: OnFailure,
+    results: dict[str, StepResult],
 ) -> dict[str, tuple[str, bool]]:
-    """(message, permanent) of every study that failed when they were finished together."""
+    """(message, permanent) of every study that failed when they were finished together; it has no result."""
+    studies = list(results)
+    if finish is None or not studies:
+        return {}
     try:
         with warnings.catch_warnings(), resource.open() as gateway:
             warnings.simplefilter("ignore")
@@ -249,6 +252,7 @@ def _finished(
         outcomes = dict.fromkeys(studies, (describe_foreign(error), False))
     with resource.open() as gateway:
         for study, (message, permanent) in outcomes.items():
+            del results[study]
             on_failure(gateway, study, message, permanent)
     return outcomes
 
