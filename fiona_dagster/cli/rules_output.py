@@ -70,6 +70,7 @@ def _document(record: dict[str, object], decided: list[Decided]) -> dict[str, ob
                 "line": each.line,
                 "gave": each.gave,
                 "instance": each.instance,
+                "frame": each.frame,
                 "conditions": [
                     {"condition": text, "found": value, "held": held} for text, value, held in each.conditions
                 ],
@@ -91,7 +92,8 @@ def _print_series(record: dict[str, object], decided: list[Decided]) -> None:
         table.add_column(title, overflow="fold")
     for each in sorted(decided, key=lambda one: not one.gave):
         for number, (text, value, _) in enumerate(each.conditions or (("no conditions", "", True),)):
-            first = (each.type, str(each.line), "yes" if each.gave else "no", str(each.instance))
+            place = f"{each.instance}, frame {each.frame}" if each.frame else str(each.instance)
+            first = (each.type, str(each.line), "yes" if each.gave else "no", place)
             cells = (*(first if number == 0 else ("", "", "", "")), text, value)
             table.add_row(*map(escape, cells))
     Console().print(table)

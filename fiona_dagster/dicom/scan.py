@@ -56,6 +56,13 @@ class Sink(Protocol):
     def nested(self) -> Mapping[int, frozenset[int]]:
         """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well."""
 
+    @property
+    def items(self) -> frozenset[int]:
+        """Sequences of the top level, swapped, whose items are told by ``found_item``."""
+
+    def found_item(self, sequence: int) -> None:
+        """An item of a sequence of the top level begins."""
+
     def found(self, tag: int, vr: str, offset: int, length: int, data: bytes, base: int) -> None:  # noqa: PLR0917
         """A wanted top-level element; ``data`` are bytes of the file from ``base`` on, if they reach."""
 
@@ -128,7 +135,7 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
 ) -> Scanned | None:
     head, implicit, long_length = _HEAD.unpack_from, _IMPLICIT.unpack_from, _LENGTH.unpack_from
     short, long, names, lookup = _SHORT, LONG_VRS, _NAME, sink.wanted.get
-    elements, longest = sink.elements, sink.longest
+    elements, longest, items = sink.elements, sink.longest, sink.items
     # at: index into data; end: where the frame ends; limit: last index at which a head is surely whole;
     # stop: where the next element needs a closer look, whichever comes first.
     at, end, limit, chunks = 0, size - base, len(data) - 12, 0
@@ -171,6 +178,8 @@ def _scan(  # noqa: C901, PLR0911, PLR0912, PLR0915, PLR0917 - one loop: calls w
                     if at > end:
                         return None
                     continue
+                if sequence in items and len(stack) == 1:
+                    sink.found_item(swapped(sequence))
                 stack.append((kind, end + base, open_end, sequence, inside, explicit))
                 kind, open_end, stop = _DATASET, length == UNDEFINED, -1
                 if not open_end:

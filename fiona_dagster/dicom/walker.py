@@ -26,7 +26,7 @@ MAX_INFLATED = 128 * 2**20
 """Bytes that a deflated data set may grow to."""
 PIXEL_DATA = 0x7FE00010
 
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
@@ -315,7 +315,7 @@ class Walk:
     def _inside(self, element: Element) -> int | None:
         """What stands inside an element: items, a data set, fragments, or nothing to walk."""
         frame = self._frame
-        if element.tag == _ITEM and (frame.kind == _ITEMS or element.length == UNDEFINED):
+        if element.tag == ITEM and (frame.kind == _ITEMS or element.length == UNDEFINED):
             return _DATASET
         if element.length == UNDEFINED:
             bulk = element.tag == PIXEL_DATA or element.vr in ("OB", "OW")

@@ -94,9 +94,6 @@ VARYING_KEY = "ValuesDiffer"
 SERIES_KEYS = ("ClassifyType", "NumFiles", "IncomingConnection")
 """Keys that belong to the series, not to an instance."""
 
-DERIVED_FROM = (0x00189005, 0x00189008, 0x00189018, 0x00200032)
-"""What enhanced objects say otherwise, and the place of a slice."""
-
 _SOFTWARE_VERSIONS = 0x00181020
 _RELEASE = re.compile(r'release:([^_"]*)')
 
@@ -120,9 +117,27 @@ def tag_of_name(name: str) -> int | None:
     return RECORD_TAGS.get(name) or tag_for_keyword(name)
 
 
-def needed_tags(rules_tags: Collection[int]) -> frozenset[int]:
-    """What has to be kept of a header for the record and for rules that look at these tags."""
-    return frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | frozenset(DERIVED_FROM)
+class Needed(frozenset[int]):
+    """Tags that have to be kept of a header; ``judged`` are those that rules look at."""
+
+    judged: frozenset[int] = frozenset()
+
+
+def needed_tags(rules_tags: Collection[int], others: Collection[int] = ()) -> Needed:
+    """What has to be kept of a header for the record and for rules that look at these tags.
+
+    Args:
+        rules_tags: tags that rules look at, or may look at: frames that differ in these are told apart.
+        others: what else is to be kept.
+    """
+    found = Needed(frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | frozenset(others))
+    found.judged = frozenset(rules_tags)
+    return found
+
+
+def judged_tags(tags: frozenset[int] | None) -> frozenset[int] | None:
+    """Those of the wanted tags that rules look at; all where nothing says which."""
+    return tags.judged if isinstance(tags, Needed) else tags
 
 
 def series_value(header: InstanceHeader, name: str) -> Value | None:

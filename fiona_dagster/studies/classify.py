@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from fiona_dagster.studies.attributes import series_value
-from fiona_dagster.studies.header import InstanceHeader
-from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, RuleSet, Ruleset
+from fiona_dagster.studies.attributes import CSA_KEYS, series_value
+from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader
+from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, RuleSet, Ruleset, named_values
 from fiona_dagster.studies.predicates import Reference
 from fiona_dagster.studies.values import Value
 
 
 class InstanceView:
-    """One instance in its series, as predicates see it.
+    """One instance in its series (or frames of one kind of it), as predicates see it.
 
     Args:
         header: the instance.
         series: values that belong to the series as a whole, ``ClassifyType`` among them; may grow.
+        instance: its number in the series, from 1.
+        frame: number of the first frame that this stands for, 0 for all of them.
 
     Attributes:
         verdicts: index of a ruleset -> whether this instance satisfies it. Once judged it stays so, since
             everything that a ruleset rests on is judged before it.
     """
 
-    def __init__(self, header: InstanceHeader, series: Mapping[str, Value]) -> None:
+    def __init__(
+        self, header: InstanceHeader, series: Mapping[str, Value], instance: int = 1, frame: int = 0
+    ) -> None:
+        self.instance = instance
+        self.frame = frame
         self._header = header
         self._series = series
         self.verdicts: dict[int, bool] = {}
@@ -47,29 +53,44 @@ def classify(
     """The types of a series, in the order of the rule file.
 
     A ruleset gives its type if any instance satisfies it; with ``check: SeriesLevel`` if every instance does.
+    Every frame of a multi-frame object counts as an instance.
 
     Args:
         instances: the distinct instances of one series, in any order.
         rules: checked rules.
         series: values of the series that rules can name (``NumFiles``, ``IncomingConnection``).
     """
-    return _judge_series(instances, rules, series)[0]
+    return _judge_series(instances, rules, series, alike=_alike(rules))[0]
 
 
 def judged_views(
     instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None = None
 ) -> list[InstanceView]:
     """The instances after the series was classified, with its final types; see :func:`classify`."""
-    return _judge_series(instances, rules, series)[1]
+    return _judge_series(instances, rules, series, alike=None)[1]
 
 
 def _judge_series(
-    instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None
+    instances: Sequence[InstanceHeader],
+    rules: RuleSet,
+    series: Mapping[str, Value] | None,
+    *,
+    alike: Callable[[InstanceHeader], Hashable] | None,
 ) -> tuple[list[str], list[InstanceView]]:
+    """The types, and what was judged; of instances that are ``alike`` only the first."""
     found: set[str] = set()
     in_file_order = tuple(dict.fromkeys(ruleset.type for ruleset in rules.rulesets))
     shared: dict[str, Value] = {"NumFiles": str(len(instances)), **(series or {}), CLASSIFY_TYPE: ()}
-    views = [InstanceView(header, shared) for header in instances]
+    views: list[InstanceView] = []
+    seen: set[Hashable] = set()
+    for number, header in enumerate(instances, 1):
+        for frame, each in header.frames():
+            if alike is not None:
+                key = alike(each)
+                if key in seen:
+                    continue
+                seen.add(key)
+            views.append(InstanceView(each, shared, number, frame))
     for ruleset in rules.order:
         if ruleset.type in found or not views:
             continue
@@ -78,6 +99,23 @@ def _judge_series(
             found.add(ruleset.type)
             shared[CLASSIFY_TYPE] = tuple(type_ for type_ in in_file_order if type_ in found)
     return [type_ for type_ in in_file_order if type_ in found], views
+
+
+def _alike(rules: RuleSet) -> Callable[[InstanceHeader], Hashable]:
+    """What rules can see of an instance: those for which it is the same need to be judged once."""
+    tags = rules.tags
+    creators = {
+        tag & 0xFFFF0000 | tag >> 8 & 0xFF for tag in tags if tag >> 16 & 1 and tag & 0xFFFF >= 0x1000
+    }
+    seen = (*sorted(tags | creators), SPECIFIC_CHARACTER_SET, PIXEL_REPRESENTATION)
+    vendor = any(name in CSA_KEYS or name == "OSLevel" for name in named_values(rules))
+
+    def key(header: InstanceHeader) -> Hashable:
+        elements = header.elements
+        said = tuple(sorted(header.vendor.items())) if vendor else ()
+        return tuple([elements.get(tag) for tag in seen]), said, header.big
+
+    return key
 
 
 def satisfies(view: InstanceView, ruleset: Ruleset, rules: RuleSet) -> bool:

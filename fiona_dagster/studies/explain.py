@@ -35,6 +35,7 @@ class Decided:
         line: of the rule file.
         gave: whether the series satisfies the ruleset.
         instance: number of the instance (in the series' order, from 1) at which it was decided.
+        frame: number of its frame; 0 where its frames are alike.
         conditions: (condition, value found, whether it held): all where the ruleset holds, else the one
             that failed.
     """
@@ -44,6 +45,7 @@ class Decided:
     gave: bool
     instance: int
     conditions: tuple[tuple[str, str, bool], ...]
+    frame: int = 0
 
 
 def explain(
@@ -77,7 +79,8 @@ def _decided(ruleset: Ruleset, views: Sequence[InstanceView], rules: RuleSet) ->
             failed[0] if ruleset.series_level else max(failed, key=lambda number: (reached[number], -number))
         )
         shown = [_condition(ruleset.entries[reached[chosen]], views[chosen], rules)]
-    return Decided(ruleset.type, ruleset.line, gave, chosen + 1, tuple(shown))
+    view = views[chosen]
+    return Decided(ruleset.type, ruleset.line, gave, view.instance, tuple(shown), view.frame)
 
 
 def _first_failure(ruleset: Ruleset, view: InstanceView, rules: RuleSet) -> int:

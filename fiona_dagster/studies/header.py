@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fiona_dagster.studies import private, siemens
+from fiona_dagster.studies.multiframe import Kind
 from fiona_dagster.studies.values import Value, decode, number, printed, recall, remember, vr_of
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -44,6 +45,7 @@ class InstanceHeader:
             functional groups say, under the tags of classic objects, from the first frame.
         vendor_places: where Siemens' own headers stand in the file.
         varying: tags whose values differ between the frames of this object.
+        kinds: the frames of this object that rules can tell apart; empty where there is one kind.
     """
 
     path: Path
@@ -55,7 +57,25 @@ class InstanceHeader:
     elements: dict[int, tuple[str, bytes]] = field(default_factory=dict, repr=False)
     vendor_places: tuple[Place, ...] = ()
     varying: frozenset[int] = frozenset()
+    kinds: tuple[Kind, ...] = field(default=(), repr=False)
     _vendor: dict[str, str | tuple[str, ...]] | None = field(default=None, repr=False)
+    _object: InstanceHeader | None = field(default=None, repr=False)
+
+    def frames(self) -> Iterator[tuple[int, InstanceHeader]]:
+        """What rules judge: this header, or one for each kind of frame, with the number of its first frame.
+
+        The number is 0 where all frames are of one kind.
+        """
+        if not self.kinds:
+            yield 0, self
+        for frame, other in self.kinds:
+            one = replace(self, elements=dict(self.elements), kinds=(), _object=self)
+            for tag, stored in other.items():
+                if stored is None:
+                    one.elements.pop(tag, None)
+                else:
+                    one.elements[tag] = stored
+            yield frame, one
 
     def value(self, tag: int) -> Value | None:
         """Decoded value of an element; ``None`` if it is missing, ``EMPTY`` if it has no value."""
@@ -91,6 +111,8 @@ class InstanceHeader:
         Raises:
             OSError: the file is gone.
         """
+        if self._object is not None:
+            return self._object.vendor
         if self._vendor is None:
             if not self.vendor_places:
                 return {}

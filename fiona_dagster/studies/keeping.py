@@ -8,7 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from fiona_dagster.dicom.scan import Lookup, swapped
 from fiona_dagster.dicom.walker import PIXEL_DATA, UNDEFINED, Element
 from fiona_dagster.studies import frames, private
+from fiona_dagster.studies.attributes import judged_tags
 from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader, Place
+from fiona_dagster.studies.multiframe import Frames
 
 MAX_KEPT = 16 * 1024
 """Values longer than so many bytes count as present but are not kept."""
@@ -97,6 +99,7 @@ def _inside() -> dict[int, frozenset[int]]:
         table.setdefault(swapped(sequence), set()).add(swapped(tag))
     for block in range(0x10, 0x100):  # Siemens XA: protocol and phase direction in sequences of their own
         low = {0x00210000 | block, 0x00210019 | block << 8, 0x0021001C | block << 8}
+        low |= {0x00210000 | block << 8 | last for lows in frames.SIEMENS.values() for last in lows}
         table[swapped(0x002100FE | block << 8)] = {swapped(tag) for tag in low}
     return {sequence: frozenset(tags) for sequence, tags in table.items()}
 
@@ -115,6 +118,7 @@ class Keeper:
     """
 
     nested: Mapping[int, frozenset[int]] = _NESTED
+    items = frozenset((swapped(frames.PER_FRAME),))
     longest = 1024
 
     def __init__(self, tags: frozenset[int] | None, read: Callable[[int, int], bytes], *, big: bool) -> None:
@@ -129,10 +133,8 @@ class Keeper:
         self._creators: dict[int, str] = {}
         self._counts_as: dict[int, int] = {}
         self._inner: dict[int, dict[int, int]] = {}
-        self._frames: dict[int, tuple[str, bytes]] = {}
         self._places: list[Place] = []
-        self._varying: set[int] = set()
-        self._in_frames = False
+        self._frames: Frames | None = None
 
     def anew(self, wanted: Lookup) -> Keeper:
         """One of the same file that has kept nothing yet, and wants this."""
@@ -146,7 +148,8 @@ class Keeper:
         kept = self.elements
         in_frames = tag in (frames.SHARED, frames.PER_FRAME)
         if length == UNDEFINED or vr == "SQ" or tag in PIXELS or in_frames:
-            self._in_frames |= in_frames
+            if in_frames and self._frames is None:
+                self._frames = Frames(judged_tags(self._tags), big=self._big)
             kept[tag] = ("SQ", b"")
             return
         counts_as, unnamed = self._counts_as.get(tag, 0), False
@@ -159,9 +162,7 @@ class Keeper:
             return
         if length <= MAX_KEPT and length <= self._room:
             self._room -= length
-            index = offset - base
-            value = data[index : index + length] if 0 <= index <= len(data) - length else None
-            kept[tag] = (vr, self._read(offset, length) if value is None else value)
+            kept[tag] = (vr, self._bytes(offset, length, data, base))
             if tag in private.CREATORS:
                 self._creator(tag, kept[tag][1])
         else:
@@ -171,23 +172,26 @@ class Keeper:
         self, sequence: int, tag: int, vr: str, offset: int, length: int, data: bytes, base: int, depth: int
     ) -> None:
         """See :class:`~fiona_dagster.dicom.scan.Sink`."""
-        if not self._in_frames or length == UNDEFINED or length > MAX_VENDOR:
+        if self._frames is None or length == UNDEFINED or length > MAX_VENDOR:
             return
         group = frames.GROUPS.get((sequence, tag))
         if group is None:
-            self._vendor_inside(tag, offset, length)
+            group = self._vendor_inside(tag, offset, length, data, base)
+        elif depth != 2 + (sequence in frames.INNER):
             return
-        if depth != 2 + (sequence in frames.INNER) or length > MAX_KEPT:
-            return
+        if group and length <= MAX_KEPT:
+            self._frames.say(group, vr, self._bytes(offset, length, data, base))
+
+    def _bytes(self, offset: int, length: int, data: bytes, base: int) -> bytes:
+        """Bytes of the file, from those at hand if they reach."""
         index = offset - base
-        value = (
-            data[index : index + length] if 0 <= index <= len(data) - length else self._read(offset, length)
-        )
-        known = self._frames.get(group)
-        if known is None:
-            self._frames[group] = (vr, value)
-        elif known[1] != value:
-            self._varying.add(group)
+        inside = 0 <= index <= len(data) - length
+        return data[index : index + length] if inside else self._read(offset, length)
+
+    def found_item(self, sequence: int) -> None:
+        """See :class:`~fiona_dagster.dicom.scan.Sink`."""
+        if self._frames is not None and sequence == frames.PER_FRAME:
+            self._frames.begin()
 
     def take(self, element: Element, *, whole: bool) -> None:
         """A top-level element of a walk; ``whole``: its value is all there."""
@@ -212,12 +216,9 @@ class Keeper:
             sealed: positions are those in the file, so that vendors' headers can be read when asked for.
         """
         elements = self.elements
-        if self._in_frames:
-            for tag, (vr, data) in self._frames.items():
-                said = vr or frames.vr_of_group(tag)
-                elements.setdefault(tag, frames.classic(tag, said, data, big=self._big))
-            frames.derive(elements)
-            header.varying = frozenset(self._varying)
+        if self._frames is not None:
+            header.kinds = self._frames.add_to(elements)
+            header.varying = frozenset(self._frames.varying)
         if self._creators:
             private.settle(elements, self._creators)
         header.elements = elements
@@ -235,13 +236,21 @@ class Keeper:
             if self._plan is not None:
                 self.wanted = self._plan = _extended(self._plan, tag, name)
 
-    def _vendor_inside(self, tag: int, offset: int, length: int) -> None:
-        """Siemens' headers in the sequences of XA software, where a creator stands in the item itself."""
+    def _vendor_inside(self, tag: int, offset: int, length: int, data: bytes, base: int) -> int:
+        """Siemens' values in the sequences of XA software, where a creator stands in the item itself.
+
+        Returns:
+            The classic tag that the element counts as; 0 for none.
+        """
         if tag & 0xFFFF < 0x100:
-            if tag not in self._inner:
-                name = self._read(offset, min(length, 64)).decode("latin-1").strip(" \0")
-                self._inner[tag] = private.aliases(tag, name)
-            return
+            name = self._bytes(offset, min(length, 64), data, base).decode("latin-1").strip(" \0")
+            lows = frames.SIEMENS.get(name, {})
+            block = tag & 0xFFFF0000 | (tag & 0xFF) << 8
+            self._inner[tag] = {**private.aliases(tag, name), **{block | low: to for low, to in lows.items()}}
+            return 0
         counts_as = self._inner.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, {}).get(tag, 0)
-        if length and counts_as in private.VENDOR and all(place[0] != counts_as for place in self._places):
+        if counts_as not in private.VENDOR:
+            return counts_as
+        if length and all(place[0] != counts_as for place in self._places):
             self._places.append((counts_as, False, offset, length))
+        return 0

@@ -25,6 +25,7 @@ from fiona_dagster.dicom.uids import (
     is_uid,
 )
 from fiona_dagster.dicom.walker import (
+    ITEM,
     MAX_DEPTH,
     PIXEL_DATA,
     UNDEFINED,
@@ -175,6 +176,9 @@ class _Reader:
                 keeper.take(element, whole=walk.problem is None)
             elif last is pixels:
                 fragments += element.length
+            elif element.tag == ITEM:
+                if element.depth == 1:
+                    keeper.found_item(sequences.get(1, 0))
             elif walk.problem is None and element.depth <= MAX_DEPTH:
                 keeper.take_inside(sequences.get(element.depth, 0), element)
             if element.vr in ("SQ", "") or element.length == UNDEFINED:

@@ -84,7 +84,7 @@ def is_covered(rules: RuleSet, cover: Collection[str]) -> bool:
 
 
 def variants_of(instances: Iterable[InstanceHeader], cover: Sequence[str]) -> bytes | None:
-    """The distinct headers of a series, compressed; ``None`` if there are too many.
+    """The distinct headers (and frames) of a series, compressed; ``None`` if there are too many.
 
     Args:
         instances: of one series.
@@ -97,10 +97,11 @@ def variants_of(instances: Iterable[InstanceHeader], cover: Sequence[str]) -> by
     ]
     names = [each for each in cover if each in CSA_KEYS or each == "OSLevel"]
     found: dict[str, None] = {}
-    for header in instances:
-        found.setdefault(_packed(header, tags, names))
-        if len(found) > MOST:
-            return None
+    for instance in instances:
+        for _, header in instance.frames():
+            found.setdefault(_packed(header, tags, names))
+            if len(found) > MOST:
+                return None
     return zlib.compress(("[" + ",".join(sorted(found)) + "]").encode("ascii"), 9)
 
 

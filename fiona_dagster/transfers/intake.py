@@ -98,7 +98,7 @@ def read_contents(gateway: Gateway, study_uid: str) -> tuple[Study, StudyContent
     contents = studies.scan_study(
         gateway.root.of_site(study.site),
         study_uid,
-        studies.needed_tags(rules.tags) | studies.useful_tags() | studies.PERSON_TAGS,
+        studies.needed_tags(rules.tags | studies.useful_tags(), studies.PERSON_TAGS),
     )
     _latest.clear()
     _latest[key] = (fingerprint, contents)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,14 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from fiona_dagster.dicom.layouts import Followed, Layouts
 from fiona_dagster.dicom.scan import Scanned
-from fiona_dagster.studies import build_series_records, needed_tags, parse_rules, plain, read_instance
+from fiona_dagster.studies import (
+    build_series_records,
+    needed_tags,
+    parse_rules,
+    plain,
+    read_instance,
+)
 from fiona_dagster.studies.contents import collect
-from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.siemens import csa_values, protocol_values
 from tests.studies.builders import SERIES, STUDY, dataset, save
 
@@ -38,7 +42,17 @@ Seen = dict[str, Any]
 def seen(path: Path, tags: frozenset[int] | None) -> Seen:
     """All that reading a file gives."""
     header = read_instance(path, tags)
-    named = ("size", "transfer_syntax", "media_class", "damage", "big", "elements", "vendor", "varying")
+    named = (
+        "size",
+        "transfer_syntax",
+        "media_class",
+        "damage",
+        "big",
+        "elements",
+        "vendor",
+        "varying",
+        "kinds",
+    )
     return {key: getattr(header, key) for key in named}
 
 
@@ -326,97 +340,8 @@ def test_private_values_are_found_in_any_block(tmp_path: Path, syntax: str, ever
     assert "ActiveCoils" not in record
 
 
-# -- enhanced multi-frame objects ----------------------------------------------------------------------------
-
-
-def item(**values: Any) -> Dataset:
-    ds = Dataset()
-    for keyword, value in values.items():
-        setattr(ds, keyword, Sequence([value]) if isinstance(value, Dataset) else value)
-    return ds
-
-
-def frame(place: float, echo: float, b_value: float) -> Dataset:
-    direction = item(DiffusionGradientOrientation=[1.0, 0.0, 0.0])
-    return item(
-        MREchoSequence=item(EffectiveEchoTime=echo),
-        PlanePositionSequence=item(ImagePositionPatient=[0, 0, place]),
-        MRDiffusionSequence=item(
-            DiffusionBValue=b_value,
-            DiffusionDirectionality="DIRECTIONAL",
-            DiffusionGradientDirectionSequence=direction,
-        ),
-    )
-
-
-def enhanced(*, shared_groups: bool) -> Dataset:
-    """Groups that are the same for all frames stand in the shared or in every per-frame item."""
-    groups = item(
-        MRTimingAndRelatedParametersSequence=item(RepetitionTime="500", FlipAngle="52"),
-        PixelMeasuresSequence=item(
-            SliceThickness="2.4", SpacingBetweenSlices="3", PixelSpacing=["3.5", "3.5"]
-        ),
-        PlaneOrientationSequence=item(ImageOrientationPatient=list("100010")),
-        MRFOVGeometrySequence=item(
-            InPlanePhaseEncodingDirection="COLUMN",
-            MRAcquisitionFrequencyEncodingSteps=64,
-            MRAcquisitionPhaseEncodingStepsInPlane=62,
-        ),
-        MRModifierSequence=item(InversionRecovery="YES", InversionTimes=[900.0]),
-    )
-    frames = [frame(0, 30.0, 0.0), frame(3, 30.0, 1000.0)]
-    if not shared_groups:
-        for one in frames:
-            one.update(groups)
-    return dataset(
-        SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1",
-        Modality="MR",
-        NumberOfFrames=2,
-        PixelData=b"\0" * 16,
-        PulseSequenceName="*epfid2d1_64",
-        EchoPulseSequence="GRADIENT",
-        EchoPlanarPulseSequence="YES",
-        RequestAttributesSequence=Sequence([item(RepetitionTime=9999)]),
-        SharedFunctionalGroupsSequence=Sequence([groups if shared_groups else Dataset()]),
-        PerFrameFunctionalGroupsSequence=Sequence(frames),
-    )
-
-
-CLASSIC = {
-    "RepetitionTime": "500",
-    "EchoTime": "30",
-    "FlipAngle": "52",
-    "SliceThickness": "2.4",
-    "SliceSpacing": "3",
-    "PixelSpacing": "[3.5, 3.5]",
-    "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
-    "AcquisitionMatrix": "[64, 0, 0, 62]",
-    "ScanningSequence": "['GR', 'EP', 'IR']",
-    "SequenceName": "*epfid2d1_64",
-    "InversionTime": "900",
-    "DiffusionBValue": "0.0",
-    "ClassifyType": ["long"],
-    "ValuesDiffer": ["DiffusionBValue"],
-}
-
-
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-@pytest.mark.parametrize("careful", [False, True])
-@pytest.mark.parametrize("shared_groups", [False, True])
-def test_functional_groups_give_the_keys_of_classic_objects(
-    tmp_path: Path, shared_groups: bool, careful: bool, syntax: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if careful:
-        monkeypatch.setattr(plain, "read", lambda *_: None)
-    header = read_instance(save(enhanced(shared_groups=shared_groups), tmp_path / "x", syntax), TAGS)
-    record = build_series_records(collect(STUDY, [header]), RULES)[SERIES]
-
-    assert header.damage == []
-    assert {key: record.get(key) for key in CLASSIC} == CLASSIC
-
-
 @pytest.mark.shared
-def test_real_siemens_objects_classic_and_enhanced(shared: Path) -> None:
+def test_real_classic_siemens_objects(shared: Path) -> None:
     visible = shared / "data" / "visible"
     signs = {}
     for path in sorted((visible / "mr_siemens_fmap").rglob("*00001.dcm")):
@@ -424,26 +349,3 @@ def test_real_siemens_objects_classic_and_enhanced(shared: Path) -> None:
         signs[path.name.partition("-")[0]] = vendor["PhaseEncodingDirectionPositive"]
         assert (vendor["NumSlices"], vendor["OSLevel"]) == ("5", "VE11C_LATEST_20160120")
     assert signs == {"epi_pe_ap": "1", "epi_pe_pa": "0", "epi_pe_lr": "0", "epi_pe_rl": "1"}
-    vendor = read_instance(visible / "mr_siemens_enhanced" / "6_1.dcm", TAGS).vendor
-    assert (vendor["NumSlices"], vendor["PhaseEncodingDirectionPositive"]) == ("6", "1")
-
-
-@pytest.mark.shared
-def test_every_functional_group_reads_as_pydicom_reads_it(shared: Path) -> None:
-    compared = 0
-    for path in sorted((shared / "data" / "visible" / "mr_siemens_enhanced").rglob("*.dcm")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ds = pydicom.dcmread(path)
-        header: InstanceHeader = read_instance(path, TAGS)
-        shared_item, first = ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[0]
-        timing, measures = (
-            next(g[keyword][0] for g in (shared_item, first) if keyword in g)
-            for keyword in ("MRTimingAndRelatedParametersSequence", "PixelMeasuresSequence")
-        )
-        assert header.text(0x00180080) == str(timing.RepetitionTime)
-        assert header.text(0x00180050) == str(measures.SliceThickness)
-        assert float(header.text(0x00180081)) == first.MREchoSequence[0].EffectiveEchoTime
-        assert header.text(0x00200037) == str(first.PlaneOrientationSequence[0].ImageOrientationPatient)
-        compared += 1
-    assert compared == 4
