@@ -25,7 +25,7 @@ from fiona_dagster.studies.ordering import order_rulesets
 from fiona_dagster.studies.predicates import ALIASES, DEFAULT_TOLERANCE, OPERATORS, Predicate, Reference
 from fiona_dagster.studies.values import Value, number
 
-MEANING = 1
+MEANING = 2  # 2: frames count as instances
 """Version of the meaning of the language; part of the digest, so that a changed meaning shows as stale."""
 _HEX = re.compile(r"0[xX][0-9a-fA-F]{1,4}")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,4}|\d{1,5}")

@@ -51,6 +51,8 @@ PRIVATE = (
 )
 VENDOR_NAMES = ("NumSlices", "PhaseEncodingDirectionPositive", "OSLevel")
 SERIES_NAMES = ("ClassifyType", "NumFiles", "IncomingConnection")
+FRAMES = "frames"
+"""Part of a cover: every kind of frame is kept, which was not always so."""
 MOST = 256
 """A series with more distinct headers is read from its files when other rules are tried."""
 
@@ -73,14 +75,18 @@ def cover_of(rules: RuleSet) -> tuple[str, ...]:
         *VENDOR_NAMES,
         *(name for name in named_values(rules) if name in CSA_KEYS and name != "siemensUUID"),
     }
-    return (*(f"{tag:08x}" for tag in sorted(tags)), *sorted(names))
+    return (*(f"{tag:08x}" for tag in sorted(tags)), *sorted(names), FRAMES)
 
 
 def is_covered(rules: RuleSet, cover: Collection[str]) -> bool:
     """Whether variants that were stored so are all that these rules look at."""
     tags = all(f"{tag:08x}" in cover for tag in rules.tags)
     names = set(named_values(rules)) - set(SERIES_NAMES)
-    return tags and all(name in cover for name in names if name in CSA_KEYS or name == "OSLevel")
+    return (
+        FRAMES in cover
+        and tags
+        and all(name in cover for name in names if name in CSA_KEYS or name == "OSLevel")
+    )
 
 
 def variants_of(instances: Iterable[InstanceHeader], cover: Sequence[str]) -> bytes | None:
