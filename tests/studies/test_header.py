@@ -244,14 +244,14 @@ def test_a_deflate_bomb_stays_small(tmp_path: Path) -> None:
     path.write_bytes(data[:start] + out + bomb.flush())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    began = time.monotonic()
+    began = time.process_time()
     found = read_instance(path)
 
     assert rest
     assert found.damage == ["inflated_too_large"]
     assert found.series == SERIES
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_broken_deflate_stream_is_noticed(tmp_path: Path) -> None:
