@@ -31,6 +31,9 @@ _DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|[^a-z]+)", re.IGNORECASE)
 @click.option("--event", required=True, help="Event (visit) that the copies belong to.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report (JSON) to this file.")
 @click.option(
+    "--page", type=click.Path(path_type=Path), help="Write the report as a page (HTML) to this file."
+)
+@click.option(
     "--generation", type=click.IntRange(0), default=0, show_default=True, help="See the ledger's generation."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report to stdout.")
@@ -42,6 +45,7 @@ def deidentify(
     participant: str,
     event: str,
     report: Path | None,
+    page: Path | None,
     generation: int,
     as_json: bool,
 ) -> int:
@@ -54,12 +58,18 @@ def deidentify(
     if not PROJECT_NAME.fullmatch(project):
         raise UsageError("--project: must be 1 to 20 letters, digits or _")
     inputs, skipped = _inputs(source, target)
-    if report is not None and _inside(report, target):
-        raise UsageError(f"{report}: OUT holds nothing but de-identified DICOM; write the report elsewhere")
+    for path in (report, page):
+        if path is None or not _inside(path, target):
+            continue
+        raise UsageError(f"{path}: OUT holds nothing but de-identified DICOM; write the report elsewhere")
     deidentifier = _deidentifier(root, project, deid.Assignment(project, participant, event), generation)
     document, failed = _run(deidentifier, inputs, skipped, target)
     if report is not None:
-        _write(report, document)
+        _write(report, json.dumps(document, indent=2) + "\n")
+    if page is not None:
+        from fiona_dagster.deid.report import page as page_of
+
+        _write(page, page_of(document, document["verification"]).decode())
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -206,13 +216,12 @@ def _printable(path: Path) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(path))
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="utf-8") as handle:
-            json.dump(document, handle, indent=2)
-            handle.write("\n")
+            handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
         part.chmod(0o600)

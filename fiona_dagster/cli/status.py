@@ -12,6 +12,7 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from fiona_dagster.operations.accounting import Account
@@ -127,6 +128,10 @@ def _print_overview(document: dict[str, Any]) -> None:
             console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}", markup=False)
     states = ", ".join(f"{count} {state}" for state, count in document["states"].items()) or "none"
     console.print(f"Instances: {states}; {document['quarantine']} objects in quarantine", markup=False)
+    if document["waiting_for_release"]:
+        console.print(
+            f"{document['waiting_for_release']} copies wait for a person: `fiona release`", markup=False
+        )
     counts = ", ".join(f"{name} {count}" for name, count in sorted(document["dagster"].items())) or "none"
     console.print(f"Dagster runs: {counts}", markup=False)
 
@@ -167,6 +172,33 @@ def _sending(sending: dict[str, Any]) -> str:
     return f"{sending['target']}: {states[sending['state']]} {sending['began']}"
 
 
+def _print_transfer(transfer: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"{transfer['project']}: {transfer['state']} {transfer['reason']}"
+        f" (transfer-{transfer['id']}-r{transfer['revision']})",
+        markup=False,
+    )
+    for kind, count in transfer["weak_hits"].items():
+        console.print(
+            f"  {count} weak hits, {kind}: words that may be a name or an id; the package's report.json "
+            "says where",
+            markup=False,
+        )
+    release = transfer["release"]
+    if release:
+        said = "waits for a person: `fiona release`" if release["waits"] else release["decision"]
+        console.print(f"  release: {said or 'not needed any more'}", markup=False)
+    package = transfer["package"]
+    if package:
+        console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)
+    for delivery in transfer["deliveries"]:
+        console.print(
+            f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
+        )
+    for sending in transfer["sendings"]:
+        console.print(f"  {_sending(sending)}", markup=False)
+
+
 def _print_study(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -202,26 +234,7 @@ def _print_study(document: dict[str, Any]) -> None:
         )
     console.print(series)
     for transfer in document["transfers"]:
-        console.print(
-            f"{transfer['project']}: {transfer['state']} {transfer['reason']}"
-            f" (transfer-{transfer['id']}-r{transfer['revision']})",
-            markup=False,
-        )
-        for kind, count in transfer["weak_hits"].items():
-            console.print(
-                f"  {count} weak hits, {kind}: words that may be a name or an id; the package's report.json "
-                "says where",
-                markup=False,
-            )
-        package = transfer["package"]
-        if package:
-            console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)
-        for delivery in transfer["deliveries"]:
-            console.print(
-                f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
-            )
-        for sending in transfer["sendings"]:
-            console.print(f"  {_sending(sending)}", markup=False)
+        _print_transfer(transfer, console)
     for work in document["work"]:
         held = "held, " if work["held"] else ""
         console.print(f"to do: {work['key']} ({held}attempt {work['attempt']}) {work['error']}", markup=False)

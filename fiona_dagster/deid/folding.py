@@ -147,6 +147,16 @@ def hidden_text(raw: str) -> str:
     return fold("\n".join(found))
 
 
+def other_text(data: bytes, raw: str) -> str:
+    """Text that is written in another way than letter by letter; "" without any.
+
+    Args:
+        data: bytes as they stand.
+        raw: the same as :func:`raw_view` shows them.
+    """
+    return "\n".join(filter(None, (hidden_text(raw), encoded_text(data))))
+
+
 def encoded_text(data: bytes) -> str:
     """Text of base64, hexadecimal digits and quoted-printable in bytes as they stand; "" without any.
 

@@ -26,7 +26,7 @@ from fiona_dagster.deid.elements import (
     text,
 )
 from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
-from fiona_dagster.deid.folding import decode, encoded_text, fold, hidden_text, raw_view
+from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
 from fiona_dagster.deid.identities import dummy, is_well_known
 from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
@@ -235,12 +235,12 @@ class Inspection:
             if e.where >= 0 and not e.path and self._excused(e):
                 masked[e.where : e.where + len(e.value)] = bytes(len(e.value))
         data = bytes(masked)
-        hidden = hidden_text(raw_view(data)) + "\n" + encoded_text(data)
+        hidden = other_text(data, raw_view(data))
         for uid in uids_in(data, search.uids):
             self._find(self._place_of(uid, found), "residual search: uid")
-        if uids_in(hidden.encode("utf-8", "replace"), search.uids):
+        if hidden and uids_in(hidden.encode("utf-8", "replace"), search.uids):
             self._find("header", "residual search: uid")
-        anywhere = search.terms.hits(data)
+        anywhere = search.terms.hits(data, hidden)
         texts = [(e, fold(decode(e.value, e.charset, e.vr))) for e in found if self._is_text(e)]
         readable = search.terms.find("\n".join(folded for _, folded in texts), True)
         if anywhere or readable:

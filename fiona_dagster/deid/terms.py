@@ -20,9 +20,8 @@ from fiona_dagster.deid.folding import (
     IDEOGRAPHS,
     decode,
     encode,
-    encoded_text,
     fold,
-    hidden_text,
+    other_text,
     raw_view,
     spellings,
 )
@@ -222,13 +221,16 @@ class Terms:
 
     # -- finding
 
-    def hits(self, data: bytes) -> list[Hit]:
+    def hits(self, data: bytes, hidden: str | None = None) -> list[Hit]:
         """Terms in bytes as they stand, and in text that is written in another way (at no place).
 
-        Other ways are UTF-16, percent-encoding, base64, quoted-printable and the like (``folding``).
+        Args:
+            data: the bytes.
+            hidden: see :func:`~fiona_dagster.deid.folding.other_text`, if it is known already.
         """
         raw = raw_view(data)
-        hidden = "\n".join(filter(None, (hidden_text(raw), encoded_text(data))))
+        if hidden is None:
+            hidden = other_text(data, raw)
         return self.find(raw) + ([Hit(0, 0, hit.term) for hit in self.find(hidden, True)] if hidden else [])
 
     def find(self, text: str, thorough: bool = False) -> list[Hit]:

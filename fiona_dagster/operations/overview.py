@@ -34,6 +34,7 @@ def overview(root: DataRoot) -> dict[str, Any]:
                 for study in ledger.receipts.studies()
             ],
             "work": [_work(work, switches) for work in ledger.work.open()],
+            "waiting_for_release": len(ledger.releases.waiting()),
             "switches": asdict(switches),
             "states": {state: totals[state] for state in STATES if totals[state]},
             "quarantine": landing.quarantine_count(root),
@@ -63,6 +64,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "mapped_uid": transfer.mapped_uid,
                     "package": asdict(package) if package else None,
                     "weak_hits": _weak_hits(ledger, transfer),
+                    "release": _release(ledger, transfer),
                     "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
                     "sendings": [
                         _sending(sending)
@@ -134,6 +136,20 @@ def _weak_hits(ledger: Ledger, transfer: Transfer) -> dict[str, int]:
     report = ledger.transfers.verification_report(transfer) or {}
     warnings = report.get("verification", {}).get("warnings", [])
     return dict(sorted(Counter(str(warning["rule"]) for warning in warnings).items()))
+
+
+def _release(ledger: Ledger, transfer: Transfer) -> dict[str, Any] | None:
+    """Whether a person has to look at the verified copy, and what was decided; None without such a copy."""
+    review = ledger.releases.review(transfer)
+    if review is None or not (review.asked or review.decision):
+        return None
+    return {
+        "waits": review.waits,
+        "reasons": review.reasons,
+        "decision": review.decision,
+        "by": review.by,
+        "time": review.time,
+    }
 
 
 def _sending(sending: Sending) -> dict[str, Any]:

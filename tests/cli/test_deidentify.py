@@ -36,9 +36,14 @@ def test_a_folder_without_any_service(data: Path, folder: Path, tmp_path: Path) 
     out, report = tmp_path / "out", tmp_path / "report.json"
     (folder / "notes.txt").write_text("Quisling")
 
-    done = fiona(data, folder, out, "--report", report)
+    done = fiona(data, folder, out, "--report", report, "--page", tmp_path / "report.html")
 
     assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "Basic Application Confidentiality Profile (113100)" in page
+    assert "<td>(0010,0020)</td><td>PatientID</td><td>emptied</td>" in page
+    assert "<strong>passed</strong>, 2 files" in page
+    assert "Quisling" not in page
     assert "Basic Profile alone" in done.stderr
     names = sorted(p.name for p in out.iterdir())
     assert len(names) == 2
@@ -103,6 +108,7 @@ def test_a_lost_key_is_refused(data: Path, folder: Path, tmp_path: Path) -> None
         ("{tmp}/missing", "{tmp}/out"),
         ("{tmp}/in", "{tmp}/in"),
         ("{tmp}/in", "{tmp}/out", "--report", "{tmp}/out/r.json"),
+        ("{tmp}/in", "{tmp}/out", "--page", "{tmp}/out/r.html"),
     ],
 )
 def test_wrong_use_is_exit_code_two(

@@ -12,11 +12,11 @@ import pytest
 from fiona_dagster import landing
 from fiona_dagster.errors import Busy, PermanentError, ReleaseAwaited, Superseded, UsageError
 from fiona_dagster.ledger import Work
-from fiona_dagster.operations.overview import study_detail
+from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.transfers import delivery, execution, export, outcome, release, review
 from fiona_dagster.transfers.verify import verify_package
-from tests.cli.running import fiona
 from tests.deid import phantoms
+from tests.running import fiona
 from tests.site import PLANTED, PROJECT, STUDY, Site
 
 WEAK = {"PatientName": "Hand^Long", "PatientID": "1", "SoftwareVersions": "hand protocol"}
@@ -83,11 +83,15 @@ def test_weak_hits_pass_where_the_project_says_so(site: Site) -> None:
 
 def test_what_is_rejected_fails_and_can_be_released_after_all(site: Site) -> None:
     waiting(site, {"release": "review"}, {})
+    assert overview(site.root)["waiting_for_release"] == 1
+    assert study_detail(site.root, STUDY)["transfers"][0]["release"]["reasons"] == {"project": 1}
     (listed,) = json.loads(fiona("release", "--json", data=site.root.path).stdout)["waiting"]
     assert (listed["study"], listed["project"], listed["reasons"]) == (STUDY, PROJECT, {"project": 1})
     done = fiona("release", STUDY, "--reject", "--reason", "scanner protocol", "--json", data=site.root.path)
     assert json.loads(done.stdout)["decision"] == "rejected"
 
+    assert overview(site.root)["waiting_for_release"] == 0
+    assert study_detail(site.root, STUDY)["transfers"][0]["release"]["decision"] == "rejected"
     assert site.transfer().state == "failed"
     assert site.transfer().reason == "rejected at the review: scanner protocol"
     with site.open() as gateway:
