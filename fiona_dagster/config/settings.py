@@ -12,28 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, TlsSettings
+from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.packaging import PackageSettings
 from fiona_dagster.config.section import Section
-
-DeidOption = Literal["retain_long_modified_dates"]
-"""Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
-
-
-HeldKind = Literal[
-    "burned_in_annotation",
-    "encapsulated_document",
-    "photograph",
-    "private_sop_class",
-    "raw_data",
-    "screen_save",
-    "secondary_capture",
-    "ultrasound",
-    "unchecked_pixels",
-    "video",
-]
-"""Kinds of objects whose pixels or documents may identify and can't be cleaned yet."""
-
 
 Durability = Literal["full", "rename"]
 """How sure a receipt is: flushed to the disk, or only complete under its name."""
@@ -363,7 +345,7 @@ class Settings(Section):
         return value
 
 
-class ProjectSettings(Section):
+class ProjectSettings(Deidentification):
     """``config/projects/<PROJECT>.json``."""
 
     name: str
@@ -378,10 +360,6 @@ class ProjectSettings(Section):
     a transfer is refused at the verification."""
     events: tuple[str, ...] = ()
     """Event names that a request may use; empty: any."""
-    options: tuple[DeidOption, ...] = ()
-    """Options of PS3.15 Annex E."""
-    allow_kinds: tuple[HeldKind, ...] = ()
-    """Kinds of objects that would be held back; by naming one the project vouches that they show no text."""
     trusted_senders: tuple[AeTitle, ...] = ()
     """Calling AE titles whose studies bear the project's own participant ids already: what only they sent may
     have the participant id as PatientID or PatientName. All others, see ``participant_may_be_identifier``."""

@@ -29,6 +29,12 @@ class Assignment:
     project: str
     participant: str = field(repr=False)
     event: str = field(repr=False)
+    site: str = ""
+    """Where the study was received, for rules of the project that write it."""
+
+    def names(self) -> dict[str, str]:
+        """What {project}, {participant}, {event} and {site} stand for."""
+        return {name: getattr(self, name) for name in ("project", "participant", "event", "site")}
 
     def __post_init__(self) -> None:
         limits = {"project": 20, "participant": 64, "event": 54}
@@ -64,13 +70,12 @@ class Assignment:
 
 def method(profile: Profile) -> list[Element]:
     """(0012,0062) to (0012,0064) and (0028,0303): what was done (PS3.15 E.1.1, PS3.3 C.7.1.1)."""
-    dates = b"MODIFIED" if profile.modified_dates else b"REMOVED"
     items = [code(value, "DCM", meaning) for value, meaning in profile.codes]
     return [
         Element(0x00120062, "CS", b"YES"),
         Element(0x00120063, "LO", METHOD.encode()),
         Element(0x00120064, "SQ", b"", items),
-        Element(0x00280303, "CS", dates),
+        Element(0x00280303, "CS", profile.dates.encode()),
     ]
 
 
@@ -83,7 +88,12 @@ def write(
         RefusedDicom: the assigned values can't be written in the object's character set.
     """
     new = {e.tag: e for e in method(profile)}
-    wanted = {**assignment.values(), 0x00080050: ("SH", accession)}
+    wanted = {**assignment.values(), 0x00080050: ("SH", accession), 0x00100030: ("DA", profile.birth_date)}
+    there = {e.tag for e in elements if e.items or len(e.value)}
+    for tag in profile.kept_of_assigned & there:
+        del wanted[tag]
+    present = {e.tag for e in elements}
+    wanted |= {tag: (vr, v) for tag, vr, v in profile.own.created() if tag not in present | wanted.keys()}
     values = [value for _, value in wanted.values()]
     encoding = "ascii"
     if not all(value.isascii() for value in values):

@@ -147,7 +147,7 @@ class Deidentifier:
         identities: Identities | None = None,
     ) -> None:
         self.project, self.key, self.assignment, self.generation = project, key, assignment, generation
-        self.profile = Profile(tuple(project.options))
+        self.profile = Profile.of(project, assignment.names())
         self.identities = identities or Identities(key.secret, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
 
@@ -158,7 +158,7 @@ class Deidentifier:
 
     def assigned_tags(self) -> frozenset[int]:
         """Top-level attributes that the request assigns."""
-        return frozenset(self.assignment.values())
+        return frozenset(self.assignment.values()) - self.profile.kept_of_assigned
 
     def map_uid(self, uid: str) -> str:
         """The UID that stands in place of ``uid`` in every output of this project and generation."""

@@ -98,6 +98,10 @@ class Identities:
             new = self._uids[original] = f"2.25.{number}"
         return new
 
+    def pseudonym(self, value: bytes) -> bytes:
+        """16 bytes in place of a value; the same for the same value in all of the project."""
+        return self._mac("pseudonym", value.hex())[:16]
+
     def accession_number(self, study: str) -> str:
         """``Fiona`` and 11 letters or digits, the same for every file of a study."""
         number = int.from_bytes(self._mac("accession", self._generation, study), "big")

@@ -29,7 +29,7 @@ SYMBOLS = frozenset(["CS", "AE", "UR"])
 _NUMBERS = frozenset(["DS", "IS"])
 _LETTERS = re.compile(r"[^0-9.+\-\\ \0e]")
 REPLACEMENT = "REMOVED"
-_LONGEST = {"SH": 16, "LO": 64}
+LONGEST = {"SH": 16, "LO": 64}
 
 
 Keeps = Callable[[int, str, tuple[int, ...]], bool]
@@ -177,7 +177,7 @@ class Leftovers:
             return REPLACEMENT.encode()
         spans = [(places[h.start], places[h.end]) for h in self._strong(folded, True)]
         if spans:
-            new = encode(_without(text, spans, _LONGEST.get(vr)), charset)
+            new = encode(without(text, spans, LONGEST.get(vr)), charset)
             value = new if new is not None else REPLACEMENT.encode()
         if any(hit.term.strong for hit in self.terms.hits(value)):
             return REPLACEMENT.encode()  # in another encoding than the one that is declared
@@ -197,7 +197,7 @@ def _kept_values(elements: list[Element], charset: bytes = b"") -> Iterator[tupl
             yield e.tag, dictionary_vr(e.tag) or e.vr, bytes(e.value), charset
 
 
-def _without(text: str, spans: list[tuple[int, int]], longest: int | None) -> str:
+def without(text: str, spans: list[tuple[int, int]], longest: int | None) -> str:
     """The text with a neutral word in each span, or without the spans where that would be too long."""
     for word in (REPLACEMENT, ""):
         made, at = "", 0

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 
+from fiona_dagster.config.deid import Deidentification
+from fiona_dagster.deid import options
+from fiona_dagster.deid.descriptors import CLEANABLE, cleaner
+from fiona_dagster.deid.own_rules import OwnRules, clean_step, kept
 from fiona_dagster.deid.plan import REMOVED, Place, Step
+from fiona_dagster.deid.private import SafePrivate
 from fiona_dagster.dicom.dictionary import ATTRIBUTES, dictionary_vr
 
 EDITION = "2026c"
 
-CODES = {
-    "basic": ("113100", "Basic Application Confidentiality Profile"),
-    "retain_long_modified_dates": (
-        "113107",
-        "Retain Longitudinal Temporal Information Modified Dates Option",
-    ),
-}
-"""CID 7050 (PS3.16): codes for De-identification Method Code Sequence."""
+CONTENT_SEQUENCE, GRAPHIC_ANNOTATION, DOCUMENT = 0x0040A730, 0x00700001, 0x00420011
 
-CONTENT_SEQUENCE = 0x0040A730
+_INSTITUTION = frozenset((0x00080080, 0x00120030, 0x00120031))
 
 REMOVED_FOR = {
     "X": "table E.1-1",
@@ -109,33 +107,84 @@ def iod_of(sop_class: str) -> int | None:
 
 @dataclass(frozen=True)
 class Profile:
-    """Basic Profile with options (columns of table E.1-1)."""
+    """Basic Profile with options (columns of table E.1-1) and what a project adds to them.
+
+    Attributes:
+        options: columns of table E.1-1.
+        own: the project's own rules, which go before all else.
+        private: private attributes that stay (with ``retain_safe_private``).
+        siemens_csa: CSA headers are rewritten in place of removed.
+        keep_documents: encapsulated documents stay.
+        birth_date: what is written as Patient's Birth Date.
+    """
 
     options: tuple[str, ...] = ()
+    own: OwnRules = field(default_factory=lambda: OwnRules(()))
+    private: SafePrivate = field(default_factory=SafePrivate)
+    siemens_csa: bool = False
+    keep_documents: bool = False
+    birth_date: str = ""
+
+    @classmethod
+    def of(cls, project: Deidentification, names: Mapping[str, str] | None = None) -> Profile:
+        """The profile of a project.
+
+        Args:
+            project: its settings.
+            names: what {project}, {participant}, {event} and {site} stand for in its rules.
+        """
+        imported = project.import_rule()
+        rules = (imported, *project.rules) if imported else project.rules
+        return cls(
+            project.options,
+            OwnRules(rules, names, keep_dates=options.FULL in project.options),
+            SafePrivate(project.safe_private),
+            project.siemens_csa == "rewrite",
+            project.kinds.get("encapsulated_document") == "keep",
+            project.patient_birth_date,
+        )
+
+    @property
+    def kept_of_assigned(self) -> frozenset[int]:
+        """Attributes that a request assigns, but for objects that have them and an option that keeps them."""
+        return _INSTITUTION if "retain_institution_identity" in self.options else frozenset()
 
     @property
     def modified_dates(self) -> bool:
         """Dates are shifted in place of removed."""
-        return "retain_long_modified_dates" in self.options
+        return options.MODIFIED in self.options
+
+    @property
+    def full_dates(self) -> bool:
+        """Dates stay as they are."""
+        return options.FULL in self.options
+
+    @property
+    def dates(self) -> str:
+        """Longitudinal Temporal Information Modified (0028,0303)."""
+        if self.modified_dates or self.own.shifts:
+            return "MODIFIED"
+        return "UNMODIFIED" if self.full_dates else "REMOVED"
 
     @property
     def codes(self) -> list[tuple[str, str]]:
         """CID 7050 codes of what is applied."""
-        return [CODES["basic"], *(CODES[o] for o in self.options if o in CODES)]
+        return options.codes(self.options)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of table and options: changes when the rules do."""
-        return hashlib.sha256(
-            (_attributes()[1] + _decisions()[1] + " ".join(sorted(self.options))).encode()
-        ).hexdigest()
+        """SHA-256 of tables, options and rules: changes when the rules do."""
+        rules = [rule.model_dump_json() for rule in self.own.rules]
+        parts = [_attributes()[1], _decisions()[1], " ".join(sorted(self.options)), *rules]
+        parts += [repr(self.private), str(self.siemens_csa), str(self.keep_documents), self.birth_date]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def basic(self, tag: int) -> str:
         """The basic column for a single tag; "" when it is not listed."""
         return _attributes()[0].get(tag, ("", {}))[0]
 
     def action(self, tag: int) -> str:
-        """What is to be done with an attribute wherever it stands.
+        """What the table and its dates ask for an attribute wherever it stands, without other options.
 
         Returns:
             A code of the table (X, Z, D, U, or a combination), or: ``private``, ``unknown`` (both removed);
@@ -152,21 +201,78 @@ class Profile:
         listed = _attributes()[0].get(tag)
         if listed is None:
             return self._unlisted(tag)
-        basic, options = listed
-        if self.modified_dates and options.get("retain_long_modified_dates") == "C":
+        basic, columns = listed
+        if self.modified_dates and columns.get(options.MODIFIED) == "C":
             return "C"
         return basic
 
     def opaque(self, tag: int) -> bool:
         """Whether elements of this tag are removed wherever they stand, so that nobody looks into them."""
+        if self.own.touches(tag):
+            return False
+        if tag >> 16 & 1:
+            return not (options.PRIVATE in self.options and self.private.touches(tag))
+        if self._option(tag)[0]:
+            return False
         return self.action(tag) in REMOVED
 
     def step(self, place: Place) -> Step:
         """What is to be done with an element, and why (``plan``)."""
+        own = self.own.step(place)
+        if own is not None:
+            return own
         tag = place.tag
+        if tag >> 16 & 1:
+            return self._private(place)
+        if tag == DOCUMENT and self.keep_documents:
+            return Step("keep", "the project keeps documents")
+        chosen = self._by_option(place)
+        if chosen is not None:
+            return chosen
         action = resolve(self.action(tag), tag, place.within, place.iod)
         otherwise = resolve(self.basic(tag) or "X", tag, place.within, place.iod) if action == "C" else "X"
         return Step(action, self._reason(tag, action), otherwise)
+
+    def _option(self, tag: int) -> tuple[str, str]:
+        """The option that decides about an attribute, and its cell; shifts are left to :meth:`action`."""
+        option, cell = options.choose(_attributes()[0].get(tag, ("", {}))[1], self.options)
+        return ("", "") if option == options.MODIFIED else (option, cell)
+
+    def _by_option(self, place: Place) -> Step | None:
+        """What an option says about a listed attribute, and full dates or UIDs about one that is not."""
+        tag, vr = place.tag, options.NEWER_VRS.get(place.tag, "")
+        option, cell = self._option(tag)
+        reason = f"table E.1-1: {cell}, {option}"
+        if cell == "K":
+            return kept(place, reason, vr)
+        if option == "clean_structured_content":
+            return Step("D" if tag == CONTENT_SEQUENCE else "sequence", reason)
+        if option == "clean_graphics":
+            return Step("sequence", reason) if tag == GRAPHIC_ANNOTATION else None
+        if cell == "C" and (vr or dictionary_vr(tag)) in CLEANABLE | {"SQ"}:
+            return clean_step(place, reason, cleaner(keep_dates=self.full_dates), vr)
+        if tag in _attributes()[0]:
+            return None
+        action = self._unlisted(tag)
+        if (action == "uid" and options.UIDS in self.options) or (
+            self.full_dates and dictionary_vr(tag) and unlisted(tag)[0] == "date"
+        ):
+            return Step("keep", "not in table E.1-1: kept like those that are")
+        return None
+
+    def _private(self, place: Place) -> Step:
+        found = self.private.find(place.tag, place.creator) if options.PRIVATE in self.options else None
+        if found is None:
+            return Step("private", REMOVED_FOR["private"])
+        listed, reason = found
+        vr = place.vr if place.vr not in ("", "UN") else listed
+        if vr == "UI":
+            return Step("keep" if options.UIDS in self.options else "U", reason)
+        if vr in ("DA", "DT", "TM") and not self.full_dates:
+            return Step("C" if self.modified_dates else "X", reason, vr=vr)
+        if vr == "PN":
+            return Step("private", "a name in a private attribute")
+        return kept(place, reason, listed)
 
     def _reason(self, tag: int, action: str) -> str:
         if action in REMOVED_FOR and action != "X":

@@ -11,7 +11,7 @@ import dcm2niix
 import pytest
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.config.settings import DeidOption
+from fiona_dagster.config.deid import DeidOption
 from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, deidentify_study, verify_outputs
 
 OPTIONS = ["retain_safe_private", "retain_long_modified_dates", "clean_descriptors"]
