@@ -13,6 +13,7 @@ import re
 from importlib.resources import files
 
 from fiona_dagster.config import ProjectSettings
+from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.errors import RequestRefused, Superseded
 from fiona_dagster.ledger import Study, Transfer
 from fiona_dagster.transfers import optout, projects
@@ -22,6 +23,7 @@ from fiona_dagster.transfers.context import Gateway
 def rules_digest(project: ProjectSettings) -> str:
     """SHA-256 over everything that decides what a copy holds: the project's choices, our tables and code."""
     choices = {
+        **project.model_dump(mode="json", include=set(Deidentification.model_fields)),
         "options": sorted(project.options),
         "allow_kinds": sorted(project.allow_kinds),
         "participant_may_be_identifier": project.participant_may_be_identifier,
