@@ -49,6 +49,7 @@ LANES = {
 LONG = ("end_to_end", "test_supervisor", "crash", "peers", "operations", "cli", "transfers", "defs")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay together; the long ones go first, so that no worker is left alone with them."""
     for item in items:
