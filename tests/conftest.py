@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from fiona_dagster.config import DataRoot
 
@@ -49,13 +51,20 @@ LANES = {
 LONG = ("end_to_end", "test_supervisor", "crash", "peers", "operations", "cli", "transfers", "defs")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
+class LaneScheduling(LoadFileScheduling):
+    """A file's tests stay together in one worker, and so do those of a lane."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return LANES.get(Path(file).stem, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LaneScheduling:
+    return LaneScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together; the long ones go first, so that no worker is left alone with them."""
-    for item in items:
-        whole = "end_to_end" in item.path.parts
-        group = LANES[item.path.stem] if whole else str(item.path.relative_to(CHECKOUT))
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The long files go first, so that no worker is left alone with them at the end."""
 
     def rank(item: pytest.Item) -> int:
         place = (*item.path.parts, item.path.stem)
