@@ -21,7 +21,7 @@ from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.redcap.client import RedcapClient
 from fiona_dagster.transfers import delivery, outcome
 from tests.accounting import assert_all_accounted
-from tests.cli.running import fiona
+from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
 
 OTHER = "1.2.3.4.5.6.7"

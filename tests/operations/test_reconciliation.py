@@ -14,8 +14,8 @@ from fiona_dagster.defs.reconciliation import CHECK, reconciliation_defs
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.operations.reconciliation import Reconciliation, reconcile
 from fiona_dagster.transfers import delivery, outcome
-from tests.cli.running import fiona
 from tests.peers_fixtures import free_port
+from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
 
 
