@@ -34,7 +34,8 @@ def test_the_lock_holds_no_address() -> None:
 
 def test_everything_the_project_asks_for_is_locked_with_hashes() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    wanted = [*project["dependencies"], *extras]
     pins = _pins()
     entries = re.split(r"(?m)^(?=[a-z0-9])", (CHECKOUT / "requirements.lock").read_text())[1:]
 

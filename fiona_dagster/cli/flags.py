@@ -48,7 +48,8 @@ def list_(as_json: bool) -> int:
 @click.argument("study")
 @click.argument("flag")
 @click.option("--reason", required=True, help="Why it is right; nothing that identifies a person.")
-def accept(study: str, flag: str, reason: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def accept(study: str, flag: str, reason: str, as_json: bool) -> None:
     """Accepts FLAG of STUDY for the instances that it has now; other instances are flagged anew.
 
     The study is processed again and can be assigned then. Identifiers of all its patients are searched for.
@@ -62,7 +63,10 @@ def accept(study: str, flag: str, reason: str) -> None:
         raise UsageError("--reason must be 1 to 200 printable characters")
     with Gateway(_root()) as gateway:
         accept_flag(gateway, study, flag, by=landing.operator(), reason=text)
-    click.echo(f"{flag} of study {study} is accepted; it is processed again")
+    if as_json:
+        click.echo(json.dumps({"study": study, "flag": flag}))
+    else:
+        click.echo(f"{flag} of study {study} is accepted; it is processed again")
 
 
 def _root() -> DataRoot:

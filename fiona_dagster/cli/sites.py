@@ -35,7 +35,8 @@ def list_(as_json: bool) -> int:
 @sites.command()
 @click.argument("study")
 @click.argument("site")
-def choose(study: str, site: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def choose(study: str, site: str, as_json: bool) -> None:
     """Decides that STUDY counts at SITE (a name from SITES, or main); what came elsewhere stays where it is.
 
     The study is processed again; from a site of SITES it can be assigned to that site's project only.
@@ -55,7 +56,10 @@ def choose(study: str, site: str) -> None:
         with landing.study_lock(root, study, timeout=60.0):
             landing.append_evidence(root, landing.SiteChoice(utc_now(), study, name, landing.operator()))
             ledger.evidence.read_journals()
-    click.echo(f"study {study} counts at {site}; it is processed again")
+    if as_json:
+        click.echo(json.dumps({"study": study, "site": site}))
+    else:
+        click.echo(f"study {study} counts at {site}; it is processed again")
 
 
 def _root() -> DataRoot:

@@ -6,8 +6,10 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -17,11 +19,35 @@ from fiona_dagster.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fiona_dagster.operations.series_table import SeriesTable
+
+_DAY, _MINUTE = "%Y-%m-%d", "%Y-%m-%dT%H:%M"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 @click.command()
-@click.option("--project", help="Only studies of this project, with participant and event.")
+@click.argument("studies", nargs=-1)
+@click.option("--project", help="Only studies of this project, with participant, event and new UIDs.")
+@click.option("--participant", "participants", multiple=True, help="Only this participant (with --project).")
+@click.option("--event", "events", multiple=True, help="Only this event (with --project).")
 @click.option("--type", "types", multiple=True, help="Only series with this type; several: with all of them.")
+@click.option("--not-type", "without_types", multiple=True, help="Only series without this type.")
+@click.option("--untyped", is_flag=True, help="Only series without any type.")
 @click.option("--modality", "modalities", multiple=True, help="Only this modality; several: any of them.")
+@click.option(
+    "--state", "states", multiple=True, help="Only this state of the study; with --project, of its transfer."
+)
+@click.option("--site", "sites", multiple=True, help="Only this site, as in SITES of config.json; or main.")
+@click.option("--ae", "callers", multiple=True, help="Only what this AE title sent.")
+@click.option(
+    "--from",
+    "since",
+    type=click.DateTime([_DAY, _MINUTE]),
+    help="Arrived on this day or later (site's zone).",
+)
+@click.option("--until", type=click.DateTime([_DAY, _MINUTE]), help="Arrived on this day or earlier.")
+@click.option("--problems", is_flag=True, help="Only series whose instances can't belong together.")
+@click.option("--series", "each_series", is_flag=True, help="Show every series, not every study.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV file.")
 @click.option(
     "--parquet", "parquet_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a Parquet file."
@@ -29,43 +55,69 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON list on stdout.")
 def studies(
     *,
+    studies: tuple[str, ...],
     project: str | None,
-    types: tuple[str, ...],
-    modalities: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    each_series: bool,
     csv_file: Path | None,
     parquet_file: Path | None,
     as_json: bool,
+    **filters: Any,
 ) -> None:
-    """Lists every series that was classified, one a row; nothing identifying.
+    """Lists what was classified, one row a study (all of them, or STUDIES); nothing identifying.
 
-    With --project the rows have participant, event and the UID of the copy in place of the hospital's UIDs.
-    A file is only readable for you and replaces an older one. In CSV, types are separated by "; ".
+    --series, --csv, --parquet and --json have one row a series. With --project the rows have participant,
+    event and the UIDs of the copy in place of the hospital's UIDs and of times of arrival. A file is only
+    readable for you and replaces an older one. In CSV, types are separated by "; ".
     """
-    from fiona_dagster.ledger import Ledger
-    from fiona_dagster.operations.series_table import filtered, series_table
+    from fiona_dagster.operations.series_table import Wanted, series_table
+    from fiona_dagster.transfers.context import Gateway
 
+    root = _root()
+    if project is not None and project not in project_names(root):
+        raise UsageError(
+            f"no project {project[:20]!r}; config/projects has: {', '.join(project_names(root)) or 'none'}"
+        )
+    if project is None and (filters["participants"] or filters["events"]):
+        raise UsageError("--participant and --event belong to a project; give --project as well")
+    with Gateway(root) as gateway:
+        zone = ZoneInfo(gateway.settings.LOCALTIMEZONE)
+        wanted = Wanted(
+            studies=studies,
+            since=since and since.replace(tzinfo=zone),
+            until=until and _end(until).replace(tzinfo=zone),
+            **filters,
+        )
+        found = series_table(gateway, project, wanted)
+    for sentence in found.unknown:
+        click.echo(f"fiona: {sentence}", err=True)
+    if csv_file:
+        flat = found.rows.map(_cell)
+        _write(csv_file, lambda part: flat.to_csv(part, index=False))
+    if parquet_file:
+        _write(parquet_file, lambda part: _parquet(found.rows, part))
+    if as_json:
+        click.echo(json.dumps(_documents(found.rows), indent=2))
+    elif not (csv_file or parquet_file):
+        _print(found, each_series=each_series)
+    if csv_file or parquet_file:
+        click.echo(f"{len(found.rows)} series written", err=True)
+
+
+def _root() -> DataRoot:
     root = DataRoot.from_environment()
     if not root.ledger_file.is_file():
         raise ConfigurationError(
             f"{root.path} has no ledger; set FIONA_DATA to a data root that received something"
         )
-    if project is not None and project not in project_names(root):
-        raise UsageError(
-            f"no project {project[:20]!r}; config/projects has: {', '.join(project_names(root)) or 'none'}"
-        )
-    with Ledger(root) as ledger:
-        table = filtered(series_table(ledger, project), types=types, modalities=modalities)
-    if csv_file:
-        flat = table.assign(ClassifyType=table["ClassifyType"].map("; ".join))
-        _write(csv_file, lambda part: flat.to_csv(part, index=False))
-    if parquet_file:
-        _write(parquet_file, lambda part: _parquet(table, part))
-    if as_json:
-        click.echo(json.dumps(table.to_dict("records"), indent=2))
-    elif not (csv_file or parquet_file):
-        _print(table)
-    if csv_file or parquet_file:
-        click.echo(f"{len(table)} series written", err=True)
+    return root
+
+
+def _end(until: datetime) -> datetime:
+    """A day counts to its end, a time to the end of its minute."""
+    whole_day = (until.hour, until.minute) == (0, 0)
+    return until + (timedelta(days=1) if whole_day else timedelta(minutes=1))
 
 
 def _parquet(table: pd.DataFrame, path: Path) -> None:
@@ -73,7 +125,7 @@ def _parquet(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(path, index=False)
     except ImportError:
         raise UsageError(
-            "Parquet needs pyarrow: pip install 'fiona-dagster[parquet]', or take --csv"
+            "Parquet needs pyarrow: `make env` brings it, so does pip install 'fiona-dagster[parquet]'"
         ) from None
 
 
@@ -88,17 +140,43 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _print(table: pd.DataFrame) -> None:
+def _documents(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(key): value.isoformat() if isinstance(value, datetime) else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _cell(value: object) -> object:
+    """One cell of a CSV file; a text that a spreadsheet would take for a formula gets a ``'`` first."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = "; ".join(value) if isinstance(value, list) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+
+
+def _print(found: SeriesTable, *, each_series: bool) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title="Series")
-    for column in table.columns:
+    from fiona_dagster.operations.series_table import by_study
+
+    grouped = by_study(found.rows)
+    rows = found.rows if each_series else grouped
+    shown = Table(title="Series" if each_series else "Studies")
+    for column in rows.columns:
         shown.add_column(str(column), overflow="fold")
-    for row in table.itertuples(index=False):
-        shown.add_row(*(escape(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in row))
+    for row in rows.itertuples(index=False):
+        shown.add_row(*(_shown(cell) for cell in row))
     Console().print(shown)
-    click.echo(
-        f"{len(table)} series, {int(table['NumFiles'].sum())} instances, {int(table['Bytes'].sum())} bytes"
-    )
+    instances, size = int(found.rows["NumFiles"].sum()), int(found.rows["Bytes"].sum())
+    click.echo(f"{len(grouped)} studies, {len(found.rows)} series, {instances} instances, {size} bytes")
+
+
+def _shown(cell: object) -> str:
+    from rich.markup import escape
+
+    if isinstance(cell, datetime):
+        return f"{cell:%Y-%m-%d %H:%M}"
+    text = ", ".join(cell) if isinstance(cell, list) else str(cell)
+    return escape("".join(letter if letter.isprintable() else "?" for letter in text))

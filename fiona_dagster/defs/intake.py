@@ -6,7 +6,6 @@ Belongs here: names, groups, descriptions and metadata of the intake assets. Sta
 
 # No `from __future__ import annotations` here: Dagster reads the annotations of assets, sensors and ops.
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -150,10 +149,8 @@ class _Registering:
 
 def _series_number(record: Mapping[str, Any]) -> tuple[bool, int, str]:
     """To sort by, and how it is shown; what is no number is not shown."""
-    text = str(record.get("SeriesNumber", ""))
-    if not (text.isascii() and text.isdecimal() and len(text) <= 12):  # an IS has at most 12 characters
-        return True, 0, "-"
-    return False, int(text), text
+    text = domain.shown_number(record)
+    return (False, int(text), text) if text else (True, 0, "-")
 
 
 def _series_table(
@@ -162,10 +159,9 @@ def _series_table(
     """A row a series in the order of their numbers; no texts that people typed."""
     rows = []
     for series, record in sorted(records.items(), key=lambda entry: (_series_number(entry[1]), entry[0])):
-        modality = str(record.get("Modality", ""))
         row: dict[str, str | int] = {
             "series": _series_number(record)[2],
-            "modality": modality if re.fullmatch("[A-Z0-9]{1,16}", modality) else "-",
+            "modality": domain.shown_modality(record) or "-",
             "instances": int(record["NumFiles"]),
             "types": ", ".join(record["ClassifyType"]) or "-",
         }

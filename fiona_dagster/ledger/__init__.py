@@ -14,7 +14,7 @@ from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.assignments import AssignmentBook, Person, StudyAssignment, person_of
 from fiona_dagster.ledger.derived import Derived, DerivedBook
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
-from fiona_dagster.ledger.receipts import ALTERED, Receipts, Study
+from fiona_dagster.ledger.receipts import ALTERED, Receipts, Sender, Study
 from fiona_dagster.ledger.records import (
     read_records,
     records_folder,
@@ -120,6 +120,7 @@ __all__ = [
     "Releases",
     "Request",
     "Review",
+    "Sender",
     "Sending",
     "Sendings",
     "SeriesVariants",

@@ -23,6 +23,12 @@ _STUDY = """INSERT INTO studies (study, first_arrival, last_arrival, calling_ae,
 _SITE = """INSERT INTO study_sites (study, site, first_arrival) VALUES (:study, :site, :time)
     ON CONFLICT (study, site) DO UPDATE SET first_arrival = min(first_arrival, :time)"""
 
+_SERIES = """INSERT INTO series_senders (study, site, series, first_arrival, calling_ae, called_ae, caller_ip)
+    VALUES (:study, :site, :series, :time, :calling_ae, :called_ae, :caller_ip)
+    ON CONFLICT (study, site, series) DO UPDATE SET first_arrival = :time, calling_ae = :calling_ae,
+        called_ae = :called_ae, caller_ip = :caller_ip
+    WHERE :time < first_arrival"""
+
 _CHOICE = """INSERT INTO study_sites (study, site, first_arrival, chosen) VALUES (:study, :site, :time, :time)
     ON CONFLICT (study, site) DO UPDATE SET chosen = max(chosen, :time)"""
 
@@ -124,6 +130,8 @@ def book(db: sqlite3.Connection, receipt: landing.Receipt, site: str = "") -> No
     db.execute(_HOME, values)
     if kind not in _DECISIONS:
         db.execute("INSERT OR IGNORE INTO senders (study, calling_ae) VALUES (:study, :calling_ae)", values)
+    if tells_of_file:
+        db.execute(_SERIES, values)
     if kind in ("stored", "adopted"):
         db.execute(_FILED, values)
     elif kind == "accepted":

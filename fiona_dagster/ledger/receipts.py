@@ -64,6 +64,16 @@ class Study:
         return "flagged" if self.flags else "held"
 
 
+@dataclass(frozen=True)
+class Sender:
+    """Who sent the first instance of a series, and when."""
+
+    calling_ae: str
+    called_ae: str
+    caller_ip: str
+    first_arrival: str
+
+
 class Receipts:
     """Studies and instances."""
 
@@ -127,6 +137,21 @@ class Receipts:
     def instances(self, study: str) -> list[sqlite3.Row]:
         """Rows of all accepted instances of a study, by SOP Instance UID."""
         return self._store.rows("SELECT * FROM instances WHERE study = ? ORDER BY sop_instance", study)
+
+    def senders(self, study: str | None = None) -> dict[tuple[str, str], Sender]:
+        """(StudyInstanceUID, SeriesInstanceUID) -> who sent the first instance, at the site that counts.
+
+        Args:
+            study: only this study; ``None``: all.
+        """
+        query = """SELECT x.* FROM series_senders x JOIN studies s ON s.study = x.study AND s.site = x.site"""
+        rows = self._store.rows(f"{query} WHERE x.study = ?", study) if study else self._store.rows(query)
+        return {
+            (row["study"], row["series"]): Sender(
+                row["calling_ae"], row["called_ae"], row["caller_ip"], row["first_arrival"]
+            )
+            for row in rows
+        }
 
     def digest_count(self) -> int:
         """How many instances have a digest."""

@@ -89,11 +89,12 @@ def rebuild(root: DataRoot) -> Rebuilt:
 
 
 def _organise(root: DataRoot, result: Rebuilt) -> None:
-    """Writes ``site/raw`` and ``site/participants`` from the archive, for studies in the partition set."""
+    """Writes ``site/raw`` and ``site/participants`` from the archive; of retired studies what is gone."""
     with Gateway(root) as gateway:
-        for study in gateway.ledger.receipts.studies(include_retired=False):
-            if not study.registered:
-                continue  # processing writes them
+        for study in gateway.ledger.receipts.studies():
+            tree = root.of_site(study.site).raw / study.study
+            if not study.registered or (study.retired and tree.is_dir()):
+                continue  # processing writes them; what is finished is not read again without need
             try:
                 with intake.study_lock(gateway, study.study):
                     intake.organise(gateway, study.study)

@@ -31,7 +31,13 @@ from fiona_dagster.studies.model import RuleSet, named_values
 from fiona_dagster.studies.names import safe_name
 from fiona_dagster.studies.paths import Classified, classify_paths
 from fiona_dagster.studies.reader import read_instance
-from fiona_dagster.studies.record import build_series_records, clean_connection, incoming_fields
+from fiona_dagster.studies.record import (
+    build_series_records,
+    clean_connection,
+    incoming_fields,
+    shown_modality,
+    shown_number,
+)
 from fiona_dagster.studies.rules import (
     default_rules,
     default_rules_text,
@@ -82,6 +88,8 @@ __all__ = [
     "scan_study",
     "series_problems",
     "settled_after",
+    "shown_modality",
+    "shown_number",
     "useful_tags",
     "variants_of",
     "write_raw_tree",

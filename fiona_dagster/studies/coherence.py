@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from fiona_dagster.studies.contents import (
     BIRTH_DATE,
@@ -23,6 +23,10 @@ PROBLEMS = {
 }
 """Code -> what it means; PS3.3 section A.1.2.3: a series has one patient and one frame of reference."""
 _FRAME, _ROWS, _COLUMNS, _ORIENTATION = 0x00200052, 0x00280010, 0x00280011, 0x00200037
+_TOLERANCE = 0.02
+"""Direction cosines of one volume differ by less: about one degree."""
+_MOST_ORIENTATIONS = 500
+"""Orientations of one series that are told apart; a rotation has some hundred."""
 
 
 def series_problems(contents: StudyContents) -> dict[str, tuple[str, ...]]:
@@ -36,20 +40,33 @@ def _problems(instances: Sequence[InstanceHeader]) -> Iterable[str]:
         yield OTHER_PATIENT
     if len(distinct(instances, _FRAME)) > 1:
         yield OTHER_FRAME
-    if any(len(matrices) > 1 for matrices in _matrices(instances).values()):
+    if _matrices_differ(instances):
         yield OTHER_MATRIX
 
 
-def _matrices(instances: Sequence[InstanceHeader]) -> Mapping[tuple[float, ...], set[tuple[str, str]]]:
-    """Orientation -> the matrices of its slices; a scout beside a volume has an orientation of its own."""
-    matrices: dict[tuple[float, ...], set[tuple[str, str]]] = {}
+def _matrices_differ(instances: Sequence[InstanceHeader]) -> bool:
+    """Whether slices of one orientation have several matrices; a scout beside a volume has another one."""
+    found: dict[tuple[float, ...], set[tuple[str, str]]] = {}
     for header in instances:
-        value = header.value(_ORIENTATION)
-        if not isinstance(value, tuple) or len(value) != 6:
-            continue
-        cosines = [number(part) for part in value]
-        rows, columns = header.text(_ROWS), header.text(_COLUMNS)
-        if rows and columns and all(cosine is not None for cosine in cosines):
-            place = tuple(round(cosine or 0.0, 2) + 0.0 for cosine in cosines)
-            matrices.setdefault(place, set()).add((rows, columns))
-    return matrices
+        orientation, matrix = _orientation(header), (header.text(_ROWS), header.text(_COLUMNS))
+        if orientation is not None and all(matrix):
+            found.setdefault(orientation, set()).add(matrix)
+    if len(set().union(*found.values())) < 2:
+        return False  # nearly always
+    groups: list[tuple[tuple[float, ...], set[tuple[str, str]]]] = []
+    for orientation, matrices in found.items():
+        for centre, known in groups:
+            if all(abs(one - other) < _TOLERANCE for one, other in zip(centre, orientation, strict=True)):
+                known.update(matrices)
+                break
+        else:
+            if len(groups) < _MOST_ORIENTATIONS:
+                groups.append((orientation, set(matrices)))
+    return any(len(matrices) > 1 for _, matrices in groups)
+
+
+def _orientation(header: InstanceHeader) -> tuple[float, ...] | None:
+    value = header.value(_ORIENTATION)
+    cosines = [number(part) for part in value] if isinstance(value, tuple) and len(value) == 6 else []
+    known = tuple(cosine for cosine in cosines if cosine is not None)
+    return known if len(known) == 6 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ _ALWAYS_DIFFER = ("InstanceNumber", "SliceLocation")
 
 
 def build_series_records(
-    contents: StudyContents, rules: RuleSet, incoming_connection: Mapping[str, str] | None = None
+    contents: StudyContents,
+    rules: RuleSet,
+    incoming_connection: Mapping[str, str] | None = None,
+    of_series: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The record of every series of a study.
 
@@ -33,13 +37,15 @@ def build_series_records(
         contents: the study.
         rules: what gives the types.
         incoming_connection: ``AETitleCaller``, ``AETitleCalled``, ``CallerIP``.
+        of_series: SeriesInstanceUID -> the same, where the sender of a series' first file is known.
 
     Returns:
         SeriesInstanceUID -> record (behaviour reference, section 2.1).
     """
-    connection = clean_connection(incoming_connection)
+    known = of_series or {}
     return {
-        series: series_record(instances, rules, connection) for series, instances in contents.series.items()
+        series: series_record(instances, rules, clean_connection(known.get(series, incoming_connection)))
+        for series, instances in contents.series.items()
     }
 
 
@@ -126,7 +132,17 @@ def _differing(instances: Sequence[InstanceHeader]) -> list[str]:
             bytes_differ and len({_value_of(header, tag) for header in instances}) > 1
         ):
             found.add(key)
+    found.update(
+        key for key in CSA_KEYS if key != "siemensDiffusionInformation" and _said_differ(instances, key)
+    )
+    if len({os_level(header) for header in instances}) > 1:
+        found.add("OSLevel")
     return sorted(found)
+
+
+def _said_differ(instances: Sequence[InstanceHeader], key: str) -> bool:
+    """Whether Siemens' own headers say something else in another instance."""
+    return len({header.vendor.get(key) for header in instances}) > 1
 
 
 def _value_of(header: InstanceHeader, tag: int) -> str | None:
@@ -180,6 +196,18 @@ def incoming_fields(
         "study_accession_number": of_study("AccessionNumber"),
     }
     return study, [_series_fields(contents, uid, records[uid]) for uid in order]
+
+
+def shown_modality(record: Mapping[str, Any]) -> str:
+    """Modality as it may be shown where nothing may identify; "" for what is no defined term's form."""
+    text = str(record.get("Modality", ""))
+    return text if re.fullmatch("[A-Z0-9_]{1,16}", text) else ""
+
+
+def shown_number(record: Mapping[str, Any]) -> str:
+    """SeriesNumber as it may be shown where nothing may identify; "" for what is no number."""
+    text = str(record.get("SeriesNumber", ""))
+    return text if re.fullmatch("[0-9]{1,12}", text) else ""
 
 
 def _series_number(record: Mapping[str, Any]) -> float:

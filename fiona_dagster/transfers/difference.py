@@ -14,9 +14,10 @@ from multiprocessing import get_context
 
 from fiona_dagster import studies
 from fiona_dagster.errors import UnknownStudy
-from fiona_dagster.ledger import SeriesVariants, Study
+from fiona_dagster.ledger import Sender, SeriesVariants, Study
 from fiona_dagster.studies import RuleSet
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.intake import connection
 
 ALONE = 4000
 """Up to so many different series one process is faster than several."""
@@ -74,13 +75,14 @@ def difference(gateway: Gateway, rules: RuleSet, workers: int | None = None) -> 
     found = Difference()
     keys: dict[_Key, list[tuple[str, str, tuple[str, ...]]]] = {}
     names = studies.named_values(rules)
+    senders = gateway.ledger.receipts.senders()
     covered: dict[tuple[str, ...], bool] = {}
     for each in gateway.ledger.variants.all():
         study = registered.get(each.study)
         if each.cover not in covered:
             covered[each.cover] = studies.is_covered(rules, each.cover)
         if study is not None and covered[each.cover]:
-            key = _key(each, study, names)
+            key = _key(each, senders.get((each.study, each.series), study), names)
             keys.setdefault(key, []).append((each.study, each.series, each.types))
             wanted.discard((each.study, each.series))
     for key, types in _classified(list(keys), rules, workers or os.cpu_count() or 1):
@@ -92,16 +94,10 @@ def difference(gateway: Gateway, rules: RuleSet, workers: int | None = None) -> 
     return found
 
 
-def _key(each: SeriesVariants, study: Study, names: frozenset[str]) -> _Key:
+def _key(each: SeriesVariants, sender: Study | Sender, names: frozenset[str]) -> _Key:
     """What the types rest on: series that are alike are classified once."""
-    connection = str(_connection(study)) if "IncomingConnection" in names else ""
-    return each.variants, each.instances if "NumFiles" in names else 0, connection
-
-
-def _connection(study: Study) -> dict[str, str]:
-    return studies.clean_connection(
-        {"AETitleCaller": study.calling_ae, "AETitleCalled": study.called_ae, "CallerIP": study.caller_ip}
-    )
+    said = str(studies.clean_connection(connection(sender))) if "IncomingConnection" in names else ""
+    return each.variants, each.instances if "NumFiles" in names else 0, said
 
 
 def _classified(keys: list[_Key], rules: RuleSet, workers: int) -> Iterator[tuple[_Key, tuple[str, ...]]]:
@@ -148,6 +144,8 @@ def _read(gateway: Gateway, study: Study, wanted: set[str], rules: RuleSet, foun
         found.unreadable.append(study.study)
         return
     found.read.append(study.study)
-    records = studies.build_series_records(contents, rules, _connection(study))
+    senders = gateway.ledger.receipts.senders(study.study)
+    of_series = {series: connection(sender) for (_, series), sender in senders.items()}
+    records = studies.build_series_records(contents, rules, connection(study), of_series)
     for series in sorted(wanted & records.keys()):
         found.note(study.study, series, before.get(series, ()), tuple(records[series]["ClassifyType"]))

@@ -10,7 +10,7 @@ import logging
 from datetime import UTC, datetime
 
 from fiona_dagster.config import Source, pulling_enabled
-from fiona_dagster.dicom.sources import move
+from fiona_dagster.dicom.sources import Moved, move
 from fiona_dagster.errors import FionaError, PeerUnavailable, UnknownStudy, UsageError
 from fiona_dagster.ledger import Count, Fetch
 from fiona_dagster.transfers.context import Gateway
@@ -60,7 +60,7 @@ def is_exhausted(gateway: Gateway, count: Count) -> bool:
     return all(_given_up(source, before.get(series), wanted) for series, wanted in missing.items())
 
 
-def pull(gateway: Gateway, study: str, name: str) -> str:
+def pull(gateway: Gateway, study: str, name: str) -> Moved:
     """Has a source send a whole study, because a person wants it.
 
     Args:
@@ -69,7 +69,7 @@ def pull(gateway: Gateway, study: str, name: str) -> str:
         name: the source, as in ``sources`` of config.json.
 
     Returns:
-        How it ended, for people.
+        How it ended, as the source says.
 
     Raises:
         UsageError: no such source, or the switch file holds pulling.
@@ -82,7 +82,7 @@ def pull(gateway: Gateway, study: str, name: str) -> str:
         raise UsageError(f"no source {name!r} in config.json (there: {known})")
     if not pulling_enabled(gateway.root):
         raise UsageError(f"pulling is switched off: the second digit of {gateway.root.enabled_file} is 0")
-    return str(move(peer_of(source), study, "", _destination(gateway, source, study)))
+    return move(peer_of(source), study, "", _destination(gateway, source, study))
 
 
 def _count(gateway: Gateway, study: str, name: str, since: str) -> Count | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fiona_dagster import landing, studies
 from fiona_dagster.errors import FionaError, PermanentError, RedcapRejected, UnknownStudy, UsageError
-from fiona_dagster.ledger import ALTERED, Person, Study, person_of, utc_now, work_key
+from fiona_dagster.ledger import ALTERED, Person, Sender, Study, person_of, utc_now, work_key
 from fiona_dagster.redcap import StudyEntry
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
@@ -119,16 +119,22 @@ def person(gateway: Gateway, study_uid: str) -> Person:
     return known
 
 
+def connection(sender: Study | Sender) -> dict[str, str]:
+    """``IncomingConnection`` of the series record: who sent the first file."""
+    return {
+        "AETitleCaller": sender.calling_ae,
+        "AETitleCalled": sender.called_ae,
+        "CallerIP": sender.caller_ip,
+    }
+
+
 def process(gateway: Gateway, study_uid: str) -> Processed:
     """Classifies a study; writes nothing."""
     study, contents = read_contents(gateway, study_uid)
     rules, problem = studies.load_rules_in_force(gateway.root)
-    connection = {
-        "AETitleCaller": study.calling_ae,
-        "AETitleCalled": study.called_ae,
-        "CallerIP": study.caller_ip,
-    }
-    records = studies.build_series_records(contents, rules, connection)
+    senders = gateway.ledger.receipts.senders(study_uid)
+    of_series = {series: connection(sender) for (_, series), sender in senders.items()}
+    records = studies.build_series_records(contents, rules, connection(study), of_series)
     flags = tuple(studies.flags(gateway.root.of_site(study.site), contents))
     if gateway.ledger.receipts.has_altered(study_uid):
         flags += (ALTERED,)
@@ -188,7 +194,8 @@ def prepare(gateway: Gateway, done: Processed) -> Prepared:
         "series": [
             {
                 "SeriesInstanceUID": series,
-                "Modality": str(record.get("Modality", "")),
+                "SeriesNumber": studies.shown_number(record),
+                "Modality": studies.shown_modality(record),
                 "NumFiles": int(record["NumFiles"]),
                 "ClassifyType": list(record["ClassifyType"]),
                 **({"problems": list(problems[series])} if series in problems else {}),

@@ -65,6 +65,8 @@ def test_version_1_keeps_its_rows_and_learns_revisions(root: DataRoot) -> None:
     with Ledger(root) as ledger:
         rows = ledger.store.rows("SELECT study, revision, filed FROM instances ORDER BY study")
         assert [tuple(row) for row in rows] == [("1.2", 3, "then"), ("1.3", 0, "then"), ("1.4", 3, "then")]
+        sender = ledger.receipts.senders("1.2")["1.2", "1.8"]
+        assert (sender.calling_ae, sender.called_ae, sender.first_arrival) == ("a", "b", "then")
         read = [row["name"] for row in ledger.store.rows("SELECT name FROM journals ORDER BY name")]
         assert read == ["A B C scp_1.2", "A B C scp_1.3"]  # the conflict's journal is read once more
 

@@ -95,7 +95,8 @@ def test_a_study_at_two_sites_waits_until_a_person_chooses(sites: DataRoot, tmp_
         assert listed.returncode == 1
         assert json.loads(listed.stdout)["studies"][0]["waits"] is True
         assert fiona("sites", "choose", STUDY, "main", data=sites.path).returncode == 2
-        assert fiona("sites", "choose", STUDY, "BRAIN", data=sites.path).returncode == 0
+        chosen = fiona("sites", "choose", STUDY, "BRAIN", "--json", data=sites.path)
+        assert json.loads(chosen.stdout) == {"study": STUDY, "site": "BRAIN"}
         done = processed(gateway)
 
         assert done.study.revision == 3

@@ -124,10 +124,11 @@ def test_a_person_can_pull_a_study_that_is_not_here_at_all(
 ) -> None:
     send(pacs.port, pacs.called, files)
     opened(pacs)
-    done = fiona("pull", STUDY, "--from", "clinical", data=root.path)
+    done = fiona("pull", STUDY, "--from", "clinical", "--json", data=root.path)
 
     assert done.returncode == 0, done.stderr
-    assert "6 sent, 0 failed" in done.stdout
+    said = {"source": "clinical", "study": STUDY, "status": "0000", "completed": 6, "failed": 0}
+    assert json.loads(done.stdout) == said
     with Ledger(root) as ledger:
         ledger.receipts.read_journals()
         assert ledger.receipts.study(STUDY).instances == 6

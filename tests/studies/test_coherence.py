@@ -33,6 +33,11 @@ AXIAL, SAGITTAL = list("100010"), ["0", "1", "0", "0", "0", "-1"]
             {"Columns": 4, "ImageOrientationPatient": SAGITTAL},
             (),
         ),
+        (  # one volume, though its cosines round to different hundredths
+            {"Columns": 2, "ImageOrientationPatient": ["1", "0.0049", "0", "0", "1", "0"]},
+            {"Columns": 4, "ImageOrientationPatient": ["1", "0.0051", "0", "0", "1", "0"]},
+            ("other_matrix",),
+        ),
         (
             {"PatientName": "A", "Rows": 2, "ImageOrientationPatient": AXIAL, "FrameOfReferenceUID": "1.2"},
             {"PatientName": "B", "Rows": 4, "ImageOrientationPatient": AXIAL, "FrameOfReferenceUID": "1.3"},

@@ -89,8 +89,10 @@ def test_the_command_line_lists_and_accepts(site: Site) -> None:
     assert listed.returncode == 1
     assert [entry["flag"] for entry in json.loads(listed.stdout)["flags"]] == ["two_patients"]
     assert fiona("flags", "accept", STUDY, "two_patients", data=site.root.path).returncode == 2
-    done = fiona("flags", "accept", STUDY, "two_patients", "--reason", "same person", data=site.root.path)
+    reason = ("--reason", "same person", "--json")
+    done = fiona("flags", "accept", STUDY, "two_patients", *reason, data=site.root.path)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"study": STUDY, "flag": "two_patients"}
     process(site)
 
     assert fiona("flags", "list", data=site.root.path).returncode == 0

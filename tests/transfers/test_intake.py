@@ -9,6 +9,7 @@ import pytest
 from fiona_dagster.errors import PermanentError, RedcapRejected, RedcapUnavailable, UnknownStudy
 from fiona_dagster.transfers import intake
 from tests.site import PLANTED, STUDY, Site
+from tests.transfers.conftest import Arrive, Configure
 
 
 def tree(site: Site) -> set[str]:
@@ -121,3 +122,22 @@ def test_what_late_images_overtook_is_processed_again(site: Site) -> None:
         assert intake.commit(gateway, [old]) == {}
         assert gateway.ledger.receipts.study(STUDY).registered == 2
         assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["process"]
+
+
+def test_each_series_has_the_sender_of_its_own_first_file(arrive: Arrive, configure: Configure) -> None:
+    arrive("1.2.3.1", sender="CT1")
+    arrive("1.2.4.1", series="1.2.4", sender="WORKSTATION")
+    arrive("1.2.3.2", sender="WORKSTATION")
+    arrive("1.2.4.1", series="1.2.4", sender="CT1")  # a repeat
+    gateway = configure(SITES={})
+
+    def senders() -> dict[str, str]:
+        intake.ensure_revision(gateway, "1.2")
+        records = intake.process(gateway, "1.2").records
+        return {series: record["IncomingConnection"]["AETitleCaller"] for series, record in records.items()}
+
+    assert senders() == {"1.2.3": "CT1", "1.2.4": "WORKSTATION"}
+    with gateway.ledger.store.writing() as db:  # journals are read again, in whatever order
+        for table in ("series_senders", "journals", "site_instances"):
+            db.execute(f"DELETE FROM {table}")
+    assert senders() == {"1.2.3": "CT1", "1.2.4": "WORKSTATION"}
