@@ -18,6 +18,7 @@ from fiona_dagster.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
     from fiona_dagster.operations.series_table import SeriesTable
 
@@ -159,18 +160,37 @@ def _print(found: SeriesTable, *, each_series: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fiona_dagster.operations.series_table import by_study
+    from fiona_dagster.operations.series_table import by_study, study_columns
 
+    console = Console()
     grouped = by_study(found.rows)
-    rows = found.rows if each_series else grouped
-    shown = Table(title="Series" if each_series else "Studies")
-    for column in rows.columns:
-        shown.add_column(str(column), overflow="fold")
-    for row in rows.itertuples(index=False):
-        shown.add_row(*(_shown(cell) for cell in row))
-    Console().print(shown)
+    if each_series:
+        names = study_columns(found.rows)
+        for key, group in found.rows.groupby(names, sort=False):
+            rows = group.drop(columns=[*names, *(name for name in _OF_STUDY if name in group)])
+            console.print(_table(Table(title=" ".join(map(_shown, key))), rows))
+    else:
+        console.print(_table(Table(title="Studies"), grouped))
     instances, size = int(found.rows["NumFiles"].sum()), int(found.rows["Bytes"].sum())
     click.echo(f"{len(grouped)} studies, {len(found.rows)} series, {instances} instances, {size} bytes")
+
+
+def _table(shown: Table, rows: pd.DataFrame) -> Table:
+    """Without columns that say nothing: all empty, or the one site that there is."""
+    for column in rows.columns:
+        cells = [_shown(cell) for cell in rows[column]]
+        if column in _OPTIONAL and set(cells) <= {"", "0", "main"}:
+            rows = rows.drop(columns=column)
+    for column in rows.columns:
+        shown.add_column(_HEADS.get(str(column), str(column)), overflow="fold")
+    for row in rows.itertuples(index=False):
+        shown.add_row(*(_shown(cell) for cell in row))
+    return shown
+
+
+_OF_STUDY = ("State", "Flags", "Revision", "Projects", "Site")
+_OPTIONAL = ("Problems", "HeldBack", "Site", "Flags", "Projects")
+_HEADS = {"SeriesNumber": "Number", "ClassifyType": "Types", "NumFiles": "Instances", "CallingAE": "Sender"}
 
 
 def _shown(cell: object) -> str:

@@ -122,7 +122,7 @@ def series_table(gateway: Gateway, project: str | None = None, wanted: Wanted | 
 
 def by_study(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a study: how many series and instances, which modalities and types, how many bytes."""
-    names = [name for name in ("Participant", "Event", "StudyInstanceUID") if name in rows]
+    names = study_columns(rows)
     last = [name for name in ("Received", "CallingAE", "Site", "State", "Flags", "Projects") if name in rows]
     found = []
     for key, group in rows.groupby(names, sort=False):
@@ -141,6 +141,11 @@ def by_study(rows: pd.DataFrame) -> pd.DataFrame:
 
     columns = [*names, "Series", "Modalities", "Types", "Instances", "Bytes", *last]
     return pd.DataFrame(found, columns=pd.Index(columns))
+
+
+def study_columns(rows: pd.DataFrame) -> list[str]:
+    """Columns that tell one study from another."""
+    return [name for name in ("Participant", "Event", "StudyInstanceUID") if name in rows]
 
 
 # -- rows --------------------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ def test_every_series_is_a_row_and_names_nobody(site: Site) -> None:
     assert abs(datetime.now(UTC) - received) < timedelta(hours=1)
     assert "1 studies, 1 series, 2 instances" in table.stdout
     assert "Studies" in table.stdout
-    assert "Problems" in each.stdout
+    assert STUDY in each.stdout
+    assert "Types" in each.stdout
     for word in (*PLANTED, PARTICIPANT):
         assert word not in done.stdout + table.stdout + each.stdout
 
