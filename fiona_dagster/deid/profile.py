@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.config.deid import Deidentification
-from fiona_dagster.deid import options
+from fiona_dagster.deid import options, siemens
 from fiona_dagster.deid.descriptors import CLEANABLE, cleaner
 from fiona_dagster.deid.own_rules import OwnRules, clean_step, kept
 from fiona_dagster.deid.plan import REMOVED, Place, Step
@@ -211,7 +211,9 @@ class Profile:
         if self.own.touches(tag):
             return False
         if tag >> 16 & 1:
-            return not (options.PRIVATE in self.options and self.private.touches(tag))
+            low = tag & 0xFFFF00FF
+            csa = self.siemens_csa and any(low == known for known, _ in siemens.HEADERS)
+            return not csa and not (options.PRIVATE in self.options and self.private.touches(tag))
         if self._option(tag)[0]:
             return False
         return self.action(tag) in REMOVED
@@ -261,6 +263,12 @@ class Profile:
         return None
 
     def _private(self, place: Place) -> Step:
+        key = (place.tag & 0xFFFF00FF, place.creator)
+        if self.siemens_csa and key in siemens.HEADERS and place.tag & 0xFF00:
+            work = siemens.rewriter(siemens.HEADERS[key])
+            return Step("rewrite", "CSA header, element by element from a list", vr="OB", work=work)
+        if self.siemens_csa and key in siemens.KINDS and place.tag & 0xFF00:
+            return kept(place, "kind of the CSA header", "CS")
         found = self.private.find(place.tag, place.creator) if options.PRIVATE in self.options else None
         if found is None:
             return Step("private", REMOVED_FOR["private"])

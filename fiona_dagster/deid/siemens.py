@@ -1,0 +1,216 @@
+"""Siemens CSA headers, rewritten element by element from a list: physics stays, everything else goes.
+
+Belongs here: reading SV10 and the older layout, writing SV10, the entries of a Phoenix protocol. Stays out:
+whether a project keeps them (``profile``). Sources: layout as nibabel documents it
+(``nicom/siemens_csa``); names as in ``data/siemens_csa.txt``.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+from fiona_dagster.deid.descriptors import cleaned
+from fiona_dagster.deid.elements import Element
+from fiona_dagster.deid.folding import fold
+from fiona_dagster.deid.plan import Context, Work
+from fiona_dagster.deid.terms import Terms
+
+HEADERS = {
+    (0x00290010, "SIEMENS CSA HEADER"): "image",
+    (0x00290020, "SIEMENS CSA HEADER"): "series",
+    (0x00290010, "SIEMENS CSA NON-IMAGE"): "image",
+    (0x00290020, "SIEMENS CSA NON-IMAGE"): "series",
+    (0x00210019, "SIEMENS MR SDS 01"): "protocol",
+}
+"""Group and element within the block, creator -> what it holds."""
+KINDS = {(0x00290008, "SIEMENS CSA HEADER"), (0x00290018, "SIEMENS CSA HEADER")}
+"""CSA Image and Series Header Type: words of the maker."""
+
+_TAG = struct.Struct("<64s i 4s 3i")
+_ITEM = struct.Struct("<4i")
+_END, _PROTOCOLS = 77, frozenset(("MrProtocol", "MrPhoenixProtocol"))
+_MOST_TAGS, _MOST_ITEMS, _LONGEST = 1000, 1000, 1 << 20
+_NUMBER = re.compile(r"-?(?:0x[0-9a-fA-F]{1,8}|\d{1,12}(?:\.\d{0,20})?(?:[eE][+-]?\d{1,3})?)")
+_PLAIN = re.compile(rb"[\x20-\x7e]*")
+_UID = re.compile(r"(?<![0-9.])[0-9]+(?:\.[0-9]+){4,}(?![0-9]|\.[0-9])")
+_PERSONAL = re.compile(
+    r"patient|weight|birth|sex\b|age\b|serial|uid|date|institution|operator", re.IGNORECASE
+)
+_LINE = re.compile(r"\s*([\w.\[\]]+)\s*=\s*(.*?)\s*")
+_WORDS = re.compile(r'"{1,2}([\x20-\x21\x23-\x7e]*)"{1,2}')
+
+
+@lru_cache(maxsize=1)
+def lists() -> dict[str, tuple[str, ...]]:
+    """The names that stay, by section."""
+    content = (files(__package__) / "data" / "siemens_csa.txt").read_text("utf-8")
+    found: dict[str, tuple[str, ...]] = {}
+    section = ""
+    for line in content.splitlines():
+        if line.startswith("["):
+            section = line.strip("[] ")
+        elif not line.startswith("#"):
+            found[section] = (*found.get(section, ()), *line.split())
+    return found
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One element of a CSA header; values as they stand, with their terminating zeros."""
+
+    name: str
+    multiplicity: int
+    vr: bytes
+    type: int
+    values: tuple[bytes, ...]
+
+
+def _entries(data: bytes) -> Iterator[_Entry]:
+    """The elements of a CSA header.
+
+    Raises:
+        ValueError: it is none, or is damaged.
+    """
+    new = data.startswith(b"SV10")
+    at = 8 if new else 0
+    if len(data) < at + 8:
+        raise ValueError("too short")
+    count, delimiter = struct.unpack_from("<2I", data, at)
+    if count > _MOST_TAGS or delimiter != _END:
+        raise ValueError("no CSA header")
+    at += 8
+    first = None
+    for _ in range(count):
+        if at + _TAG.size > len(data):
+            raise ValueError("cut off")
+        name, multiplicity, vr, kind, items, _end = _TAG.unpack_from(data, at)
+        at += _TAG.size
+        first = items if first is None else first
+        if not 0 <= items <= _MOST_ITEMS:
+            raise ValueError("no number of items")
+        values = []
+        for _ in range(items):
+            if at + _ITEM.size > len(data):
+                raise ValueError("cut off")
+            numbers = _ITEM.unpack_from(data, at)
+            at += _ITEM.size
+            length = numbers[1] if new else numbers[0] - first
+            if length < 0 or at + length > len(data):
+                if not new:
+                    break  # the older layout ends its items so
+                raise ValueError("an item is cut off")
+            values.append(data[at : at + length])
+            at += (length + 3) & ~3
+        yield _Entry(name.partition(b"\0")[0].decode("latin-1"), multiplicity, vr, kind, tuple(values))
+
+
+def _written(entries: list[_Entry]) -> bytes:
+    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(entries), _END)]
+    for entry in entries:
+        name = entry.name.encode("latin-1").ljust(64, b"\0")
+        parts.append(_TAG.pack(name, entry.multiplicity, entry.vr, entry.type, len(entry.values), _END))
+        for value in entry.values:
+            size = len(value)
+            parts += [_ITEM.pack(size, size, _END, size), value, bytes(-size % 4)]
+    made = b"".join(parts)
+    return made + bytes(len(made) & 1)
+
+
+def rewritten(data: bytes, section: str, context: Context) -> bytes | None:
+    """A CSA header with what the list names; ``None``: it is none or damaged.
+
+    Args:
+        data: the value of the element.
+        section: ``image`` or ``series``.
+        context: gives new UIDs, and what identified the person.
+    """
+    allowed = frozenset(lists()[section])
+    kept = []
+    try:
+        for entry in _entries(data):
+            if entry.name not in allowed:
+                continue
+            if entry.name in _PROTOCOLS:
+                values = tuple(_protocol_value(value, context) for value in entry.values)
+            else:
+                values = tuple(_value(value, context) for value in entry.values)
+            kept.append(_Entry(entry.name, entry.multiplicity, entry.vr, entry.type, values))
+    except ValueError:
+        return None
+    return _written(kept)
+
+
+def _value(value: bytes, context: Context) -> bytes:
+    """A value of a few plain characters without identity; empty if it is anything else."""
+    plain = value.partition(b"\0")[0]
+    if len(plain) > 256 or not _PLAIN.fullmatch(plain):
+        return b""
+    text = _UID.sub(lambda found: context.map_uid(found[0]), plain.decode("ascii"))
+    if _identifies(text, context.terms):
+        return b""
+    return text.encode() + value[len(plain) : len(plain) + 1]
+
+
+def _identifies(text: str, terms: Terms) -> bool:
+    return any(hit.term.strong for hit in terms.find(fold(text), True)) or terms.is_value(fold(text))
+
+
+def _protocol_value(value: bytes, context: Context) -> bytes:
+    if len(value) > _LONGEST:
+        return b""
+    return protocol(value.decode("latin-1"), context).encode("ascii", "replace") + b"\0"
+
+
+def protocol(text: str, context: Context) -> str:
+    """A Phoenix protocol with the entries that the list names; the XML-like part before it goes."""
+    begin = text.find("### ASCCONV BEGIN")
+    end = text.find("### ASCCONV END", begin)
+    if begin < 0 or end < 0:
+        return ""
+    lines = ["### ASCCONV BEGIN ###"]
+    for line in text[begin:end].splitlines()[1:]:
+        found = _LINE.fullmatch(line)
+        new = _protocol_entry(found[1], found[2], context) if found else None
+        if found and new is not None:
+            lines.append(f"{found[1]}\t = \t{new}")
+    return "\n".join([*lines, "### ASCCONV END ###", ""])
+
+
+def _protocol_entry(name: str, value: str, context: Context) -> str | None:
+    if _PERSONAL.search(name) or len(name) > 200:
+        return None
+    last = re.sub(r"\[\d+\]", "", name.rpartition(".")[2])
+    number = value.partition("#")[0].strip()
+    if _NUMBER.fullmatch(number):
+        telling = context.terms.is_number(number) or _identifies(number, context.terms)
+        return number if name.startswith(lists()["numbers"]) and not telling else None
+    words = _WORDS.fullmatch(value)
+    if words is None:
+        return None
+    if last in lists()["references"]:
+        made = _UID.sub(lambda found: context.map_uid(found[0]), words[1])
+        return f'"{made}"' if made != words[1] else None
+    if last in lists()["words"]:
+        return f'"{cleaned(words[1], context.terms, keep_dates=True)}"'
+    return None
+
+
+def rewriter(section: str) -> Work:
+    """The work of action ``rewrite`` on a CSA header or protocol."""
+
+    def work(element: Element, context: Context) -> Element | None:
+        if element.items is not None:
+            return None
+        data = bytes(element.value)
+        if section == "protocol":
+            text = protocol(data.decode("latin-1"), context) if len(data) <= _LONGEST else ""
+            return Element(element.tag, element.vr, text.encode("ascii", "replace")) if text else None
+        made = rewritten(data, section, context)
+        return None if made is None else Element(element.tag, "OB", made)
+
+    return work
