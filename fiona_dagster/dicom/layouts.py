@@ -260,7 +260,7 @@ class _Window:
 
 def _usable(trace: list[Met], end: int, sink: Sink) -> list[Met]:
     """What a layout can hold of a data set; ends with a value of the top level."""
-    count, last, lookup, nested = 0, -1, sink.wanted.get, sink.nested
+    count, last, lookup = 0, -1, sink.wanted.get
     for index, (number, _, start, length, depth, holds) in enumerate(trace):
         if not depth:
             tag = (number & 0xFFFF) << 16 | number >> 16
@@ -270,7 +270,7 @@ def _usable(trace: list[Met], end: int, sink: Sink) -> list[Met]:
         if start - end > _LARGEST:
             break
         if holds:
-            if number in nested or (not depth and lookup(number) is not None):
+            if not depth and lookup(number) is not None:
                 break
         else:
             if not depth:

@@ -54,7 +54,10 @@ class Sink(Protocol):
 
     @property
     def nested(self) -> Mapping[int, frozenset[int]]:
-        """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well."""
+        """Sequence -> tags wanted directly in its items, at whatever depth; swapped as well.
+
+        They are wanted only inside of top-level sequences that are wanted themselves.
+        """
 
     @property
     def items(self) -> frozenset[int]:

@@ -144,6 +144,9 @@ def series_value(header: InstanceHeader, name: str) -> Value | None:
     """A name of the record that is no element: OSLevel and what Siemens' own headers say."""
     if name == "OSLevel":
         return os_level(header)
+    if name == "siemensDiffusionInformation":
+        said = header.vendor.get("DiffusionDirectionality")
+        return None if said is None else said
     return header.vendor.get(name) if name in CSA_KEYS else None
 
 

@@ -101,7 +101,14 @@ def _inside() -> dict[int, frozenset[int]]:
         low = {0x00210000 | block, 0x00210019 | block << 8, 0x0021001C | block << 8}
         low |= {0x00210000 | block << 8 | last for lows in frames.SIEMENS.values() for last in lows}
         table[swapped(0x002100FE | block << 8)] = {swapped(tag) for tag in low}
-    return {sequence: frozenset(tags) for sequence, tags in table.items()}
+    philips = {0x20010000 | block for block in range(0x10, 0x100)}
+    lows = private.NAMED[0x2001, "Philips Imaging DD 001"]
+    philips |= {0x20010000 | block << 8 | low for block in range(0x10, 0x100) for low in lows}
+    inside = {swapped(tag) for tag in philips}
+    for block in range(0x10, 0x100):  # Philips: a classic object's elements in a sequence of their own
+        table[swapped(0x2005000E | block << 8)] = table[swapped(0x2005000F | block << 8)] = inside
+    shared = frozenset(inside)
+    return {seq: shared if tags is inside else frozenset(tags) for seq, tags in table.items()}
 
 
 _NESTED: Mapping[int, frozenset[int]] = _inside()

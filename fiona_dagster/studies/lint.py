@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_is_retired, dictiona
 from fiona_dagster.studies.attributes import AS_IS, CSA_KEYS, RENAMED
 from fiona_dagster.studies.model import CLASSIFY_TYPE, RuleCall, RuleSet, Ruleset
 from fiona_dagster.studies.predicates import Predicate, Reference
+from fiona_dagster.studies.private import PLAIN_TAGS
 from fiona_dagster.studies.values import number
 
 _NUMERIC = ("==", "!=", "<", ">")
@@ -171,6 +172,13 @@ def _of_tag(predicate: Predicate) -> Iterator[Finding]:
         yield _finding("NumFiles", "the original's n-th file sees n; here it is the number of instances")
     elif name in CSA_KEYS:
         yield _finding("CSA values", f"{name} is always missing in the original", changes=False)
+    elif predicate.tag.tag in PLAIN_TAGS:
+        yield _finding(
+            "private creator",
+            f"the original takes {predicate.tag.text} by its number, whoever wrote it; here it is the "
+            "element of its creator, in whatever block",
+            changes=False,
+        )
     elif name == "SoftwareVersion":
         yield _finding("SoftwareVersion", "is never set in the original", changes=False)
     elif name in _VARYING:
@@ -203,6 +211,12 @@ def _of_value(predicate: Predicate) -> Iterator[Finding]:
         )
     if predicate.pattern is None:
         return
+    if _is_anchored(predicate.pattern.pattern) and _may_be_list(predicate.tag):
+        yield _finding(
+            "elements of a list",
+            f"the original searches a list as it is printed; here also each element of {predicate.tag.text}",
+            changes=predicate.negate,
+        )
     if predicate.pattern.search(""):
         yield _finding(
             "pattern that matches nothing",
@@ -214,6 +228,19 @@ def _of_value(predicate: Predicate) -> Iterator[Finding]:
         yield _finding(
             "padding", "blanks that pad an element are part of the value in the original, not here"
         )
+
+
+def _is_anchored(pattern: str) -> bool:
+    """Whether a pattern can hold for an element but not for the printed list that it stands in."""
+    return (pattern.startswith(("^", "(^")) and not pattern.startswith("^\\[")) or pattern.endswith(
+        ("$", "$)")
+    )
+
+
+def _may_be_list(tag: Reference) -> bool:
+    if tag.tag is None or tag.index is not None or not dictionary_has_tag(tag.tag):
+        return False
+    return dictionary_VM(tag.tag) != "1"
 
 
 def _misread(text: str) -> int | None:

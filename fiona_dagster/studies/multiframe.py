@@ -19,6 +19,7 @@ from fiona_dagster.studies.frames import (
     classic,
     derive,
 )
+from fiona_dagster.studies.private import PLAIN_TAGS
 from fiona_dagster.studies.values import number
 
 MAX_KINDS = 4096
@@ -30,7 +31,10 @@ MAX_VALUE = 1024
 _POSITION, _ORIENTATION, _LOCATION = 0x00200032, 0x00200037, 0x00201041
 _TEMPORAL_POSITIONS, _IN_ACQUISITION, _FRAMES = 0x00200105, 0x00201002, 0x00280008
 _TARGETS = (
-    frozenset(GROUPS.values()) | DERIVED | {tag for lows in SIEMENS.values() for tag in lows.values()}
+    frozenset(GROUPS.values())
+    | DERIVED
+    | PLAIN_TAGS
+    | {tag for lows in SIEMENS.values() for tag in lows.values()}
 ) - {_LOCATION, _TEMPORAL_POSITIONS, _IN_ACQUISITION}
 
 

@@ -92,10 +92,14 @@ def _sort_in(
     if all(is_uid(uid) for uid in uids):
         series.setdefault((uids[0], uids[1]), {}).setdefault(header.sop_instance, header)
         if header.damage:
-            result.damaged.append((header.path, ", ".join(header.damage)))
+            result.damaged.append((header.path, ", ".join(header.damage) + _where(header)))
         return
     reason = header.damage[0] if header.damage else "uid_malformed" if all(uids) else "uid_missing"
     if header.media_class == MEDIA_DIRECTORY:
         reason = "media_directory"
     skip = not named and (reason in _NO_FILE_OF_OURS or reason == "media_directory")
-    (result.skipped if skip else result.unreadable).append((header.path, reason))
+    (result.skipped if skip else result.unreadable).append((header.path, reason + _where(header)))
+
+
+def _where(header: InstanceHeader) -> str:
+    return "" if header.broken_at is None else f" at byte {header.broken_at}"

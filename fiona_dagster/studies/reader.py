@@ -61,7 +61,7 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
         The header; ``damage`` holds ``unreadable``, ``empty_file``, ``not_dicom``, ``truncated``,
         ``truncated_pixel_data``, ``pixel_data_short``, ``pixel_data_missing``, ``structure_broken``,
         ``nested_too_deep``, ``too_many_elements``, ``deflate_broken``, ``inflated_too_large``,
-        ``transfer_syntax_unknown``, ``transfer_syntax_lies``, ``meta_disagrees``.
+        ``transfer_syntax_unknown``, ``transfer_syntax_lies``, ``meta_disagrees``; ``broken_at`` says where.
     """
     header = InstanceHeader(path)
     try:
@@ -136,6 +136,7 @@ class _Reader:
         if walk.problem is not None and walk.end < self._header.size:
             return walk.end  # an implicit or big endian data set begins here
         self._header.flag("truncated")
+        self._header.broken_at = walk.end
         return self._header.size
 
     def _walk(self, source: Source, start: int, syntax: str) -> None:
@@ -154,6 +155,7 @@ class _Reader:
         if isinstance(source, InflateSource) and source.problem:
             header.flag(source.problem)
         elif walk.problem is not None:
+            header.broken_at = walk.problem.position
             in_pixels = last is not None and last is scanned.pixels
             header.flag(_pixel_reason(walk.problem.reason) if in_pixels else walk.problem.reason)
         if walk.deepest > MAX_DEPTH:

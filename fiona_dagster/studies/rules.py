@@ -29,6 +29,7 @@ MEANING = 2  # 2: frames count as instances
 """Version of the meaning of the language; part of the digest, so that a changed meaning shows as stale."""
 _HEX = re.compile(r"0[xX][0-9a-fA-F]{1,4}")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,4}|\d{1,5}")
+_INDEX = re.compile(r"\d{1,5}|0[xX][0-9a-fA-F]{1,4}")
 _RULESET_KEYS = frozenset({"type", "id", "description", "check", "rules"})
 _PREDICATE_KEYS = frozenset({"tag", "value", "operator", "negate", "approxLevel", "description"})
 
@@ -127,6 +128,8 @@ class _Parser:
             if ruleset.id:
                 by_id[ruleset.id] = (*by_id.get(ruleset.id, ()), ruleset)
         order = order_rulesets(rulesets, by_id, self._name, self._warnings)
+        active = frozenset(order)  # what is inactive can't be an alternative of a reference either
+        by_id = {name: tuple(each for each in found if each in active) for name, found in by_id.items()}
         essence = json.dumps([MEANING, [_essence(each.value) for each in located]], sort_keys=True)
         digest = hashlib.sha256(essence.encode()).hexdigest()
         return RuleSet(rulesets, order, digest, tuple(self._warnings), by_id)
@@ -268,6 +271,7 @@ class _Parser:
             2 <= len(value) <= 3
             and all(isinstance(part, str) for part in value)
             and all(_HEX.fullmatch(part.strip()) for part in value[:2])
+            and all(_INDEX.fullmatch(part.strip()) for part in value[2:])
         )
 
     def _scalar(self, value: object, line: int) -> str | int | float:

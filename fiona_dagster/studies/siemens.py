@@ -36,11 +36,6 @@ PROTOCOL_NAMES = {
 """Key -> entries of the protocol, the first that is there counts."""
 
 
-def is_csa(data: bytes) -> bool:
-    """Whether these bytes look like a CSA header of either layout."""
-    return data[:4] == b"SV10" or (len(data) > _TAG_BYTES + 8 and data[4:8] == b"M\0\0\0")
-
-
 def csa_values(data: bytes, name: str) -> list[str]:
     """The values of one CSA element, without padding; empty if it is not there or broken.
 

@@ -50,6 +50,7 @@ PRIVATE = (
     "Private0019_105a",
 )
 VENDOR_NAMES = ("NumSlices", "PhaseEncodingDirectionPositive", "OSLevel")
+_NOT_KEPT = ("siemensUUID", "siemensDiffusionInformation")
 SERIES_NAMES = ("ClassifyType", "NumFiles", "IncomingConnection")
 FRAMES = "frames"
 """Part of a cover: every kind of frame is kept, which was not always so."""
@@ -73,7 +74,7 @@ def cover_of(rules: RuleSet) -> tuple[str, ...]:
     }
     names = {
         *VENDOR_NAMES,
-        *(name for name in named_values(rules) if name in CSA_KEYS and name != "siemensUUID"),
+        *(name for name in named_values(rules) if name in CSA_KEYS and name not in _NOT_KEPT),
     }
     return (*(f"{tag:08x}" for tag in sorted(tags)), *sorted(names), FRAMES)
 

@@ -91,6 +91,16 @@ def test_identifying_values_are_masked(tag: str, element: tuple[int, str, bytes]
     assert found.conditions[0][1] == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"), [(b"knee of ERIKA 3", "masked (15 characters)"), (b"t1 tra", "t1 tra")]
+)
+def test_a_name_is_masked_wherever_it_stands(text: bytes, shown: str) -> None:
+    series = instance(name=NAME, text=(0x0008103E, "LO", text))
+    found = decided({"tag": ["SeriesDescription"], "value": "no such text"}, instances=[series])
+
+    assert found.conditions[0][1] == shown
+
+
 def test_an_identifying_value_behind_a_reference_is_masked() -> None:
     rules = parse_rules(
         json.dumps(

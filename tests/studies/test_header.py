@@ -129,6 +129,27 @@ def test_cut_pixels_have_a_reason_of_their_own(tmp_path: Path) -> None:
     assert read_instance(path).damage == ["truncated_pixel_data"]
 
 
+def test_where_it_is_broken_is_told(tmp_path: Path) -> None:
+    path = save(dataset(), tmp_path / "x")
+    whole = path.read_bytes()
+    at = whole.index(b"\x28\0\x10\0US")
+    found = {}
+    for name, content in (
+        ("sound", whole),
+        ("cut", whole[: at + 9]),
+        ("garbled", whole[:at] + b"\x28\0\x10\0??" + whole[at + 6 :]),
+    ):
+        path.write_bytes(content)
+        header = read_instance(path)
+        found[name] = (header.damage, header.broken_at)
+
+    assert found == {
+        "sound": ([], None),
+        "cut": (["truncated"], at),
+        "garbled": (["structure_broken"], at),
+    }
+
+
 def test_a_pixel_length_of_4_gib_costs_nothing(tmp_path: Path) -> None:
     path = save(dataset(), tmp_path / "x")
     data = path.read_bytes()

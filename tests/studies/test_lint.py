@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +46,7 @@ def findings(*entries: dict[str, Any], others: tuple[dict[str, Any], ...] = (), 
         ({"tag": ["SeriesDescription"], "value": ["SequenceName"]}, "pattern from a tag"),
         ({"tag": ["ProtocolName"], "value": "x"}, "keyword"),
         ({"tag": ["ImageType"], "value": "x"}, "first file's value"),
+        ({"tag": ["0x0008", "0x0008"], "value": "^DERIVED$", "negate": "yes"}, "elements of a list"),
         ({"tag": ["NumFiles"], "value": "x"}, "NumFiles"),
         ({"tag": ["ClassifyType"], "operator": "contains", "value": "one", "negate": "yes"}, "ClassifyType"),
         (
@@ -67,6 +71,8 @@ def test_each_trap_is_a_warning(entry: dict[str, Any], trap: str) -> None:
         ({"tag": T, "operator": "exist", "value": ""}, "exist"),
         ({"tag": T, "operator": "in", "value": ["1", "2"]}, "new operator"),
         ({"tag": ["NumSlices"], "value": "60"}, "CSA values"),
+        ({"tag": ["0x0008", "0x0008"], "value": "^DERIVED$"}, "elements of a list"),
+        ({"tag": ["0x0019", "0x109C"], "value": "muxepi"}, "private creator"),
         ({"tag": ["SoftwareVersion"], "value": "VE"}, "SoftwareVersion"),
         ({"tag": ["ClassifyType"], "operator": "contains", "value": "one"}, "ClassifyType"),
         (
@@ -112,6 +118,21 @@ def test_a_series_level_type_that_others_give_too_is_a_warning() -> None:
         ("SeriesLevel", False),
         ("SeriesLevel", True),
     ]
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "researchers" / "classification.md"
+
+
+def test_every_trap_is_explained_with_an_example() -> None:
+    source = Path(inspect.getfile(Finding)).read_text(encoding="utf-8")
+    traps = set(re.findall(r'_finding\(\s*"([^"]+)"', source))
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## Differences from the original")[2]
+    lines = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+
+    assert len(traps) > 15
+    assert traps <= {row[0] for row in rows}
+    assert all(len(row) == 4 and all(row) for row in rows)  # a name, an example, what held, what holds
 
 
 def test_our_own_rules_rely_on_nothing_of_the_original() -> None:

@@ -199,6 +199,25 @@ def test_converted_objects_say_what_classic_ones_do(tmp_path: Path) -> None:
     assert (record["ScanOptions"], record["SequenceVariant"]) == ("CG", "OSP")
 
 
+@pytest.mark.parametrize("block", [0x10, 0x14])
+def test_philips_classic_elements_inside_a_frame(tmp_path: Path, block: int) -> None:
+    ds = enhanced(shared_groups=True)
+    for number, one in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        inner = Dataset()
+        inner.add_new(0x20010010, "LO", "SOMEBODY ELSE")
+        inner.add_new(0x20011020, "LO", "not meant")
+        inner.add_new(0x20010011, "LO", "Philips Imaging DD 001")
+        inner.add_new(0x20011120, "LO", ("FEEPI", "DwiSE")[number])
+        one.add_new(0x20050010, "LO", "Philips MR Imaging DD 005")
+        one.add_new(0x2005000F | block << 8, "SQ", [inner])
+    rules = parse_rules('[{"type": "hit", "rules": [{"tag": ["SequenceType"], "value": "Dwi"}]}]', "rules")
+    header = read_instance(save(ds, tmp_path / "x"), needed_tags(rules.tags))
+    record = build_series_records(collect(STUDY, [header]), rules)[SERIES]
+
+    assert (record["SequenceType"], record["ClassifyType"]) == ("FEEPI", ["hit"])
+    assert "SequenceType" in record["ValuesDiffer"]
+
+
 @pytest.mark.shared
 def test_a_real_enhanced_siemens_object(shared: Path) -> None:
     header = read_instance(shared / "data" / "visible" / "mr_siemens_enhanced" / "6_1.dcm", TAGS)

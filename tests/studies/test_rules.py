@@ -160,6 +160,28 @@ def test_an_unknown_reference_makes_rulesets_inactive_with_a_warning() -> None:
     assert "'A' is inactive itself" in rules.warnings[2]
 
 
+def test_an_inactive_ruleset_is_no_alternative_either() -> None:
+    """With one id twice, the one that refers to nothing must not make a reference hold."""
+    entries = [
+        {"type": "hit", "rules": [{"rule": "X"}]},
+        {"type": "x", "id": "X", "rules": [{"tag": ["Modality"], "value": "^MR$"}]},
+        {"type": "x", "id": "X", "rules": [{"notrule": "NOSUCH"}]},
+    ]
+    header = InstanceHeader(Path("none"))
+    header.elements[0x00080060] = ("CS", b"CT")
+
+    assert classify([header], parse_rules(json.dumps(entries), "rules")) == []
+
+
+def test_a_list_whose_third_part_is_no_index_is_a_literal() -> None:
+    entry = {"tag": ["ImageType"], "operator": "==", "value": ["0x0008", "0x0060", "AXIAL"]}
+    rules = parse_rules(json.dumps([{"type": "hit", "rules": [entry]}]), "rules")
+    header = InstanceHeader(Path("none"))
+    header.elements[0x00080008] = ("CS", b"0x0008\\0x0060\\AXIAL")
+
+    assert classify([header], rules) == ["hit"]
+
+
 def test_what_looks_wrong_is_a_warning() -> None:
     rules = parse_rules(
         json.dumps(

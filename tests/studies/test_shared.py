@@ -56,6 +56,7 @@ def types_of(path: Path) -> list[list[str]]:
         ("mr_ge_genesis_implicit", 1, {"GE", "MR", "original", "coronal"}, {"axial"}),
         ("ct_ge_tilt", 1, {"GE", "CT", "original", "axial"}, {"MR", "derived"}),
         ("ct_philips_axial", 1, {"PHILIPS", "CT", "original", "axial"}, {"oblique"}),
+        ("pydicom_test_files/MR_small.dcm", 1, {"CANON", "MR", "derived", "axial"}, {"GE", "oblique"}),
         ("us_burned_in_synthetic", 4, {"ultrasound"}, {"screenshot"}),
         ("encapsulated_pdf", 1, {"document"}, {"CT"}),
     ],
@@ -69,6 +70,35 @@ def test_our_own_rules_on_real_series(
     for types in found:
         assert expected <= set(types)
         assert not unexpected & set(types)
+
+
+@pytest.mark.parametrize(
+    ("folder", "group", "creator", "lows"),
+    [
+        ("mr_ge_fmri", 0x19, "GEMS_ACQU_01", {"PulseSequenceName": 0x9C, "Private0019_105a": 0x5A}),
+        ("mr_ge_fmri", 0x19, "GEMS_ACQU_01", {"Private0019_10BB": 0xBB}),
+        ("mr_ge_fmri", 0x21, "GEMS_RELA_01", {"Slices": 0x4F}),
+        ("mr_ge_fmri", 0x43, "GEMS_PARM_01", {"Private0043_1039": 0x39}),
+        ("mr_philips_fmri", 0x2001, "Philips Imaging DD 001", {"SequenceType": 0x20}),
+        ("mr_siemens_fmap", 0x51, "SIEMENS MR HEADER", {"AcquisitionLength": 0x0A, "ActiveCoils": 0x0F}),
+    ],
+)
+def test_private_values_are_those_that_pydicom_finds(
+    visible: Path, folder: str, group: int, creator: str, lows: dict[str, int]
+) -> None:
+    for record in classify_paths([visible / folder], default_rules()).records:
+        first = next(
+            ds
+            for path in sorted((visible / folder).rglob("*"))
+            if path.is_file()
+            and (ds := pydicom.dcmread(path, stop_before_pixels=True, force=True)).get("SeriesInstanceUID")
+            == record["SeriesInstanceUID"]
+            and str(ds.InstanceNumber) == record["InstanceNumber"]
+        )
+        block = first.private_block(group, creator)
+        assert {key: str(record[key]) for key in lows} == {
+            key: str(block[low].value) for key, low in lows.items()
+        }
 
 
 def test_localizers_scouts_reports_and_captures(visible: Path) -> None:
