@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-from fiona_dagster.dicom import VERIFICATION, dimse, is_storage_class, is_uid, pdu
+from fiona_dagster.dicom import VERIFICATION, KnownHeads, dimse, is_storage_class, is_uid, pdu
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.landing import Caller, Counters, Landing, Visit
@@ -89,6 +89,7 @@ class Association:
         self._visit: Visit | None = None
         self._incoming: IncomingObject | IncomingRequest | None = None
         self._command: dimse.Command | None = None
+        self._known_heads = KnownHeads()
         self._collected = bytearray()
         self._received = 0
         self._begun = 0.0
@@ -297,7 +298,7 @@ class Association:
         self._stream.until = self._begun + self._house.settings.object_seconds
         landing, visit, syntax = self._house.landing, self._visit, self._contexts[self._context]
         if command.field == dimse.C_STORE_RQ and visit is not None:
-            self._incoming = IncomingObject(landing, visit, command, syntax)
+            self._incoming = IncomingObject(landing, visit, command, syntax, self._known_heads)
         elif command.field == dimse.N_ACTION_RQ and visit is not None:
             wanted = visit.caller.calling_ae in self._house.settings.commitment
             self._incoming = IncomingRequest(landing.root, visit, command, syntax, wanted=wanted)

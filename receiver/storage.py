@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from fiona_dagster.dicom import HeadReader, Refusal, StorageUids, build_file_meta, is_uid, judge
+from fiona_dagster.dicom import HeadReader, KnownHeads, Refusal, StorageUids, build_file_meta, is_uid, judge
 from fiona_dagster.dicom.dimse import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Command
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing import Caller, Landing, NewFile, Visit, quarantine_file
@@ -40,14 +40,17 @@ class IncomingObject:
         visit: this association's visit.
         command: the C-STORE-RQ.
         transfer_syntax: what was agreed for the presentation context.
+        known: what this association's objects before have in common.
     """
 
-    def __init__(self, landing: Landing, visit: Visit, command: Command, transfer_syntax: str) -> None:
+    def __init__(
+        self, landing: Landing, visit: Visit, command: Command, transfer_syntax: str, known: KnownHeads
+    ) -> None:
         self._landing = landing
         self._visit = visit
         self._command = command
         self._transfer_syntax = transfer_syntax
-        self._head = HeadReader(transfer_syntax)
+        self._head = HeadReader(transfer_syntax, known)
         self._pending: list[bytes | memoryview] = []
         self._unchecked = 0
         self._fault = ""

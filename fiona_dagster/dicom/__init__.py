@@ -5,6 +5,7 @@ arrivals mean (landing, receiver). Nothing here imports pydicom or pynetdicom wh
 """
 
 from fiona_dagster.dicom.head import HeadReader, Refusal, StorageUids, judge, read_head
+from fiona_dagster.dicom.known_heads import KnownHeads
 from fiona_dagster.dicom.part10 import FileMeta, build_file_meta, read_file_meta
 from fiona_dagster.dicom.uids import (
     APPLICATION_CONTEXT,
@@ -23,6 +24,7 @@ __all__ = [
     "VERIFICATION",
     "FileMeta",
     "HeadReader",
+    "KnownHeads",
     "Refusal",
     "StorageUids",
     "build_file_meta",

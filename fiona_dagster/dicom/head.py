@@ -10,7 +10,9 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
+from fiona_dagster.dicom.known_heads import MAX_VALUE, KnownHeads
 from fiona_dagster.dicom.uids import clean_uid, encoding_of, is_storage_class, is_uid
 from fiona_dagster.errors import UnreadableDicom
 
@@ -47,7 +49,6 @@ MAX_ELEMENTS = 200_000
 MAX_DEPTH = 1_024
 MAX_INFLATED = 16 * 1024 * 1024
 """Bytes of a deflated data set that are inflated in search of the UIDs."""
-_MAX_VALUE = 128
 _INFLATE_STEP = 64 * 1024
 _STEP = 8 * 1024
 _SEQUENCE, _IN_ITEM = 0, 1
@@ -98,10 +99,13 @@ class HeadReader:
 
     Args:
         transfer_syntax: UID of the syntax that the sender says it used.
+        known: what the same sender's objects before this one have in common.
     """
 
-    def __init__(self, transfer_syntax: str) -> None:
+    def __init__(self, transfer_syntax: str, known: KnownHeads | None = None) -> None:
         encoding = encoding_of(transfer_syntax)
+        plain = encoding.explicit and not encoding.big_endian and not encoding.deflated
+        self._known = known if plain else None
         self.values: dict[int, bytes] = {}
         self.problem = ""
         self.done = False
@@ -125,6 +129,21 @@ class HeadReader:
         """
         if self.done:
             return True
+        known, self._known = self._known, None
+        if known is not None:
+            return self._begin(data, known)
+        return self._feed(data)
+
+    def _begin(self, data: bytes | memoryview, known: KnownHeads) -> bool:
+        values = known.find(data)
+        if values is not None:
+            self.values = values
+            self.done = True
+        elif self._feed(data) and not self.problem:
+            known.learn(data, _WANTED, NAMES)
+        return self.done
+
+    def _feed(self, data: bytes | memoryview) -> bool:
         try:
             if self._inflater is None:
                 self._take_front(data)
@@ -245,7 +264,7 @@ class HeadReader:
 
     def _found(self, code: int, buffer: bytearray, start: int, length: int) -> bool:
         """Keeps a wanted value that is here as a whole and no longer than it may be."""
-        if length > _MAX_VALUE or start + length > len(buffer):
+        if length > MAX_VALUE or start + length > len(buffer):
             return False
         self._keep(_WANTED_CODES[code], bytes(buffer[start : start + length]))
         return True
@@ -267,9 +286,9 @@ class HeadReader:
         if not header:
             return 0
         wanted = tag in _WANTED and not self._frames
-        if wanted and length > _MAX_VALUE and tag != MODALITY:
+        if wanted and length > MAX_VALUE and tag != MODALITY:
             raise _Malformed(f"{NAMES[tag]} is too long")
-        if wanted and length <= _MAX_VALUE:
+        if wanted and length <= MAX_VALUE:
             if available < header + length:
                 return 0
             self._keep(tag, bytes(buffer[at + header : at + header + length]))
@@ -335,14 +354,16 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
     Returns:
         The UIDs, or the reason for a refusal (design section 6; PS3.4 table B.2-1).
     """
-    texts = {tag: clean_uid(head.values.get(tag, b"")) for tag in NAMES}
     if head.problem:
         return Refusal("unreadable", 0xC000, _short(head.problem))
-    for tag, text in texts.items():
+    texts: dict[int, str] = {}
+    for tag, name in NAMES.items():
+        text, sound = _uid_of(head.values.get(tag, b""))
+        texts[tag] = text
         if not text:
-            return Refusal("missing_uid", 0xA900, f"{NAMES[tag]} is missing", tag)
-        if not is_uid(text):
-            return Refusal("malformed_uid", 0xC000, f"{NAMES[tag]} is malformed", tag)
+            return Refusal("missing_uid", 0xA900, f"{name} is missing", tag)
+        if not sound:
+            return Refusal("malformed_uid", 0xC000, f"{name} is malformed", tag)
     announced = {SOP_CLASS_UID: sop_class, SOP_INSTANCE_UID: sop_instance}
     for tag, text in announced.items():
         if text and text != texts[tag]:
@@ -356,6 +377,13 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
         sop_class=texts[SOP_CLASS_UID],
         modality=clean_uid(head.values.get(MODALITY, b"")),
     )
+
+
+@lru_cache(maxsize=1024)
+def _uid_of(raw: bytes) -> tuple[str, bool]:
+    """A UID without its padding, and whether it is well formed; most of them come again and again."""
+    text = clean_uid(raw)
+    return text, is_uid(text)
 
 
 def _short(message: str) -> str:
