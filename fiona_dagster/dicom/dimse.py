@@ -61,17 +61,17 @@ def decode_command(data: bytes) -> Command:
         UnreadableDicom: lengths that don't fit, or no Command Field.
     """
     found: dict[int, bytes] = {}
-    at = 0
-    while at < len(data):
-        if at + 8 > len(data):
+    at, end = 0, len(data)
+    while at < end:
+        if at + 8 > end:
             raise UnreadableDicom("command set is cut")
         group, element, length = _LAYOUT.unpack_from(data, at)
-        at += 8
-        if at + length > len(data):
+        start = at + 8
+        at = start + length
+        if at > end:
             raise UnreadableDicom("command set: an element is longer than the command")
         if group == 0:
-            found[element] = data[at : at + length]
-        at += length
+            found[element] = data[start:at]
     if len(found.get(_FIELD, b"")) != 2:
         raise UnreadableDicom("command set has no Command Field")
     return Command(

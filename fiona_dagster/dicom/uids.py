@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 UID_PATTERN = re.compile(r"[0-9]+(?:\.[0-9]+)*")
@@ -31,6 +31,7 @@ _IMPLICIT = frozenset({IMPLICIT_LITTLE, "1.2.840.10008.1.20", "1.2.840.113619.5.
 _DEFLATED = frozenset({DEFLATED, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 
 
+@lru_cache(maxsize=1024)  # every object has its UIDs looked at several times
 def is_uid(text: str) -> bool:
     """Whether ``text`` is a UID that may become part of a path.
 
