@@ -54,6 +54,9 @@ def separated(text: str) -> Iterator[Found]:
         elif sizes[2] == 4 and sizes[0] <= 2:
             yield start, end, (c, b, a)
             yield start, end, (c, a, b)
+        elif sizes[2] == 3 and sizes[0] <= 2 and sign == "/" and c < 200:  # years since 1900, as C counts
+            yield start, end, (1900 + c, b, a)
+            yield start, end, (1900 + c, a, b)
         elif _short_year(text, start, end, sign, sizes):
             yield start, end, (c, b, a)
             yield start, end, (c, a, b)

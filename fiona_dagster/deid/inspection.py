@@ -27,8 +27,9 @@ from fiona_dagster.deid.elements import (
 )
 from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
 from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
+from fiona_dagster.deid.ge import flags_only, is_flags_only
 from fiona_dagster.deid.identities import dummy, is_well_known
-from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, stray_uids, uids_in
+from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, is_moment, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.profile import iod_of
@@ -184,6 +185,8 @@ class Inspection:
         action, value = step.action, e.value.rstrip(b" \0")
         if action in REMOVED or (e.tag == 0x00080001 or e.tag >> 16 < 8):
             return _rule(step)
+        if e.vr in ("DA", "DT", "TM", "AS") and not is_moment(e.vr, e.value):
+            return f"{e.vr} that is none"
         if e.items >= 0 or not value or action in ("keep", "sequence", "pixels"):
             return ""
         if action == "C":
@@ -192,6 +195,8 @@ class Inspection:
             action = step.otherwise
         if action in ("U", "uid") or (action == "D" and e.vr == "UI"):
             return _rule(step) if any(map(self._is_foreign, _uids(value, action))) else ""
+        if step.work is flags_only:
+            return "" if is_flags_only(e.value) else _rule(step)
         if action in ("Z", "D", "X"):
             return "" if self._is_stand_in(e, value) else _rule(step)
         return ""
@@ -262,7 +267,7 @@ class Inspection:
             return True
         # a shifted date may equal another's original date; a kept one may be the day of birth
         dated = e.vr in ("DA", "DT", "TM") and self._step(e).action in ("C", "keep")
-        return dated or is_defined(e.tag, e.value)
+        return (dated and is_moment(e.vr, e.value)) or is_defined(e.tag, e.value)
 
     def _is_text(self, e: Found) -> bool:
         return e.items < 0 and (e.vr in WORDS or e.vr in SYMBOLS or e.vr == "PN") and not self._excused(e)

@@ -27,6 +27,10 @@ _OTHER_SIGNS = bytes.maketrans(b"_-", b"..")
 WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
 SYMBOLS = frozenset(["CS", "AE", "UR"])
 _NUMBERS = frozenset(["DS", "IS"])
+_MOMENTS = {
+    **dict.fromkeys(("DA", "DT", "TM"), re.compile(rb"[0-9.+:\\ \0\-]*")),
+    "AS": re.compile(rb"[0-9DWMY\\ \0]*"),
+}
 _LETTERS = re.compile(r"[^0-9.+\-\\ \0e]")
 REPLACEMENT = "REMOVED"
 LONGEST = {"SH": 16, "LO": 64}
@@ -81,6 +85,11 @@ def uids_in(data: bytes, originals: Collection[bytes]) -> set[bytes]:
     return found.intersection(originals)
 
 
+def is_moment(vr: str, value: bytes) -> bool:
+    """Whether a value of DA, DT, TM or AS has none but the signs that such values have (PS3.5 6.2)."""
+    return bool(_MOMENTS[vr].fullmatch(value))
+
+
 class Leftovers:
     """Replaces leftovers of one object.
 
@@ -114,6 +123,7 @@ class Leftovers:
                 others.append(value)
                 suspicious = suspicious or (vr in _NUMBERS and self._tells(value))
                 suspicious = suspicious or self._are_telling(vr, value)
+                suspicious = suspicious or (vr in _MOMENTS and not is_moment(vr, value))
         text = b"\n".join(texts)
         uids = uids_in(text + b"\n" + b"\n".join(others), self.originals)
         uids |= stray_uids(text, self.originals)
@@ -146,7 +156,8 @@ class Leftovers:
             value = pattern.sub(
                 lambda found: self.map_uid(found[0].translate(_OTHER_SIGNS).decode()).encode(), value
             )
-        if (vr in _NUMBERS and self._tells(value)) or self._are_telling(vr, value):
+        told = (vr in _NUMBERS and self._tells(value)) or self._are_telling(vr, value)
+        if told or (vr in _MOMENTS and not is_moment(vr, value)):
             self.cleaned += 1
             return Element(e.tag, e.vr)
         if vr in WORDS or (vr in SYMBOLS and not is_defined(e.tag, value)):

@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.config.deid import tag_pattern
+from fiona_dagster.deid import ge
 
 _LOW = 0xFFFF00FF
 """Of a private tag: the group, and the element within its block."""
@@ -36,7 +37,7 @@ class SafePrivate:
             for creator, elements in (listed or {}).items()
             for element in elements
         }
-        self._tags = {tag for tag, _ in (*safe_table(), *self._own)}
+        self._tags = {tag for tag, _ in (*safe_table(), *self._own, ge.USER_DATA)}
 
     def touches(self, tag: int) -> bool:
         """Whether some creator's element of this tag stays."""

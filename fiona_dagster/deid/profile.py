@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.config.deid import Deidentification
-from fiona_dagster.deid import options, siemens
+from fiona_dagster.deid import ge, options, siemens
 from fiona_dagster.deid.descriptors import CLEANABLE, cleaner
 from fiona_dagster.deid.own_rules import OwnRules, clean_step, kept
 from fiona_dagster.deid.plan import REMOVED, Place, Step
@@ -269,6 +269,8 @@ class Profile:
             return Step("rewrite", "CSA header, element by element from a list", vr="OB", work=work)
         if self.siemens_csa and key in siemens.KINDS and place.tag & 0xFF00:
             return kept(place, "kind of the CSA header", "CS")
+        if key == ge.USER_DATA and place.tag & 0xFF00 and options.PRIVATE in self.options:
+            return Step("rewrite", "GE user data: flags of the phase encoding", vr="OB", work=ge.flags_only)
         found = self.private.find(place.tag, place.creator) if options.PRIVATE in self.options else None
         if found is None:
             return Step("private", REMOVED_FOR["private"])

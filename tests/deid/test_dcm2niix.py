@@ -16,7 +16,7 @@ from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, deidentify_
 OPTIONS = ["retain_safe_private", "retain_long_modified_dates", "clean_descriptors"]
 SERIES: list[tuple[str, dict[str, Any]]] = [
     ("mr_siemens_fmap", {"siemens_csa": "rewrite"}),
-    ("mr_ge_fmri", {"safe_private": {"GEMS_PARM_01": ["0043,xx2a", "0043,xx2c", "0043,xx2f", "0043,xx83"]}}),
+    ("mr_ge_fmri", {"safe_private": {"GEMS_PARM_01": ["0043,xx2c", "0043,xx2f", "0043,xx83"]}}),
     ("mr_philips_fmri", {}),
 ]
 SCIENCE = (

@@ -38,6 +38,7 @@ LEFT = [
     ({}, "SoftwareVersions", "14. Maerz 1972"),
     ({}, "SoftwareVersions", "14-MAR-1972"),
     ({}, "SoftwareVersions", "March 14th, 1972"),
+    ({}, "SoftwareVersions", "at 05/17/124"),  # years since 1900
     ({}, "SoftwareVersions", "14032 140372 1"),
     ({}, "SoftwareVersions", "v20240517"),
     ({}, "SoftwareVersions", "at 20240517101112"),
