@@ -46,6 +46,8 @@ def initialise(root: DataRoot, port: int | None = None, open_: bool = False) -> 
         if not path.exists():
             _write(path, source.read_bytes())
             added.append(_name(root, path))
+            if path == root.rules_file:  # in force from now on, also if what replaces it first is broken
+                _write(root.last_good / path.name, source.read_bytes())
     if not root.enabled_file.exists():
         _write(root.enabled_file, SWITCHES.encode("ascii"))
         added.append(_name(root, root.enabled_file))

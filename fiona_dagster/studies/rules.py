@@ -81,7 +81,10 @@ def load_rules_in_force(root: DataRoot) -> tuple[RuleSet, str | None]:
     if not keep.is_file() or keep.read_bytes() != content:
         keep.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = keep.with_name(f".{keep.name}.{os.getpid()}.part")
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # what is in force after a power loss must not be half of it
         part.replace(keep)
     return rules, None
 

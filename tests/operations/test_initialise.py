@@ -15,6 +15,7 @@ from fiona_dagster.config.settings import ProjectSettings
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.initialise import set_key
+from fiona_dagster.studies import load_rules_in_force
 
 
 @pytest.fixture
@@ -73,6 +74,17 @@ def test_only_what_is_missing_comes_back(fresh: DataRoot) -> None:
 
     assert sorted(initialise(fresh)) == ["dagster/dagster.yaml", "inbox"]
     assert fresh.rules_file.read_text() == "[]"
+
+
+def test_rules_that_are_broken_at_once_leave_those_of_a_new_root_in_force(fresh: DataRoot) -> None:
+    initialise(fresh)
+    before, _ = load_rules_in_force(fresh)
+    fresh.rules_file.write_text("[{}]")
+    rules, problem = load_rules_in_force(fresh)
+
+    assert rules.digest == before.digest
+    assert problem is not None
+    assert "line 1: ruleset 1" in problem
 
 
 def test_port_and_open_change_just_these_keys(fresh: DataRoot) -> None:
