@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import textwrap
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,6 @@ from fiona_dagster.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
     from fiona_dagster.operations.series_table import SeriesTable
 
@@ -157,46 +157,52 @@ def _cell(value: object) -> object:
 
 
 def _print(found: SeriesTable, *, each_series: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    """Some lines a study, so that a UID is never cut and 80 columns are enough."""
     from fiona_dagster.operations.series_table import by_study, study_columns
 
-    console = Console()
-    grouped = by_study(found.rows)
-    if each_series:
-        names = study_columns(found.rows)
-        for key, group in found.rows.groupby(names, sort=False):
-            rows = group.drop(columns=[*names, *(name for name in _OF_STUDY if name in group)])
-            console.print(_table(Table(title=" ".join(map(_shown, key))), rows))
-    else:
-        console.print(_table(Table(title="Studies"), grouped))
-    instances, size = int(found.rows["NumFiles"].sum()), int(found.rows["Bytes"].sum())
-    click.echo(f"{len(grouped)} studies, {len(found.rows)} series, {instances} instances, {size} bytes")
+    rows, names = found.rows, study_columns(found.rows)
+    grouped = by_study(rows)
+    of_study = dict(list(rows.groupby(names, sort=False))) if each_series else {}
+    for study in grouped.to_dict("records"):
+        key = tuple(study[name] for name in names)
+        click.echo("  ".join(_shown(value) for value in (*key, study["State"]) if value))
+        _wrapped("  ", _parts(study, f"{study['Series']} series", "Instances", study["Modalities"]))
+        _wrapped("  ", [f"types: {_shown(study['Types']) or 'none'}"])
+        for series in of_study[key].to_dict("records") if each_series else ():
+            click.echo(f"    {_shown(series['SeriesInstanceUID'])}")
+            number = f"number {series['SeriesNumber'] or '-'}"
+            _wrapped("      ", _parts(series, number, "NumFiles", [series["Modality"]]))
+            _wrapped("      ", [f"types: {_shown(series['ClassifyType']) or 'none'}"])
+    instances, size = int(rows["NumFiles"].sum()), int(rows["Bytes"].sum())
+    click.echo(f"{len(grouped)} studies, {len(rows)} series, {instances} instances, {size} bytes")
 
 
-def _table(shown: Table, rows: pd.DataFrame) -> Table:
-    """Without columns that say nothing: all empty, or the one site that there is."""
-    for column in rows.columns:
-        cells = [_shown(cell) for cell in rows[column]]
-        if column in _OPTIONAL and set(cells) <= {"", "0", "main"}:
-            rows = rows.drop(columns=column)
-    for column in rows.columns:
-        shown.add_column(_HEADS.get(str(column), str(column)), overflow="fold")
-    for row in rows.itertuples(index=False):
-        shown.add_row(*(_shown(cell) for cell in row))
-    return shown
+def _parts(row: dict[Any, Any], first: str, instances: str, modalities: list[str]) -> list[str]:
+    """What is said in a line: only what says something."""
+    said = [first, ", ".join(filter(None, modalities)), f"{row[instances]} instances", _size(row["Bytes"])]
+    if row.get("Received") is not None:
+        said.append(f"{_shown(row['Received'])} from {_shown(row['CallingAE'])}")
+    if row.get("Site", "main") != "main":
+        said.append(f"site {_shown(row['Site'])}")
+    for name, word in (("Projects", "for"), ("Flags", "flagged:"), ("Problems", "problems:")):
+        if row.get(name):
+            said.append(f"{word} {_shown(row[name])}")
+    if row.get("HeldBack"):
+        said.append(f"{row['HeldBack']} held back")
+    return said
 
 
-_OF_STUDY = ("State", "Flags", "Revision", "Projects", "Site")
-_OPTIONAL = ("Problems", "HeldBack", "Site", "Flags", "Projects")
-_HEADS = {"SeriesNumber": "Number", "ClassifyType": "Types", "NumFiles": "Instances", "CallingAE": "Sender"}
+def _wrapped(indent: str, parts: list[str]) -> None:
+    for line in textwrap.wrap("; ".join(filter(None, parts)), 100 - len(indent)):
+        click.echo(indent + line)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
 
 
 def _shown(cell: object) -> str:
-    from rich.markup import escape
-
     if isinstance(cell, datetime):
         return f"{cell:%Y-%m-%d %H:%M}"
     text = ", ".join(cell) if isinstance(cell, list) else str(cell)
-    return escape("".join(letter if letter.isprintable() else "?" for letter in text))
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

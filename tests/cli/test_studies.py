@@ -52,9 +52,10 @@ def test_every_series_is_a_row_and_names_nobody(site: Site) -> None:
     assert received.utcoffset() in (timedelta(hours=1), timedelta(hours=2))
     assert abs(datetime.now(UTC) - received) < timedelta(hours=1)
     assert "1 studies, 1 series, 2 instances" in table.stdout
-    assert "Studies" in table.stdout
-    assert STUDY in each.stdout
-    assert "Types" in each.stdout
+    assert f"{STUDY}  held\n" in table.stdout
+    assert f"for {PROJECT}" in table.stdout
+    assert f"    {row['SeriesInstanceUID']}\n" in each.stdout
+    assert f"types: {', '.join(row['ClassifyType'])}\n" in each.stdout
     for word in (*PLANTED, PARTICIPANT):
         assert word not in done.stdout + table.stdout + each.stdout
 
