@@ -82,16 +82,18 @@ def _study_classification(gateway: Gateway, study: str) -> StepResult:
 def _study_record(gateway: Gateway, study: str) -> StepResult:
     with intake.study_lock(gateway, study):
         done = intake.organise(gateway, study)
+    problems = domain.series_problems(done.contents)
     return StepResult(
         {
             "records": len(done.records),
             "instances": sum(len(instances) for instances in done.contents.series.values()),
             "bytes": done.contents.byte_count,
             "series": _series_table(done.records, _series_bytes(done.contents)),
+            "problems": _problem_lines(problems, done.records) if problems else "none",
             "flags": ", ".join(done.flags) or "none",
         },
         f"{done.contents.digest[:16]}-{done.rules_digest[:16]}",
-        (_coherence(done.contents, done.records),),
+        (_coherence(problems, done.records),),
     )
 
 
@@ -99,20 +101,25 @@ def _series_bytes(contents: domain.StudyContents) -> dict[str, int]:
     return {series: sum(header.size for header in instances) for series, instances in contents.series.items()}
 
 
+def _problem_lines(
+    problems: Mapping[str, Sequence[str]], records: Mapping[str, Mapping[str, Any]]
+) -> dg.MarkdownMetadataValue:
+    lines = [
+        f"- series {_series_number(records[series])[2]}: "
+        + "; ".join(domain.PROBLEMS[code] for code in codes)
+        for series, codes in problems.items()
+    ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
 def _coherence(
-    contents: domain.StudyContents, records: Mapping[str, Mapping[str, Any]]
+    problems: Mapping[str, Sequence[str]], records: Mapping[str, Mapping[str, Any]]
 ) -> dg.AssetCheckResult:
     """Which series hold instances that can't belong together, and why; codes and numbers only."""
-    problems = domain.series_problems(contents)
     reasons = Counter(code for codes in problems.values() for code in codes)
     metadata: dict[str, Any] = {"series_with_problems": len(problems), **reasons}
     if problems:
-        lines = [
-            f"- series {_series_number(records[series])[2]}: "
-            + "; ".join(domain.PROBLEMS[code] for code in codes)
-            for series, codes in problems.items()
-        ]
-        metadata["series"] = dg.MetadataValue.md("\n".join(lines))
+        metadata["series"] = _problem_lines(problems, records)
     return dg.AssetCheckResult(
         check_name=COHERENCE_CHECK,
         passed=not problems,
@@ -219,7 +226,8 @@ def intake_assets(rules_digest: str) -> Sequence[dg.AssetsDefinition]:
     def study_record(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         """`site/raw/<Study>/<Series>.json`, the links beside it, and the participants tree.
 
-        `series` lists number, modality, instances, size and types. `flags` names what a person has to decide
+        `series` lists number, modality, instances, size and types. `problems` names series whose instances
+        can't belong together (the check shows the last study only), `flags` names what a person has to decide
         before the study can be assigned to a project.
         """
         yield from run_studies(context, gateway, _study_record, _failed, intake.reclassify)

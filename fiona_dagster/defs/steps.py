@@ -185,26 +185,31 @@ def _common_version(results: Mapping[str, StepResult]) -> dg.DataVersion | None:
 
 
 def _common_checks(results: Mapping[str, StepResult]) -> list[dg.AssetCheckResult]:
-    """One result for each check over all studies: passed when all did, numbers added up."""
-    found: dict[str, list[dg.AssetCheckResult]] = {}
-    for result in results.values():
+    """One result for each check over all studies: those that failed are named, numbers added up."""
+    found: dict[str, dict[str, dg.AssetCheckResult]] = {}
+    for study, result in results.items():
         for check in result.checks:
-            found.setdefault(check.check_name or "", []).append(check)
-    common = []
-    for name, checks in found.items():
-        numbers: Counter[str] = Counter()
-        for check in checks:
-            for key, value in check.metadata.items():
-                if isinstance(value, dg.IntMetadataValue):
-                    numbers[key] += value.value or 0
-        common.append(
-            dg.AssetCheckResult(
-                check_name=name or None,
-                passed=all(check.passed for check in checks),
-                metadata={"studies": len(checks), **numbers},
-            )
-        )
-    return common
+            found.setdefault(check.check_name or "", {})[study] = check
+    return [_common_check(name, checks) for name, checks in found.items()]
+
+
+def _common_check(name: str, checks: Mapping[str, dg.AssetCheckResult]) -> dg.AssetCheckResult:
+    numbers: Counter[str] = Counter()
+    for check in checks.values():
+        for key, value in check.metadata.items():
+            if isinstance(value, dg.IntMetadataValue):
+                numbers[key] += value.value or 0
+    metadata: dict[str, Any] = {"studies": len(checks), **numbers}
+    failed = {study: check for study, check in checks.items() if not check.passed}
+    if failed:
+        metadata["failed_for"] = dg.MetadataValue.md("\n".join(f"- {study}" for study in failed))
+    grave = any(check.severity == dg.AssetCheckSeverity.ERROR for check in failed.values())
+    return dg.AssetCheckResult(
+        check_name=name or None,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+    )
 
 
 def _attempt(

@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 
 from fiona_dagster.defs import intake
-from fiona_dagster.studies import build_series_records, parse_rules
+from fiona_dagster.defs.steps import StepResult, _common_checks
+from fiona_dagster.studies import build_series_records, parse_rules, series_problems
 from fiona_dagster.studies.contents import StudyContents, collect
 from tests.studies.builders import SERIES, STUDY, header
 
@@ -53,7 +54,7 @@ def test_the_table_has_number_types_modality_instances_and_size(tmp_path: Path) 
 
 def test_the_check_names_series_and_reason(tmp_path: Path) -> None:
     found = contents(tmp_path)
-    check = intake._coherence(found, build_series_records(found, RULES))
+    check = intake._coherence(series_problems(found), build_series_records(found, RULES))
 
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.WARN
@@ -70,3 +71,17 @@ def test_the_check_blocks_nothing() -> None:
 
     assert spec.name == intake.COHERENCE_CHECK
     assert not spec.blocking
+
+
+def test_a_run_over_several_studies_names_those_that_failed_and_warns(tmp_path: Path) -> None:
+    found = contents(tmp_path)
+    records = build_series_records(found, RULES)
+    results = {
+        "1.2": StepResult(checks=(intake._coherence({}, records),)),
+        "1.3": StepResult(checks=(intake._coherence(series_problems(found), records),)),
+    }
+    (check,) = _common_checks(results)
+
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["failed_for"] == dg.MetadataValue.md("- 1.3")
+    assert (check.metadata["studies"].value, check.metadata["series_with_problems"].value) == (2, 1)
