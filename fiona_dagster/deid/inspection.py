@@ -90,6 +90,7 @@ class Inspection:
         self.path, self.name = path, name
         self.profile, self.engine = deidentifier.profile, deidentifier.engine
         self.identities = deidentifier.identities
+        self.method_words = {"DCM", *(word for code in self.profile.codes for word in code)}
         self.iod: int | None = None
         self.assigned = deidentifier.assigned_tags() | METHOD_TAGS
         self.findings: list[Finding] = []
@@ -264,6 +265,8 @@ class Inspection:
     def _excused(self, e: Found) -> bool:
         """Whether the value is there by right: assigned, a term of the standard, or a shifted date."""
         if not e.path and e.tag in self.assigned:
+            return True
+        if e.path == (METHOD_CODES,) and text(e.value) in self.method_words:
             return True
         # a shifted date may equal another's original date; a kept one may be the day of birth
         dated = e.vr in ("DA", "DT", "TM") and self._step(e).action in ("C", "keep")

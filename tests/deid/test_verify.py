@@ -126,6 +126,22 @@ def test_common_words_warn_and_do_not_block(
     assert pydicom.dcmread(out / report.name).SoftwareVersions == kept
 
 
+def test_the_words_of_the_standard_s_own_method_are_nobody_s_name(
+    make: Make, tmp_path: Path, out: Path
+) -> None:
+    ds = phantoms.image()
+    ds.PatientName = "Confidentiality^Basic"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    assert verify_outputs([source], out, make()).findings == []
+
+    changed = pydicom.dcmread(copy)
+    changed.DeidentificationMethodCodeSequence[0].CodeMeaning = "of Confidentiality"
+    changed.save_as(copy)
+
+    assert not verify_outputs([source], out, make()).passed
+
+
 def test_what_the_request_assigns_is_exempt(make: Make, tmp_path: Path, out: Path) -> None:
     ds = phantoms.image()
     ds.PatientID, ds.PatientName = "SUBJ_0001", "SUBJ_0001"
