@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from fiona_dagster.config.deid import DeidOption
-from fiona_dagster.deid import verify_outputs
+from fiona_dagster.deid import deidentify_study, verify_outputs
 from tests.deid import phantoms, planting
 from tests.deid.conftest import Make
 from tests.deid.phantoms import EXPLICIT, IMPLICIT, Canaries
@@ -178,3 +178,29 @@ def test_diffusion_and_timing_stay(make: Make, tmp_path: Path, out: Path) -> Non
         *("InPlanePhaseEncodingDirection", "ReceiveCoilName", "ConvolutionKernel"),
     ):
         assert after[keyword].value == image[keyword].value, keyword
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("option", ["", *OPTIONS])
+def test_of_the_shared_planted_files_survives_what_the_option_keeps(
+    make: Make, out: Path, shared: Path, option: str
+) -> None:
+    folder = shared / "data" / "visible" / "phi_planted"
+    sources = sorted(folder.glob("*.dcm"))
+    cells = {f"{row.tag:08x}": row.options.get(option, "") for row in planting.table()}
+    cells |= dict.fromkeys(("00080018", "0020000d", "0020000e"), "K" if option == "retain_uids" else "")
+    report = deidentify_study(make(*filter(None, [option])), sources, out)
+    copies = {old.name: (out / new.name).read_bytes() for old, new in zip(sources, report.files, strict=True)}
+    with (folder / "truth.csv").open(encoding="utf-8") as file:
+        truth = [row for row in csv.DictReader(file) if len(row["canary"]) >= 8]
+
+    left = [row for row in truth if row["canary"].encode() in copies[row["file"]]]
+
+    assert len(truth) > 2000
+    kept_around = {row["location"] for row in left if not cells.get(row["tag"].lower())}
+    assert {place for place in kept_around if not cells.get(place[:8])} == set(), "only in what is kept"
+    wanted = {
+        row["location"] for row in truth if row["kind"] == "listed" and cells[row["tag"].lower()] == "K"
+    }
+    assigned = {f"{tag:08x}" for tag in make().assigned_tags()} | {"00080050", "00120063"}
+    assert wanted - assigned - {row["location"] for row in left} == set()
