@@ -258,6 +258,17 @@ class Deidentification(Section):
             self.import_rule()
         return self
 
+    @property
+    def passing_kinds(self) -> frozenset[str]:
+        """Kinds of objects that leave although they might show identity: the project says so."""
+        decided = {kind for kind, decision in self.kinds.items() if decision in ("keep", "clean")}
+        return frozenset(self.allow_kinds) | decided
+
+    @property
+    def dropped_kinds(self) -> frozenset[str]:
+        """Kinds of objects that the project does not want."""
+        return frozenset(kind for kind, decision in self.kinds.items() if decision == "drop")
+
     def import_rule(self) -> OwnRule | None:
         """The original's import filter as a rule."""
         if not self.project_import_rule_1_tag:

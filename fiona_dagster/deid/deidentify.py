@@ -213,7 +213,7 @@ class Deidentifier:
             size,
             dict(tally.actions),
             dict(tally.tags),
-            held_kind(found, tally.unchecked, self.project.allow_kinds),
+            held_kind(found, tally.unchecked, self.project),
         )
 
     @staticmethod

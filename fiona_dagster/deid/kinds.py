@@ -5,8 +5,9 @@ Belongs here: telling the kind from the header. Stays out: what is done about it
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import cast
 
+from fiona_dagster.config.deid import Deidentification, ObjectKind
 from fiona_dagster.deid.elements import DicomFile, text
 
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 110))
@@ -29,6 +30,7 @@ _BY_CLASS = {
     "1.2.840.10008.5.1.4.1.1.77.1.2.1": "video",
     "1.2.840.10008.5.1.4.1.1.77.1.4.1": "video",
 }
+_PRESENTATION_STATES = "1.2.840.10008.5.1.4.1.1.11."
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
@@ -63,16 +65,33 @@ def kinds_of(found: DicomFile, unchecked: bool) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def held_kind(found: DicomFile, unchecked: bool, allowed: Collection[str] = ()) -> str:
-    """The kind for which a transfer would hold this object back: if there is one, the first not allowed.
+def held_kind(found: DicomFile, unchecked: bool, project: Deidentification | None = None) -> str:
+    """The kind for which a transfer would leave this object out: if there is one, the first not allowed.
 
     Args:
         found: the original.
         unchecked: see :func:`kinds_of`.
-        allowed: names as in ``allow_kinds``.
+        project: what it decided about kinds; ``None``: nothing.
     """
     kinds = kinds_of(found, unchecked)
-    return next((kind for kind in kinds if setting_of(kind) not in allowed), kinds[0] if kinds else "")
+    decisions = project.kinds if project else {}
+    other = _structured(found)
+    if other and decisions.get(cast(ObjectKind, setting_of(other))) in ("drop", "hold"):
+        return other
+    passing = project.passing_kinds if project else frozenset()
+    return next((kind for kind in kinds if setting_of(kind) not in passing), kinds[0] if kinds else "")
+
+
+def _structured(found: DicomFile) -> str:
+    """A kind without pixels that is passed on unless a project says otherwise; "" for all others."""
+    sop_class = found.sop_class
+    if sop_class.startswith(_PRESENTATION_STATES):
+        return "presentation state"
+    if sop_class.startswith("1.2.840.10008.5.1.4.1.1.88."):
+        return "structured report"
+    if sop_class.startswith("1.2.840.10008.5.1.4.1.1.481."):
+        return "rt"
+    return ""
 
 
 def setting_of(kind: str) -> str:

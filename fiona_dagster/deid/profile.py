@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.config.deid import Deidentification
-from fiona_dagster.deid import ge, options, siemens
+from fiona_dagster.deid import concepts, content, ge, options, siemens
 from fiona_dagster.deid.descriptors import CLEANABLE, cleaner
 from fiona_dagster.deid.own_rules import OwnRules, clean_step, kept
 from fiona_dagster.deid.plan import REMOVED, Place, Step
@@ -22,7 +22,11 @@ from fiona_dagster.dicom.dictionary import ATTRIBUTES, dictionary_vr
 
 EDITION = "2026c"
 
-CONTENT_SEQUENCE, GRAPHIC_ANNOTATION, DOCUMENT = 0x0040A730, 0x00700001, 0x00420011
+CONTENT_SEQUENCE = concepts.CONTENT_SEQUENCE
+GRAPHIC_ANNOTATION, GRAPHIC_TEXT = 0x00700001, 0x00700006
+TEXT_VALUE, UID_VALUE, DOCUMENT = 0x0040A160, 0x0040A124, 0x00420011
+CONTENT_ITEMS = frozenset((CONTENT_SEQUENCE, 0x00400555, 0x00400612))
+"""Sequences whose items have a concept name and a value (PS3.3 C.17.3, 10.2)."""
 
 _INSTITUTION = frozenset((0x00080080, 0x00120030, 0x00120031))
 
@@ -85,19 +89,6 @@ def _iods() -> tuple[dict[str, int], dict[tuple[int, str, int], str]]:
             for number in range(int(first), int(last or first) + 1):
                 types[int(row["tag"], 16), row["within"], number] = row["type"]
     return classes, types
-
-
-@lru_cache(maxsize=1)
-def concepts() -> dict[tuple[str, str, str], tuple[str, dict[str, str]]]:
-    """Table E.3.4-1: (code, scheme, value type) -> (basic action, actions of the options)."""
-    content = (files(__package__) / "data" / "concepts.csv").read_text("utf-8")
-    return {
-        (row["code"], row["scheme"], row["value_type"]): (
-            row["basic"],
-            dict(part.split("=") for part in row["options"].split()),
-        )
-        for row in csv.DictReader(content.splitlines())
-    }
 
 
 def iod_of(sop_class: str) -> int | None:
@@ -247,8 +238,11 @@ class Profile:
         reason = f"table E.1-1: {cell}, {option}"
         if cell == "K":
             return kept(place, reason, vr)
+        special = self._by_content(place)
+        if special is not None:
+            return special
         if option == "clean_structured_content":
-            return Step("D" if tag == CONTENT_SEQUENCE else "sequence", reason)
+            return Step("sequence", reason)
         if option == "clean_graphics":
             return Step("sequence", reason) if tag == GRAPHIC_ANNOTATION else None
         if cell == "C" and (vr or dictionary_vr(tag)) in CLEANABLE | {"SQ"}:
@@ -262,10 +256,24 @@ class Profile:
             return Step("keep", "not in table E.1-1: kept like those that are")
         return None
 
+    def _by_content(self, place: Place) -> Step | None:
+        """Content items and texts of graphics, with the options that clean them."""
+        text = cleaner(keep_dates=self.full_dates)
+        if "clean_structured_content" in self.options:
+            if place.tag in CONTENT_ITEMS:
+                return Step("clean", "table E.3.4-1, clean_structured_content", work=content.cleaner(self))
+            if place.tag == TEXT_VALUE and not CONTENT_ITEMS.isdisjoint(place.within):
+                return clean_step(place, "table E.3.4-1, clean_structured_content", text)
+            if place.tag == UID_VALUE and options.UIDS in self.options:
+                return Step("keep", "table E.3.4-1, retain_uids")
+        if "clean_graphics" in self.options and place.tag == GRAPHIC_TEXT:
+            return clean_step(place, "text of a graphic, clean_graphics", text)
+        return None
+
     def _private(self, place: Place) -> Step:
         key = (place.tag & 0xFFFF00FF, place.creator)
         if self.siemens_csa and key in siemens.HEADERS and place.tag & 0xFF00:
-            work = siemens.rewriter(siemens.HEADERS[key])
+            work = siemens.rewriter(siemens.HEADERS[key], keep_uids=options.UIDS in self.options)
             return Step("rewrite", "CSA header, element by element from a list", vr="OB", work=work)
         if self.siemens_csa and key in siemens.KINDS and place.tag & 0xFF00:
             return kept(place, "kind of the CSA header", "CS")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -200,10 +200,12 @@ def _protocol_entry(name: str, value: str, context: Context) -> str | None:
     return None
 
 
-def rewriter(section: str) -> Work:
+def rewriter(section: str, *, keep_uids: bool = False) -> Work:
     """The work of action ``rewrite`` on a CSA header or protocol."""
 
     def work(element: Element, context: Context) -> Element | None:
+        if keep_uids:
+            context = replace(context, map_uid=str)
         if element.items is not None:
             return None
         data = bytes(element.value)

@@ -183,7 +183,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
             f"study {transfer.study}: {len(report.failures)} of {len(paths)} instances can't be "
             f"de-identified: {named(report.failures, uids)}; nothing of it is sent"
         )
-    kinds = hold_back(report, part, project.allow_kinds)
+    kinds = hold_back(report, part, project)
     held = Counter(kind for kind in kinds if kind)
     left_out = len(report.failures)
     document = {
@@ -197,7 +197,7 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
         shutil.rmtree(part)
         raise PermanentError(
             f"study {transfer.study}: all {len(paths)} instances are of kinds that are held back "
-            f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (allow_kinds)"
+            f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (kinds)"
         )
     _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
     gateway.ledger.transfers.record_rules(transfer, rules)

@@ -132,7 +132,7 @@ def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:
     project = gateway.project(transfer.project)
     if report.failures and project.unprocessable == "stop":
         raise NotVerified(f"study {transfer.study}: {len(report.failures)} instances can't be de-identified")
-    hold_back(report, copy, project.allow_kinds)
+    hold_back(report, copy, project)
     findings = deid.verify_outputs(originals, copy, deidentifier).findings
     if not execution.from_trusted_senders(gateway, transfer.study, project):
         findings += deid.identifiers_used(originals, deidentifier)

@@ -14,20 +14,24 @@ from fiona_dagster.ledger import LEFT_OUT
 
 if TYPE_CHECKING:
     from fiona_dagster import deid
+    from fiona_dagster.config.deid import Deidentification
 
 NAMED_INSTANCES = 5
 
 
-def hold_back(report: deid.StudyReport, folder: Path, allowed: tuple[str, ...]) -> list[str]:
-    """Removes copies of kinds that aren't allowed; for each file of the report the kind, or ``""``."""
+def hold_back(report: deid.StudyReport, folder: Path, project: Deidentification) -> list[str]:
+    """Removes copies of kinds that don't pass; for each file of the report why, or ``""``.
+
+    What the project drops is named ``<kind>, dropped``, so that nobody waits for a decision on it.
+    """
     kinds = []
     for file in report.files:
         kind = file.held.lower().replace(" ", "_").replace("-", "_")
-        if kind in allowed:
+        if kind in project.passing_kinds:
             kind = ""
         if kind:
             (folder / file.name).unlink()
-        kinds.append(kind)
+        kinds.append(f"{kind}, dropped" if kind in project.dropped_kinds else kind)
     return kinds
 
 

@@ -1,0 +1,139 @@
+"""Structured reports by concept, graphics, and what a project does with kinds of objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydantic import ValidationError
+
+from fiona_dagster.config import ProjectSettings
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, verify_outputs
+from tests.deid import phantoms
+
+SR, PR, PDF = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.104.1"
+
+
+def deidentifier(**more: Any) -> Deidentifier:
+    project = ProjectSettings.model_validate({"name": "DEMO", **more})
+    return Deidentifier(
+        project, ProjectKey("DEMO", bytes(range(32))), Assignment("DEMO", "SUBJ_0001", "Baseline")
+    )
+
+
+def item(kind: str, code: tuple[str, str, str], **values: Any) -> pydicom.Dataset:
+    made, name = pydicom.Dataset(), pydicom.Dataset()
+    name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = code
+    made.RelationshipType, made.ValueType, made.ConceptNameCodeSequence = "CONTAINS", kind, [name]
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def report() -> pydicom.Dataset:
+    ds = phantoms.image(sop_class=SR)
+    ds.InstitutionName = "Olga Sykehus"
+    ds.ValueType = "CONTAINER"
+    measured = pydicom.Dataset()
+    measured.NumericValue = "42"
+    ds.ContentSequence = [
+        item("TEXT", ("121071", "DCM", "Finding"), TextValue="Nodule, Mrs Quisling, seen 03.05.2018"),
+        item("PNAME", ("121008", "DCM", "Person Observer Name"), PersonName="Hofstadter^Gudrun"),
+        item("DATETIME", ("121125", "DCM", "DateTime of Recording"), DateTime="20180503101112"),
+        item("UIDREF", ("121012", "DCM", "Device Observer UID"), UID=phantoms.ROOT + ".66"),
+        item("NUM", ("118565006", "SCT", "Volume"), MeasuredValueSequence=[measured]),
+        item("TEXT", ("121022", "DCM", "Accession Number"), TextValue="ACC4455667"),
+    ]
+    return ds
+
+
+def through(
+    tmp_path: Path, ds: pydicom.Dataset, **more: Any
+) -> tuple[dict[str, pydicom.Dataset], pydicom.Dataset]:
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    done = deidentifier(**more).file(source, out)
+    assert verify_outputs([source], out, deidentifier(**more)).findings == []
+    copy = pydicom.dcmread(out / done.name)
+    content = copy.get("ContentSequence", [])
+    return {i.ConceptNameCodeSequence[0].CodeValue: i for i in content}, copy
+
+
+def test_without_the_option_text_is_a_dummy_and_numbers_stay(tmp_path: Path) -> None:
+    items, _ = through(tmp_path, report())
+
+    assert items["121071"].TextValue == "REMOVED"
+    assert items["118565006"].MeasuredValueSequence[0].NumericValue == 42
+    assert "121022" not in items
+
+
+def test_with_options_each_concept_is_treated_by_its_columns(tmp_path: Path) -> None:
+    items, _ = through(
+        tmp_path,
+        report(),
+        options=["clean_structured_content", "clean_descriptors", "retain_long_full_dates", "retain_uids"],
+    )
+
+    assert items["121071"].TextValue == "Nodule, Mrs REMOVED, seen 03.05.2018"
+    assert "121008" not in items or "Hofstadter" not in str(items["121008"].PersonName)
+    assert items["121125"].DateTime == "20180503101112"
+    assert items["121012"].UID == phantoms.ROOT + ".66"
+    assert "121022" not in items
+
+
+def test_graphics_keep_their_shapes_and_lose_the_name(tmp_path: Path) -> None:
+    ds = phantoms.image(sop_class=PR)
+    text, shape, note = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    text.UnformattedTextValue, text.BoundingBoxAnnotationUnits = "lesion of Quisling", "PIXEL"
+    shape.GraphicData, shape.GraphicType, shape.GraphicDimensions = [1.0, 2.0, 3.0, 4.0], "POLYLINE", 2
+    note.TextObjectSequence, note.GraphicObjectSequence, note.GraphicLayer = [text], [shape], "LAYER1"
+    ds.GraphicAnnotationSequence = [note]
+
+    _, plain = through(tmp_path, ds)
+    _, copy = through(tmp_path, ds, options=["clean_graphics"])
+
+    assert "TextObjectSequence" not in plain.GraphicAnnotationSequence[0]
+    kept = copy.GraphicAnnotationSequence[0]
+    assert kept.GraphicObjectSequence[0].GraphicData == [1.0, 2.0, 3.0, 4.0]
+    assert kept.TextObjectSequence[0].UnformattedTextValue == "lesion of REMOVED"
+
+
+def document() -> pydicom.Dataset:
+    ds = phantoms.image(sop_class=PDF)
+    ds.EncapsulatedDocument, ds.MIMETypeOfEncapsulatedDocument = b"%PDF-1.4 plain words", "application/pdf"
+    return ds
+
+
+def test_a_document_stays_only_if_the_project_keeps_documents(tmp_path: Path) -> None:
+    assert b"plain words" not in through(tmp_path, document())[1].EncapsulatedDocument
+    cleaned = through(tmp_path, document(), kinds={"encapsulated_document": "clean"})[1]
+    assert b"plain words" not in cleaned.EncapsulatedDocument
+    kept = through(tmp_path, document(), kinds={"encapsulated_document": "keep"})[1]
+    assert b"plain words" in kept.EncapsulatedDocument
+
+
+@pytest.mark.parametrize(
+    ("ds", "more", "left_out"),
+    [
+        (report(), {}, ""),
+        (report(), {"kinds": {"structured_report": "drop"}}, "structured report"),
+        (report(), {"kinds": {"structured_report": "clean"}}, ""),
+        (document(), {}, "encapsulated document"),
+        (phantoms.image(sop_class="1.2.840.10008.5.1.4.1.1.7"), {}, "secondary capture"),
+        (phantoms.image(sop_class=PR), {"kinds": {"presentation_state": "hold"}}, "presentation state"),
+    ],
+)
+def test_kinds_are_left_out_as_the_project_says(
+    tmp_path: Path, out: Path, ds: pydicom.Dataset, more: dict[str, Any], left_out: str
+) -> None:
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    assert deidentifier(**more).file(source, out).held == left_out
+
+
+def test_pixels_can_not_be_cleaned_yet() -> None:
+    with pytest.raises(ValidationError, match="pixels can't be cleaned yet"):
+        deidentifier(kinds={"ultrasound": "clean"})
