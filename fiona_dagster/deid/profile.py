@@ -266,7 +266,8 @@ class Profile:
                 return clean_step(place, "table E.3.4-1, clean_structured_content", text)
             if place.tag == UID_VALUE and options.UIDS in self.options:
                 return Step("keep", "table E.3.4-1, retain_uids")
-        if "clean_graphics" in self.options and place.tag == GRAPHIC_TEXT:
+        graphic = place.tag == GRAPHIC_TEXT and GRAPHIC_ANNOTATION in place.within
+        if graphic and "clean_graphics" in self.options:
             return clean_step(place, "text of a graphic, clean_graphics", text)
         return None
 
