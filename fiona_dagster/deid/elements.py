@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.dicom.dictionary import UIDS, dictionary_vr
+from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
-MAX_DEPTH = 64
-"""Sequences may be nested so deep; deeper objects are refused (real ones reach about 12)."""
 INFLATE_FLOOR = 64 << 20
 INFLATE_RATIO = 50
 """A deflated data set may grow to the floor plus so many times its size; more is taken for a bomb."""

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from fiona_dagster.deid import pixels
 from fiona_dagster.deid.content import ContentCleaner
 from fiona_dagster.deid.elements import (
-    MAX_DEPTH,
     PIXEL_DATA,
     SHORT,
     TEXT,
@@ -34,6 +33,7 @@ from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
 from fiona_dagster.deid.stand_ins import dummy_items, reference_items
 from fiona_dagster.deid.terms import Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
+from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import RefusedDicom
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E

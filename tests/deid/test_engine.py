@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.deid import deidentify_study, verify_outputs
-from fiona_dagster.deid.elements import MAX_DEPTH, opened
+from fiona_dagster.deid.elements import opened
 from fiona_dagster.deid.encoding import encode
 from fiona_dagster.deid.reading import elements, read_header
+from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
 from tests.deid import phantoms
 from tests.deid.conftest import Make
