@@ -23,8 +23,15 @@ _NAMES = "|".join(_MONTHS)
 _COMPACT = re.compile(r"(?<!\d)\d{8}(?=(?:\d\d){0,3}(?!\d))")
 _SEPARATED = re.compile(r"(?=(\d{1,4})([./\-_ ])(\d{1,2})\2(\d{1,4})(?!\d))")
 _DAY, _YEAR = r"(\d{1,2})(?:st|nd|rd|th)?", r"(\d{4}|\d{2})(?!\d)"
-_DAY_FIRST = re.compile(rf"(?<!\d){_DAY}[ .\-/,]*({_NAMES})[a-z]*[ .\-/,]*{_YEAR}")
-_MONTH_FIRST = re.compile(rf"\b({_NAMES})[a-z]*[ .\-/]*{_DAY}[ ,.\-/]+{_YEAR}")
+_DAY_FIRST = re.compile(rf"(?<!\d){_DAY}[ .\-/,]*(?:of |de |den )?({_NAMES})[a-z]*[ .\-/,']*(?:de )?{_YEAR}")
+_MONTH_FIRST = re.compile(rf"\b({_NAMES})[a-z]*[ .\-/]*{_DAY}[ ,.\-/']+{_YEAR}")
+_YEAR_FIRST = re.compile(rf"(?<!\d)(\d{{4}})[ .\-/,]*({_NAMES})[a-z]*[ .\-/,]*(\d{{1,2}})(?!\d)")
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?"
+_WITH_CLOCK = re.compile(rf"\b({_NAMES})[a-z]* +(\d{{1,2}})[ ,]+{_CLOCK} +(?:[a-z]{{2,4}} +)?(\d{{4}})(?!\d)")
+_IDEOGRAPHIC = re.compile(
+    r"(?<!\d)(\d{2,4}) ?[\u5e74\ub144] ?(\d{1,2}) ?[\u6708\uc6d4] ?(\d{1,2}) ?[\u65e5\uc77c]"
+)
+_LOOSE = re.compile(r"(?<!\d)(\d{1,4})(?: ([./\-]) ?| ?([./\-]) )(\d{1,2}) ?(?:\2|\3) ?(\d{2,4})(?!\d)")
 _SIX = re.compile(r"(?<![\d.])\d{6}(?![\d.]|\.\d)")
 _ELEVEN = re.compile(r"(?<!\d)(\d{6})\d{5}(?!\d)")
 
@@ -73,11 +80,24 @@ def _short_year(text: str, start: int, end: int, sign: str, sizes: tuple[int, ..
 
 
 def named(text: str) -> Iterator[Found]:
-    """Days with the month in letters, English, German, French or Norwegian."""
+    """Days with the month in letters, English, German, French, Spanish or Norwegian."""
     for match in _DAY_FIRST.finditer(text):
         yield from _of_month(match, match[3], match[2], match[1])
-    for match in _MONTH_FIRST.finditer(text):
+    for match in (*_MONTH_FIRST.finditer(text), *_WITH_CLOCK.finditer(text)):
         yield from _of_month(match, match[3], match[1], match[2])
+    for match in _YEAR_FIRST.finditer(text):
+        yield from _of_month(match, match[1], match[2], match[3])
+
+
+def loose(text: str) -> Iterator[Found]:
+    """Days of three numbers with blanks beside the signs, or with Chinese, Japanese or Korean signs."""
+    for match in _IDEOGRAPHIC.finditer(text):
+        yield match.start(), match.end(), (int(match[1]), int(match[2]), int(match[3]))
+    for match in _LOOSE.finditer(text):
+        a, b, c = int(match[1]), int(match[4]), int(match[5])
+        days = [(a, b, c)] if len(match[1]) == 4 else [(c, b, a), (c, a, b)]
+        for day in days:
+            yield match.start(), match.end(), day
 
 
 def _of_month(match: re.Match[str], year: str, month: str, day: str) -> Iterator[Found]:

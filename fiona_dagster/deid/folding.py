@@ -154,7 +154,8 @@ def other_text(data: bytes, raw: str) -> str:
         data: bytes as they stand.
         raw: the same as :func:`raw_view` shows them.
     """
-    return "\n".join(filter(None, (hidden_text(raw), encoded_text(data))))
+    found = "\n".join(filter(None, (hidden_text(raw), encoded_text(data))))
+    return f"{found}\n{hidden_text(found)}" if found else ""  # some programs escape twice
 
 
 def encoded_text(data: bytes) -> str:

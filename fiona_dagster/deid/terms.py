@@ -29,6 +29,7 @@ from fiona_dagster.deid.spread import Hit, Term
 from fiona_dagster.deid.words import GLUED, common_words, is_strong
 
 _SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
+_LINES = re.compile(r"[,;^=\r\n]+")
 _SPLIT_PART = re.compile(r"[-'.]+")
 _ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -182,11 +183,15 @@ class Terms:
             return
         strong, folded = is_strong(value, kind, minimum), fold(value)
         self._spelled(value, kind, strong, charset)
-        digits = re.sub(r"[^0-9]", "", value)
-        if kind == "phone" and len(digits) >= 7:
-            self._number(digits, kind)
+        if kind == "phone":
+            self._phone(value)
+        if kind == "address":
+            for part in map(str.strip, _LINES.split(value)):
+                if minimum <= len(part) < len(value):
+                    self._spelled(part, kind, is_strong(part, kind, minimum), charset)
         if kind not in ("id", "device") or folded in self.exempt:
             return
+        digits = re.search(r"[0-9]", value)
         squeezed = spread.joined(folded)
         if squeezed.isdigit():
             self._number(squeezed, kind)
@@ -197,6 +202,16 @@ class Terms:
                 self._number(core[1], kind)
         if kind == "id" and len(folded) >= 4 and (digits or folded not in common_words()):
             self.values.add(folded)
+
+    def _phone(self, value: str) -> None:
+        """A telephone number by its digits, and without the code of its country."""
+        digits = re.sub(r"[^0-9]", "", value)
+        if len(digits) < 7:
+            return
+        self._number(digits, "phone")
+        if len(digits) >= 9 and value.startswith(("+", "00")):
+            for code in (1, 2, 3):  # digits of a country's code
+                self._number(digits.lstrip("0")[code:], "phone")
 
     def _number(self, digits: str, kind: str) -> None:
         bare = digits.lstrip("0")
@@ -313,7 +328,7 @@ class Terms:
             return
         readers: list[Callable[[str], Iterator[dates.Found]]] = [dates.compact, dates.separated]
         if thorough:
-            readers += [dates.named]
+            readers += [dates.named, dates.loose]
         for reader in readers:
             for start, end, day in reader(text):
                 term = self.days.get(day)

@@ -39,6 +39,21 @@ LEFT = [
     ({}, "SoftwareVersions", "14-MAR-1972"),
     ({}, "SoftwareVersions", "March 14th, 1972"),
     ({}, "SoftwareVersions", "at 05/17/124"),  # years since 1900
+    ({}, "SoftwareVersions", "14th of March 1972"),
+    ({}, "SoftwareVersions", "March 14, '72"),
+    ({}, "SoftwareVersions", "Fri May 17 10:11:12 2024"),
+    ({}, "SoftwareVersions", "Fri May 17 10:11 CEST 2024"),
+    ({}, "SoftwareVersions", "2024-May-17"),
+    ({}, "SoftwareVersions", "2024MAY17"),
+    ({}, "SoftwareVersions", "14 . 3 . 1972"),
+    ({}, "SoftwareVersions", "14. 03. 1972"),
+    ({}, "SoftwareVersions", "1972年3月14日"),
+    ({}, "SoftwareVersions", "14 de marzo de 1972"),
+    ({}, "SoftwareVersions", "\uff2b\uff4f\uff57\uff41\uff4c\uff53\uff4b\uff49"),  # full width
+    ({}, "SoftwareVersions", "%254Bowalski"),
+    ({"PatientTelephoneNumbers": "+47 55 12 34 56"}, "SoftwareVersions", "call 55123456"),
+    ({"PatientTelephoneNumbers": "0049 551 1234567"}, "SoftwareVersions", "0551/1234567"),
+    ({"PatientAddress": "Storgata 12, 5020 Bergen"}, "SoftwareVersions", "of storgata 12"),
     ({}, "SoftwareVersions", "14032 140372 1"),
     ({}, "SoftwareVersions", "v20240517"),
     ({}, "SoftwareVersions", "at 20240517101112"),
@@ -115,6 +130,11 @@ KEPT = [
     ({}, "SoftwareVersions", "K o w a 1"),
     ({}, "SoftwareVersions", "QmVzdCBpbWFnZXM= 48656c6c6f a=20b"),
     ({}, "EchoTime", "19720315"),
+    ({}, "SoftwareVersions", "Fri May 17 10:11:12 2023"),
+    ({}, "SoftwareVersions", "2024-May-16"),
+    ({}, "SoftwareVersions", "14 . 3 . 1973"),
+    ({"PatientTelephoneNumbers": "+47 55 12 34 56"}, "SoftwareVersions", "call 55123457"),
+    ({"PatientAddress": "Storgata 12, 5020 Bergen"}, "SoftwareVersions", "of storgata 13"),
 ]
 
 
