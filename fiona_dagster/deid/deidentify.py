@@ -20,6 +20,7 @@ from typing import Any
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
+from fiona_dagster.deid.compatibility import identities_for
 from fiona_dagster.deid.elements import (
     DEFLATED,
     DicomFile,
@@ -30,7 +31,7 @@ from fiona_dagster.deid.elements import (
     text,
 )
 from fiona_dagster.deid.encoding import encode, flat
-from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Engine, Tally
+from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine, Tally
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
@@ -148,7 +149,7 @@ class Deidentifier:
     ) -> None:
         self.project, self.key, self.assignment, self.generation = project, key, assignment, generation
         self.profile = Profile.of(project, assignment.names())
-        self.identities = identities or Identities(key.secret, assignment.participant, generation)
+        self.identities = identities or identities_for(project, key, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
 
     def assigned_words(self) -> frozenset[str]:
@@ -159,6 +160,20 @@ class Deidentifier:
     def assigned_tags(self) -> frozenset[int]:
         """Top-level attributes that the request assigns."""
         return frozenset(self.assignment.values()) - self.profile.kept_of_assigned
+
+    def new_uid(self, tag: int, uid: str) -> str:
+        """The UID that copies hold in an attribute of the top level in place of ``uid``."""
+        if self.engine.keeps(tag, "UI", (), None):
+            return uid
+        return self.identities.study_uid(uid) if tag == STUDY else self.identities.uid(uid)
+
+    def new_study_uid(self, uid: str) -> str:
+        """The Study Instance UID of the copies of a study."""
+        return self.new_uid(STUDY, uid)
+
+    def new_series_uid(self, uid: str) -> str:
+        """The Series Instance UID of the copies of a series."""
+        return self.new_uid(SERIES, uid)
 
     def map_uid(self, uid: str) -> str:
         """The UID that stands in place of ``uid`` in every output of this project and generation."""
@@ -187,6 +202,7 @@ class Deidentifier:
         """
         try:
             with opened(source, self.engine.opaque) as found:
+                self.identities.begin(_value(found, STUDY))
                 elements, tally = self.engine.clean(found)
                 return self._write(found, elements, tally, target)
         except RecursionError:

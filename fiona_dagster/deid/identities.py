@@ -98,6 +98,13 @@ class Identities:
             new = self._uids[original] = f"2.25.{number}"
         return new
 
+    def begin(self, study: str) -> None:
+        """An object of this study comes next."""
+
+    def study_uid(self, original: str) -> str:
+        """The Study Instance UID in place of ``original``."""
+        return self.uid(original)
+
     def pseudonym(self, value: bytes) -> bytes:
         """16 bytes in place of a value; the same for the same value in all of the project."""
         return self._mac("pseudonym", value.hex())[:16]

@@ -135,8 +135,7 @@ class _Asked:
 
     def new_uid(self, tag: int, uid: str) -> str:
         """The UID of the copy that stands for one of the original."""
-        kept = self._deidentifier.engine.keeps(tag, "UI", (), self._iod)
-        return uid if kept else self._deidentifier.map_uid(uid)
+        return self._deidentifier.new_uid(tag, uid)
 
 
 def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[Finding]:
@@ -144,7 +143,7 @@ def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[
     try:
         with opened(source, deidentifier.engine.opaque) as read:
             instance = read.find(SOP_INSTANCE)
-            name = deidentifier.map_uid(text(instance.value)) if instance else ""
+            name = deidentifier.new_uid(SOP_INSTANCE, text(instance.value)) if instance else ""
     except (UnreadableDicom, RefusedDicom, OSError):
         return []  # the engine can't read it either, so that it made no copy
     copies = [path for path in out_dir.rglob(f"{name}*.dcm") if path.stem.split("_")[0] == name]

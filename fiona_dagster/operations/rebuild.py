@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster import deid, landing
-from fiona_dagster.config import DataRoot, project_names
-from fiona_dagster.deid.identities import Identities
+from fiona_dagster.config import DataRoot, has_project, load_project_in_force, project_names
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_consents, restore_record
@@ -278,10 +277,14 @@ def _study_of(root: DataRoot, ledger: Ledger, manifest: Mapping[str, Any]) -> st
     key = deid.ProjectKey.load(root, project)
     if key is None:
         raise PermanentError(f"the key of project {project} is missing; restore it from the backup")
-    identities = Identities(key.secret, str(manifest["participant"]), int(manifest["generation"]))
+    assignment = deid.Assignment(project, str(manifest["participant"]), str(manifest["event"]))
+    settings = load_project_in_force(root, project)[0] if has_project(root, project) else None
+    deidentifier = deid.Deidentifier(
+        settings or deid.basic_profile_only(project), key, assignment, int(manifest["generation"])
+    )
     wanted = manifest["StudyInstanceUID"]
     for study in ledger.receipts.studies():
-        if identities.uid(study.study) == wanted:
+        if deidentifier.new_study_uid(study.study) == wanted:
             return study.study
     raise PermanentError(
         f"no study that is here has its mapped UID with the key of project {project}; "

@@ -69,7 +69,12 @@ def deidentifier_of(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
 
     project = gateway.project(transfer.project)
     key = project_key(gateway, transfer.project)
-    assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event)
+    assignment = deid.Assignment(
+        transfer.project,
+        transfer.participant,
+        transfer.event,
+        gateway.ledger.receipts.study(transfer.study).site,
+    )
     source = derived.source_of(gateway, transfer.study)
     identities = None if source is None else derived.identities_of(gateway, source, key)
     return deid.Deidentifier(project, key, assignment, transfer.generation, identities)
@@ -255,7 +260,7 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
         passed=verification.passed and complete,
         files=dict(verification.files),
         report={"deidentification": report, "verification": verification.to_json()},
-        mapped_uid=deidentifier.map_uid(transfer.study),
+        mapped_uid=deidentifier.new_study_uid(transfer.study),
         review=reasons_for_review(project, len(verification.warnings)),
     )
     if not complete:
@@ -361,7 +366,9 @@ def types_of(gateway: Gateway, transfer: Transfer) -> dict[str, list[str]]:
     found = {}
     for path in (site.raw / transfer.study).glob("*.json"):
         record = json.loads(path.read_text("utf-8"))
-        found[deidentifier.map_uid(path.stem)] = [str(type_) for type_ in record.get("ClassifyType", ())]
+        found[deidentifier.new_series_uid(path.stem)] = [
+            str(type_) for type_ in record.get("ClassifyType", ())
+        ]
     return found
 
 
