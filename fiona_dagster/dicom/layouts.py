@@ -31,6 +31,8 @@ _LARGEST = 4096
 """Bytes of a value or of heads inside a block; what is larger ends it."""
 _REFILL = 4096
 _WINDOW = 64 * 1024
+_VARYING = frozenset(swapped(tag) for tag in (0x00080018, 0x00200013, 0x00200032, 0x00201041))
+"""UID, number, position and location of an instance: they differ in length in nearly every series."""
 _SHORT_LENGTH, _LONG_LENGTH = struct.Struct("<H"), struct.Struct("<I")
 
 
@@ -234,7 +236,7 @@ class _Series:
 
     def __init__(self) -> None:
         self.missed = 0
-        self.varying: set[int] = set()
+        self.varying = set(_VARYING)
         self._lengths: dict[int, int] = {}
 
     def compare(self, trace: list[Met]) -> None:

@@ -71,7 +71,8 @@ def _of_call(call: RuleCall, rules: RuleSet) -> Iterator[Finding]:
         yield _finding(
             "notrule",
             f"the original wants that none of the conditions of {call.id!r} holds; here {call.id!r} as a "
-            "whole must not hold",
+            "whole must not hold. Put a description beside it to say that this is meant",
+            changes=not call.described,
         )
     if len(targets) > 1:
         yield _finding("duplicate id", f"the original ends when {call.id!r} is referenced", changes=False)

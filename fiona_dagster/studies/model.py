@@ -12,12 +12,16 @@ CLASSIFY_TYPE = "ClassifyType"
 
 @dataclass(frozen=True)
 class RuleCall:
-    """``rule`` or ``notrule``: the conditions of another ruleset, or their negation."""
+    """``rule`` or ``notrule``: the conditions of another ruleset, or their negation.
+
+    ``described``: a description stands beside it, so that somebody thought of what it means.
+    """
 
     id: str
     negate: bool
     line: int
     negated_by_key: bool = False
+    described: bool = False
 
 
 @dataclass(frozen=True)

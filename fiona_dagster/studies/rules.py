@@ -182,7 +182,8 @@ class _Parser:
                 if not isinstance(value[key], str):
                     raise self._wrong(line, f"{key!r} must be the id of a ruleset")
                 self._unknown_keys(value, frozenset({key, "negate", "description"}), line)
-                return RuleCall(value[key], (key == "notrule") is not negate, line, negate)
+                described = bool(value.get("description"))
+                return RuleCall(value[key], (key == "notrule") is not negate, line, negate, described)
         return self._predicate(value, line, negate=negate)
 
     def _negate(self, value: Mapping[str, Any], line: int) -> bool:

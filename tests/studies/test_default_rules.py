@@ -29,6 +29,7 @@ def types(**values: str) -> set[str]:
         "kernel": (0x00181210, "SH"),
         "corrected": (0x00280051, "CS"),
         "angio_flag": (0x00180025, "CS"),
+        "contrast": (0x00089209, "CS"),
     }
     header = InstanceHeader(Path("none"))
     for name, value in values.items():
@@ -64,6 +65,14 @@ def test_manufacturers(manufacturer: str, expected: str | None) -> None:
         ("1\\0\\0\\0\\0\\-1", {"coronal"}),
         ("0\\1\\0\\0\\0\\-1", {"sagittal"}),
         ("0.7\\0.7\\0\\0\\0\\-1", {"oblique"}),
+        ("-1\\0\\0\\0\\-1\\0", {"axial"}),  # prone
+        ("-1\\0\\0\\0\\1\\0", {"axial"}),  # feet first
+        ("0\\-1\\0\\1\\0\\0", {"axial"}),  # on the side
+        ("0.7\\0.7\\0\\-0.7\\0.7\\0", {"axial"}),  # turned in its plane
+        ("1\\0\\0\\0\\0\\1", {"coronal"}),
+        ("0\\-1\\0\\0\\0\\1", {"sagittal"}),
+        ("1\\0\\0\\0\\0.8\\0.6", {"oblique"}),
+        ("1\\0\\0", {"oblique"}),
     ],
 )
 def test_orientations(orientation: str, expected: set[str]) -> None:
@@ -135,6 +144,13 @@ def test_other_types(values: dict[str, str], expected: set[str]) -> None:
         ({"modality": "XA"}, {"X-ray", "angiography"}),
         ({"modality": "CT", "description": "CT-A Carotis 1.0"}, {"CT arterial phase", "angiography"}),
         ({"modality": "MR", "description": "ep2d_perf_p2"}, {"perfusion"}),
+        ({"modality": "MR", "contrast": "T1"}, {"T1"}),
+        ({"modality": "MR", "contrast": "T2"}, {"T2"}),
+        ({"modality": "MR", "contrast": "T2_STAR"}, set()),
+        ({"modality": "MR", "contrast": "FLUID_ATTENUATED"}, {"FLAIR"}),
+        ({"modality": "MR", "contrast": "DIFFUSION"}, {"diffusion"}),
+        ({"modality": "MR", "contrast": "PERFUSION"}, {"perfusion"}),
+        ({"modality": "MR", "contrast": "FLOW_ENCODED"}, {"angiography"}),
         ({"modality": "MR", "description": "pCASL_3d_tra"}, {"perfusion"}),
         ({"modality": "MR", "image_type": "DERIVED\\PRIMARY\\PERFUSION\\RCBV"}, {"derived", "perfusion"}),
         ({"modality": "MR", "sop_class": "1.2.840.10008.5.1.4.1.1.4.2"}, {"spectroscopy"}),

@@ -109,6 +109,12 @@ def test_who_asks_for_the_tag_means_what_holds_here() -> None:
     assert not [each for each in found if each.changes]
 
 
+def test_who_describes_a_notrule_means_what_holds_here() -> None:
+    found = findings({"notrule": "TWO", "description": "as a whole"}, others=(ONE, TWO))
+
+    assert [(each.trap, each.changes) for each in found] == [("notrule", False)]
+
+
 def test_a_series_level_type_that_others_give_too_is_a_warning() -> None:
     entry = {"tag": ["Modality"], "value": "^MR$"}
     alone = findings(entry, check="SeriesLevel")
