@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def _let_ask_for_commitment(root: DataRoot, modality: Sender) -> None:
 
 
 def _rebuild(service: Service) -> None:
-    """After all that happened: the ledger made anew from the files says the same of every study."""
+    """After all that happened: ledger, links and records made anew from the files are as they were."""
 
     def told() -> dict[str, Any]:
         kept = {}
@@ -80,9 +81,22 @@ def _rebuild(service: Service) -> None:
             kept[study["study"]] = (study["state"], detail["site"], detail["sites"], states)
         return kept
 
-    before = told()
+    def trees() -> dict[str, str]:
+        """Links and series records below site/raw and site/participants, with target or text."""
+        return {
+            str(path): str(path.readlink()) if path.is_symlink() else path.read_text()
+            for folder in folders
+            for path in sorted(folder.rglob("*"))
+            if path.is_symlink() or path.is_file()
+        }
+
+    folders = (service.root.raw, service.root.participants)
+    before, organised = told(), trees()
+    for folder in (*folders, service.root.ledger_file.parent):
+        shutil.rmtree(folder)
     service.fiona("rebuild")
     assert told() == before
+    assert trees() == organised
     assert_all_accounted(service.root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -194,6 +195,38 @@ def test_fiona_launch_goes_through_the_web_server(site: Site, shared: Path) -> N
     refused = service.fiona("launch", "--study", study, "--project", "NONE", check=False)
     assert refused.returncode == 2
     assert "NONE" in refused.stderr
+
+
+def test_a_change_of_the_rules_reaches_every_study_in_one_backfill(site: Site) -> None:
+    service, root = site.service, site.service.root
+    known = [_any_held(site)]
+    rules = json.loads(root.rules_file.read_text())
+    rules.append({"type": "newly known", "rules": [{"tag": ["Modality"], "value": "."}]})
+    root.rules_file.write_text(json.dumps(rules))
+    if os.environ.get("FIONA_TEST_FULL"):
+        launch = [sys.executable, "-m", "dagster", "job", "launch", "-j", "reclassify_stale"]
+        environment = service.environment
+        subprocess.run(launch, cwd=CHECKOUT, env=environment, check=True, capture_output=True, timeout=120)
+    else:
+        said = json.loads(service.fiona("reclassify", "--stale", "--json").stdout)
+        assert said["service_running"]
+        assert set(known) <= set(said["started"])
+
+    def backfill() -> str:
+        query = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { status title } } } }"
+        found = service.graphql(query)["partitionBackfillsOrError"]["results"]
+        status = next((one["status"] for one in found if one["title"] == "Classify again"), "")
+        return status if status not in ("", "REQUESTED", "FAILING") else ""
+
+    assert wait_until("the backfill has ended", backfill, 180) == "COMPLETED_SUCCESS"
+    for uid in known:
+        detail = service.study(uid)
+        assert all("newly known" in series["ClassifyType"] for series in detail["series"])
+        assert any(what.startswith("classified again, rules ") for _, what in detail["history"])
+        records = [json.loads(path.read_text()) for path in (root.raw / uid).glob("*.json")]
+        assert records
+        assert all("newly known" in record["ClassifyType"] for record in records)
+    assert json.loads(service.fiona("reclassify", "--stale", "--json").stdout)["studies"] == []
 
 
 def _any_held(site: Site) -> str:
