@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 @click.option("--study", help="Only the copy of this StudyInstanceUID (as received).")
 @click.option("--values", default=5, show_default=True, type=click.IntRange(0), help="Values shown of each.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write every distinct value here.")
+@click.option("--page", type=click.Path(path_type=Path), help="With --study: write its report here (HTML).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def review(project: str, *, study: str | None, values: int, csv_file: Path | None, as_json: bool) -> int:
+def review(
+    project: str, *, study: str | None, values: int, csv_file: Path | None, page: Path | None, as_json: bool
+) -> int:
     """Lists every attribute that is left in the verified copies of PROJECT, with counts and distinct values.
 
     Reads copies only, never an original. What the request assigns is marked. Then `fiona release` lets a copy
@@ -33,13 +36,14 @@ def review(project: str, *, study: str | None, values: int, csv_file: Path | Non
     root = DataRoot.from_environment()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
+    if page is not None and study is None:
+        raise UsageError("--page writes the report of one study: name it by --study")
     with Gateway(root) as gateway:
         found = reviews.review(gateway, project, study, _tell)
+        if page is not None and study is not None:
+            _write(page, reviews.report_page(gateway, project, study))
     if csv_file is not None:
-        try:
-            csv_file.write_text(found.to_csv(), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{csv_file}: can't be written ({error.strerror})") from None
+        _write(csv_file, found.to_csv().encode())
     if as_json:
         click.echo(json.dumps(found.to_json(values), indent=1))
     else:
@@ -47,6 +51,13 @@ def review(project: str, *, study: str | None, values: int, csv_file: Path | Non
     for missing in found.unread:
         click.echo(f"fiona: study {missing}: its copy is not there any more and was not read", err=True)
     return 1 if found.unread else 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written ({error.strerror})") from None
 
 
 def _tell(done: int, total: int) -> None:

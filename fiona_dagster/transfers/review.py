@@ -164,6 +164,25 @@ def review(
     return found
 
 
+def report_page(gateway: Gateway, project: str, study: str) -> bytes:
+    """The report of a verified copy as a page, also while the copy waits for a person (HTML).
+
+    Args:
+        gateway: the open gateway.
+        project: its name.
+        study: StudyInstanceUID as received.
+
+    Raises:
+        UsageError: there is no verified copy.
+    """
+    from fiona_dagster.deid.report import page
+
+    for transfer in _transfers(gateway, project, study):
+        report = gateway.ledger.transfers.verification_report(transfer) or {}
+        return page(report.get("deidentification", {}), report.get("verification", {}))
+    raise UsageError(f"project {project}: study {study} has no verified copy; nothing to report")
+
+
 def _transfers(gateway: Gateway, project: str, study: str | None) -> Iterator[Transfer]:
     book = gateway.ledger.transfers
     studies = {each.study for each in book.all(study) if each.project == project}

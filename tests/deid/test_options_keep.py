@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -204,3 +205,55 @@ def test_of_the_shared_planted_files_survives_what_the_option_keeps(
     }
     assigned = {f"{tag:08x}" for tag in make().assigned_tags()} | {"00080050", "00120063"}
     assert wanted - assigned - {row["location"] for row in left} == set()
+
+
+ALL = [option for option in OPTIONS if option not in ("retain_long_full_dates", "retain_uids")]
+WORDS = (
+    "Q u i s l i n g for Wendelin QUISLING born 04.07.1953 id ZX83015577 acc ACC4455667 UXVpc2xpbmc= 51756973"
+)
+TELLING = (
+    "Quisling",
+    "QUISLING",
+    "Wendelin",
+    "ZX83015577",
+    "04.07.1953",
+    "ACC4455667",
+    "UXVpc2xp",
+    "Q u i s",
+)
+
+
+def nested_with_words() -> Dataset:
+    image = phantoms.image()
+    into: Dataset = image
+    for keyword in planting.KEPT_SEQUENCES:
+        item = Dataset()
+        planting.plant(item, Canaries(), planting.table(), keyword, words=WORDS)
+        setattr(into, keyword, [item])
+        into = item
+    return image
+
+
+def report_with_words() -> Dataset:
+    made = planting.report(Canaries())
+    items = [*made.ContentSequence, *made.ContentSequence[-2].ContentSequence]
+    for item in items:
+        if "TextValue" in item:
+            item.TextValue = WORDS
+        name = item.ConceptNameCodeSequence[0]
+        name.CodeMeaning = f"{name.CodeMeaning[:40]} of Quisling"
+    return made
+
+
+@pytest.mark.parametrize("made", [nested_with_words, report_with_words])
+def test_all_options_together_leave_nothing_of_the_person(
+    make: Make, tmp_path: Path, out: Path, made: Callable[[], Dataset]
+) -> None:
+    source = phantoms.write(made(), tmp_path / "in.dcm")
+    deidentifier = make(*ALL)
+
+    copy = out / deidentifier.file(source, out).name
+
+    raw = copy.read_bytes()
+    assert [word for word in TELLING if word.encode() in raw] == []
+    assert verify_outputs([source], out, deidentifier).findings == []

@@ -190,8 +190,12 @@ def test_the_review_lists_what_is_left_and_nothing_of_the_person(site: Site) -> 
     assert rows["AnatomicRegionSequence.CodeMeaning"]["values"][0]["value"] == "Head"
     table = (site.folder / "all.csv").read_text()
     assert '"(0018,0050)",SliceThickness,DS,0,2.5,2' in table.splitlines()
+    page = site.folder / "report.html"
+    done = fiona("review", PROJECT, "--study", STUDY, "--page", str(page), data=site.root.path)
+    assert done.returncode == 0, done.stderr
+    assert "Basic Application Confidentiality Profile (113100)" in page.read_text()
     for word in PLANTED:
-        assert word not in done.stdout + table
+        assert word not in done.stdout + table + page.read_text()
 
     with site.open() as gateway:
         release.decide(gateway, STUDY, PROJECT, release=True, by="anna", reason="fine")
