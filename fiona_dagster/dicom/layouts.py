@@ -21,7 +21,7 @@ from fiona_dagster.dicom.walker import UNDEFINED, Element
 
 MAX_NEXT = 6
 """Blocks that are tried behind a block; the one that came last is tried first."""
-MAX_BLOCKS = 4096
+MAX_BLOCKS = 2048
 """Blocks of one plan; above that they are learned anew."""
 COMPARED, LEARNED = 2, 10
 """Files of a series that are only compared, and that are compared or learned from."""
@@ -130,7 +130,10 @@ class Followed(NamedTuple):
 
 
 class Layouts:
-    """The layouts that were learned for one plan of wanted elements, in one encoding."""
+    """The layouts that were learned for one plan of wanted elements, in one encoding.
+
+    Several threads may use it: each step leaves the lists whole; a block tried in vain only costs time.
+    """
 
     def __init__(self) -> None:
         self._roots: list[Block] = []
@@ -171,8 +174,7 @@ class Layouts:
             if block.values is not None:
                 elements.update(zip(block.tags, zip(block.vrs, block.values(data, at))))  # noqa: B905
             if nexts[0] is not block:
-                nexts.remove(block)
-                nexts.insert(0, block)
+                nexts[:] = [block, *(each for each in nexts if each is not block)]
             at = start + length
             if block.kept and length <= longest and at <= there:
                 elements[block.tag] = (block.vr, data[start:at])
@@ -214,7 +216,7 @@ class Layouts:
             read: ``read(offset, length)`` gives bytes of the file.
             sink: a new one, to be asked as it was when the data set was read.
         """
-        before = self._series[series]
+        before = self._series.get(series) or _Series()
         start = known.base + known.at
         usable = _usable(trace, start, sink)
         before.compare(usable)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,22 @@ def test_known_layouts_say_the_same_of_every_file(shared: Path, monkeypatch: pyt
             assert seen(path, TAGS) == expected[path], path
 
     assert counted.whole > 300  # the others are compressed, or no plain files
+
+
+@pytest.mark.shared
+def test_layouts_are_learned_and_used_by_several_threads(shared: Path) -> None:
+    files = [
+        path
+        for folder in ("mr_siemens_fmap", "ct_ge_tilt", "mr_uih_dti", "mr_philips_fmri")
+        for path in sorted((shared / "data" / "visible" / folder).rglob("*"))
+        if path.is_file()
+    ]
+    expected = {path: walked(path, TAGS) for path in files}
+    plain.forget()
+    shuffled = random.Random(4).sample(files * 8, len(files) * 8)
+    with ThreadPoolExecutor(4) as pool:
+        for path, found in zip(shuffled, pool.map(lambda path: seen(path, TAGS), shuffled), strict=True):
+            assert found == expected[path]
 
 
 @st.composite
