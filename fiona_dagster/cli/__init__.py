@@ -34,7 +34,7 @@ COMMANDS: dict[str, str] = {
     "import": "imports:import_",
     "init": "init:init",
     "launch": "launch:launch",
-    "project": "packages:project",
+    "project": "projects:project",
     "pull": "pull:pull",
     "quarantine": "quarantine:quarantine",
     "rebuild": "rebuild:rebuild",

@@ -24,11 +24,11 @@ _DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|[^a-z]+)", re.IGNORECASE)
 
 
 @click.command("deidentify")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path), required=False)
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path), required=False)
 @click.option("--project", required=True, help="Project acronym.")
-@click.option("--participant", required=True, help="Participant that the copies belong to.")
-@click.option("--event", required=True, help="Event (visit) that the copies belong to.")
+@click.option("--participant", help="Participant that the copies belong to.")
+@click.option("--event", help="Event (visit) that the copies belong to.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report (JSON) to this file.")
 @click.option(
     "--page", type=click.Path(path_type=Path), help="Write the report as a page (HTML) to this file."
@@ -37,17 +37,21 @@ _DICOM_SUFFIX = re.compile(r"|\.(dcm|dicom|dic|ima|img|[^a-z]+)", re.IGNORECASE)
     "--generation", type=click.IntRange(0), default=0, show_default=True, help="See the ledger's generation."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report to stdout.")
+@click.option("--explain", metavar="TAG", help="Only say what is done with TAG (in IN, if given), and why.")
+@click.option("--dry-run", is_flag=True, help="Only say what is done with every element of IN, and why.")
 def deidentify(
     *,
-    source: Path,
-    target: Path,
+    source: Path | None,
+    target: Path | None,
     project: str,
-    participant: str,
-    event: str,
+    participant: str | None,
+    event: str | None,
     report: Path | None,
     page: Path | None,
     generation: int,
     as_json: bool,
+    explain: str | None,
+    dry_run: bool,
 ) -> int:
     """De-identify the file or folder IN into the folder OUT.
 
@@ -57,6 +61,11 @@ def deidentify(
     root = DataRoot.from_environment()
     if not PROJECT_NAME.fullmatch(project):
         raise UsageError("--project: must be 1 to 20 letters, digits or _")
+    if explain is not None or dry_run:
+        who = deid.Assignment(project, participant or "PARTICIPANT", event or "EVENT")
+        return _explain(root, who, source, explain, as_json=as_json)
+    if source is None or target is None or participant is None or event is None:
+        raise UsageError("give IN, OUT, --participant and --event (or --explain TAG, or --dry-run IN)")
     inputs, skipped = _inputs(source, target)
     for path in (report, page):
         if path is None or not _inside(path, target):
@@ -82,6 +91,34 @@ def deidentify(
     return 1 if failed else 0
 
 
+def _explain(
+    root: DataRoot, assignment: deid.Assignment, source: Path | None, tag: str | None, *, as_json: bool
+) -> int:
+    """Prints what would be done, and writes nothing; the project's key is not needed for that."""
+    from fiona_dagster.cli.projects import show
+    from fiona_dagster.deid.explain import explain_files, explain_tag
+
+    if source is None and tag is None:
+        raise UsageError("--dry-run: name the file or folder IN")
+    project = assignment.project
+    no_key = deid.ProjectKey(project, bytes(32))  # no value is ever shown
+    deidentifier = deid.Deidentifier(_settings(root, project), no_key, assignment)
+    try:
+        if source is None:
+            rows = explain_tag(deidentifier, tag or "")
+        else:
+            rows = explain_files(deidentifier, _inputs(source, None)[0], tag or "")
+    except ValueError as error:
+        raise UsageError(f"--explain: {error}") from None
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=1))
+    else:
+        show(rows, counts=source is not None)
+        if not rows:
+            click.echo("fiona: no such element", err=True)
+    return 0 if rows else 1
+
+
 def _searched(document: dict[str, Any], left: int) -> str:
     if left:
         return f"{left} findings"
@@ -92,11 +129,11 @@ def _inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _inputs(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
+def _inputs(source: Path, target: Path | None) -> tuple[list[Path], list[Path]]:
     """The files to process, sorted, and those that are evidently no DICOM."""
-    if target.exists() and not target.is_dir():
+    if target is not None and target.exists() and not target.is_dir():
         raise UsageError(f"{target}: OUT must be a folder")
-    if _inside(source, target):
+    if target is not None and _inside(source, target):
         raise UsageError("IN lies in OUT; OUT holds nothing but de-identified DICOM, choose another folder")
     if source.is_file():
         return [source], []
@@ -107,7 +144,7 @@ def _inputs(source: Path, target: Path) -> tuple[list[Path], list[Path]]:
     for path in sorted(
         Path(folder, name) for folder, _, names in os.walk(source, onerror=_refuse) for name in names
     ):
-        if _inside(path, target):
+        if target is not None and _inside(path, target):
             continue
         # anything but a regular file (a pipe, say) could block for ever
         (inputs if path.is_file() and not _evidently_other(path) else skipped).append(path)

@@ -1,4 +1,4 @@
-"""``fiona verify`` checks a package offline; ``fiona project key`` gives out the key for it."""
+"""``fiona verify`` checks a package offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import UsageError
 
 
@@ -63,28 +62,3 @@ def _origin(signed_by: str, key: bytes | None) -> str:
             "but only --key proves who made it"
         )
     return "not signed (format 1): whoever rewrites all of it is not found"
-
-
-@click.group()
-def project() -> None:
-    """Research projects of this gateway."""
-
-
-@project.command()
-@click.argument("name")
-@click.option("--public", is_flag=True, required=True, help="The only half that is given out.")
-def key(name: str, *, public: bool) -> None:
-    """Prints the public key of project NAME (PEM), for `fiona verify PACKAGE.zip --key FILE`.
-
-    It identifies nobody. Hand it to those who get packages, on another way than the packages.
-    """
-    from fiona_dagster.config import load_project_in_force
-    from fiona_dagster.deid import project_key
-    from fiona_dagster.ledger import Ledger
-    from fiona_dagster.transfers.signature import SigningKey, public_pem
-
-    root = DataRoot.from_environment()
-    load_project_in_force(root, name)
-    with Ledger(root) as ledger:
-        found = project_key(root, name, ledger.key_fingerprint, ledger.record_key_fingerprint, make=True)
-    click.echo(public_pem(SigningKey(found.secret).public), nl=False)

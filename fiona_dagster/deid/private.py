@@ -25,19 +25,19 @@ def safe_table() -> dict[tuple[int, str], str]:
 
 
 class SafePrivate:
-    """What a project keeps of private attributes.
+    """What a project keeps of private attributes; ``own`` is its own list, without blocks.
 
     Args:
         listed: the project's own list, elements by creator; empty: the standard's table alone.
     """
 
     def __init__(self, listed: Mapping[str, Sequence[str]] | None = None) -> None:
-        self._own = {
+        self.own = {
             (tag_pattern(element).value & _LOW, creator.strip())
             for creator, elements in (listed or {}).items()
             for element in elements
         }
-        self._tags = {tag for tag, _ in (*safe_table(), *self._own, ge.USER_DATA)}
+        self._tags = {tag for tag, _ in (*safe_table(), *self.own, ge.USER_DATA)}
 
     def touches(self, tag: int) -> bool:
         """Whether some creator's element of this tag stays."""
@@ -51,7 +51,7 @@ class SafePrivate:
         vr = safe_table().get(key)
         if vr is not None:
             return vr, "table E.3.10-1, retain_safe_private"
-        return ("", "project's list, retain_safe_private") if key in self._own else None
+        return ("", "project's list, retain_safe_private") if key in self.own else None
 
     def __repr__(self) -> str:
-        return f"SafePrivate({sorted(self._own)})"
+        return f"SafePrivate({sorted(self.own)})"
