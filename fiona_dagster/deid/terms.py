@@ -16,6 +16,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.deid import dates, spread
+from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.folding import (
     IDEOGRAPHS,
     decode,
@@ -92,6 +93,8 @@ class Terms:
         value = value.strip(" \0\r\n\t")
         if not value or value in self.exempt or value in _DUMMIES:
             return
+        if not strong and is_defined(MODALITY, value.upper().encode("ascii", "replace")):
+            return  # CT, MR and the like stand in every second header
         if _stronger(self.words, value, Term(kind, strong)):
             self._index = None
 

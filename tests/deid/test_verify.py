@@ -126,6 +126,18 @@ def test_common_words_warn_and_do_not_block(
     assert pydicom.dcmread(out / report.name).SoftwareVersions == kept
 
 
+def test_a_modality_is_nobody_s_initials(make: Make, tmp_path: Path, out: Path) -> None:
+    ds = phantoms.image()
+    ds.PatientName, ds.ManufacturerModelName = "Quisling^CT", "HiSpeed CT/i"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+
+    result = verify_outputs([source], out, make())
+
+    assert pydicom.dcmread(copy).ManufacturerModelName == "HiSpeed CT/i"
+    assert (result.findings, result.warnings) == ([], [])
+
+
 def test_the_words_of_the_standard_s_own_method_are_nobody_s_name(
     make: Make, tmp_path: Path, out: Path
 ) -> None:
