@@ -60,37 +60,34 @@ def classify(
         rules: checked rules.
         series: values of the series that rules can name (``NumFiles``, ``IncomingConnection``).
     """
-    return _judge_series(instances, rules, series, alike=_alike(rules))[0]
+    return _judge_series(instances, rules, series)[0]
 
 
 def judged_views(
     instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None = None
 ) -> list[InstanceView]:
-    """The instances after the series was classified, with its final types; see :func:`classify`."""
-    return _judge_series(instances, rules, series, alike=None)[1]
+    """The instances after the series was classified, with its final types; see :func:`classify`.
+
+    Of instances that rules can't tell apart only the first.
+    """
+    return _judge_series(instances, rules, series)[1]
 
 
 def _judge_series(
-    instances: Sequence[InstanceHeader],
-    rules: RuleSet,
-    series: Mapping[str, Value] | None,
-    *,
-    alike: Callable[[InstanceHeader], Hashable] | None,
+    instances: Sequence[InstanceHeader], rules: RuleSet, series: Mapping[str, Value] | None
 ) -> tuple[list[str], list[InstanceView]]:
-    """The types, and what was judged; of instances that are ``alike`` only the first."""
     found: set[str] = set()
     in_file_order = tuple(dict.fromkeys(ruleset.type for ruleset in rules.rulesets))
     shared: dict[str, Value] = {"NumFiles": str(len(instances)), **(series or {}), CLASSIFY_TYPE: ()}
     views: list[InstanceView] = []
     seen: set[Hashable] = set()
+    alike = _alike(rules)
     for number, header in enumerate(instances, 1):
         for frame, each in header.frames():
-            if alike is not None:
-                key = alike(each)
-                if key in seen:
-                    continue
+            key = alike(each)
+            if key not in seen:
                 seen.add(key)
-            views.append(InstanceView(each, shared, number, frame))
+                views.append(InstanceView(each, shared, number, frame))
     for ruleset in rules.order:
         if ruleset.type in found or not views:
             continue

@@ -75,7 +75,7 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
             header.flag("unreadable")
             return header
         header.size = status.st_size
-        wanted = None if tags is None else frozenset(tags)
+        wanted = tags if tags is None or isinstance(tags, frozenset) else frozenset(tags)
         found = plain.read(descriptor, header, wanted)
         if found is not None:
             _judge(header, found.scanned, found.said, whole=True)

@@ -178,14 +178,19 @@ def test_rules_judge_every_frame_as_an_instance(
 
 def test_frames_that_rules_cannot_tell_apart_are_judged_once(tmp_path: Path) -> None:
     ds = enhanced(shared_groups=True)
-    ds.PerFrameFunctionalGroupsSequence = Sequence(
-        [frame(-place, 30.0, place % 3 * 500) for place in range(90)]
-    )
+    frames = [frame(-place, 30.0 + place, place % 3 * 500) for place in range(90)]
+    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
     ds.NumberOfFrames, ds.PixelData = 90, b"\0" * 720
-    header = read_instance(save(ds, tmp_path / "x"), needed_tags(parse_rules(FRAME_RULES, "rules").tags))
+    rules = parse_rules(
+        '[{"type": "hit", "rules": [{"tag": ["DiffusionBValue"], "operator": ">", "value": "0"}]}]', "x"
+    )
+    path = save(ds, tmp_path / "x")
+    header = read_instance(path, needed_tags(rules.tags))
 
     assert [number for number, _ in header.frames()] == [1, 2, 3]
     assert [each.text(0x00189087) for _, each in header.frames()] == ["0.0", "500.0", "1000.0"]
+    assert 0x00180081 in header.varying
+    assert len(list(read_instance(path).frames())) == 90  # where nothing says what rules look at
 
 
 def test_converted_objects_say_what_classic_ones_do(tmp_path: Path) -> None:
