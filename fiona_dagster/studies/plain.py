@@ -124,7 +124,7 @@ def _series(data: bytes, *, explicit: bool) -> bytes:
     return data[at + 8 : at + 8 + length]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _layouts(_plan: Plan, _explicit: bool) -> Layouts:
     """The layouts learned for what is wanted, in an encoding."""
     return Layouts()
