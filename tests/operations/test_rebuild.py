@@ -107,6 +107,13 @@ def test_links_and_records_come_back_from_the_archive_as_they_were(site: Site) -
     assert (result.trees, result.problems) == (1, [])
     assert tree(site) == before
 
+    with site.open() as gateway:  # finished long ago: what is there stays, what is gone comes back
+        gateway.ledger.receipts.retire(STUDY, "2026-01-01T00:00:00.000000Z")
+    assert rebuild(site.root).trees == 0
+    shutil.rmtree(site.root.raw)
+    assert rebuild(site.root).trees == 1
+    assert tree(site) == before
+
 
 def tree(site: Site) -> dict[str, str]:
     """Files and links below raw/ and participants/, with text or target."""

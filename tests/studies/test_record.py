@@ -132,6 +132,20 @@ def test_the_record_is_the_same_whatever_the_order_and_repetition_of_arrivals(
     assert "ValuesDiffer" not in EXPECTED["1.2.8"]
 
 
+def test_values_of_siemens_own_headers_that_differ_are_marked(root: DataRoot) -> None:
+    for number in (1, 2):
+        archive(root, dataset(f"{SERIES}.{number}"))
+    contents = scan_study(root, STUDY)
+    for number, header in enumerate(contents.series[SERIES], 1):
+        header.say(
+            {"MeasID": "4", "PhaseEncodingDirectionPositive": str(number % 2), "OSLevel": f"VE{number}"}
+        )
+    record = build_series_records(contents, RULES)[SERIES]
+
+    assert record["ValuesDiffer"] == ["OSLevel", "PhaseEncodingDirectionPositive"]
+    assert (record["MeasID"], record["PhaseEncodingDirectionPositive"]) == ("4", "1")
+
+
 def _headers() -> list[Any]:
     import tempfile
 
