@@ -345,7 +345,7 @@ def _exchange(root: DataRoot, new: Path) -> str:
     file = root.ledger_file
     kept = ""
     if file.exists():
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%fZ")  # two rebuilds may share a second
         aside = file.with_name(f"ledger-{stamp}.sqlite")
         _checkpoint(file)
         os.link(file, aside)
