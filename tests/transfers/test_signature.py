@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiona_dagster.cli.packages import project, verify
+from fiona_dagster.cli.packages import verify
+from fiona_dagster.cli.projects import project
 from fiona_dagster.errors import KeyMismatch, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.package import build_package
