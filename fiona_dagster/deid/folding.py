@@ -26,13 +26,15 @@ _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
 _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
 
 _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
-_ENTITY = re.compile(r"[!-~]*&#?[0-9a-z]{2,8};[!-~]*")
-_UNICODE = re.compile(r"[!-~]*\\u[0-9a-f]{4}[!-~]*")
-_PERCENT = re.compile(r"[!-~]*%[0-9a-f]{2}[!-~]*")
+_ENTITY = re.compile(r"&#?[0-9a-z]{2,8};")
+_UNICODE = re.compile(r"\\u[0-9a-f]{4}")
+_PERCENT = re.compile(r"%[0-9a-f]{2}")
+_QUOTED = re.compile(r"=(?:[0-9a-f]{2}|\r?\n)")
+_REACH = 200
+"""How far a word may go on beside a letter that is written in another way."""
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]{6,}(?:\r?\n[A-Za-z0-9+/_\-]+)*={0,2}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _HEX = re.compile(rb"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :]?){5,}")
-_QUOTED = re.compile(rb"[!-~]*=(?:[0-9A-Fa-f]{2}|\r?\n)[!-~]*(?:=(?:[0-9A-Fa-f]{2}|\r?\n)[!-~]*)*")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROLS_OF_LATIN = re.compile(rb"[\x80-\x9f]")
 
@@ -133,17 +135,45 @@ def _escaped(text: str) -> str:
     return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
 
 
+def _words_around(pattern: re.Pattern[str], raw: str, also: str = "") -> list[str]:
+    """Words with something that the pattern finds in them; linear in time whatever the text is."""
+    found: list[str] = []
+    done = 0
+    for match in pattern.finditer(raw):
+        if match.start() < done:
+            continue
+        start, end = match.span()
+        while start > max(done, match.start() - _REACH) and _is_of_word(raw[start - 1], also):
+            start -= 1
+        while end < min(len(raw), match.end() + _REACH) and _is_of_word(raw[end], also):
+            end += 1
+        found.append(raw[start:end])
+        done = end
+    return found
+
+
+def _is_of_word(char: str, also: str) -> bool:
+    return "!" <= char <= "~" or char in also
+
+
 def hidden_text(raw: str) -> str:
-    """Text of UTF-16, percent-encoding, HTML and JSON in what :func:`raw_view` shows; "" without any."""
+    """Text of UTF-16 and of escapes (percent, quoted-printable, HTML, JSON); "" without any.
+
+    Args:
+        raw: bytes as :func:`raw_view` shows them.
+    """
     found = []
     if "\0" in raw:
         found = [run[::2] for run in _LITTLE.findall(raw)] + [run[1::2] for run in _BIG.findall(raw)]
     if "&" in raw:
-        found += [html.unescape(part) for part in _ENTITY.findall(raw)]
+        found += [html.unescape(part) for part in _words_around(_ENTITY, raw)]
     if "\\u" in raw:
-        found += [_escaped(part) for part in _UNICODE.findall(raw)]
+        found += [_escaped(part) for part in _words_around(_UNICODE, raw)]
     if "%" in raw:
-        found += [unquote(part, errors="replace") for part in _PERCENT.findall(raw)]
+        found += [unquote(part, errors="replace") for part in _words_around(_PERCENT, raw)]
+    if "=" in raw:
+        quoted = (part.encode("latin-1", "replace") for part in _words_around(_QUOTED, raw, "\r\n"))
+        found += [_as_text(quopri.decodestring(part)) for part in quoted]
     return fold("\n".join(found))
 
 
@@ -159,7 +189,7 @@ def other_text(data: bytes, raw: str) -> str:
 
 
 def encoded_text(data: bytes) -> str:
-    """Text of base64, hexadecimal digits and quoted-printable in bytes as they stand; "" without any.
+    """Text of base64 and hexadecimal digits in bytes as they stand; "" without any.
 
     Whatever looks like it is decoded; what comes out as anything but text is dropped.
     """
@@ -172,8 +202,6 @@ def encoded_text(data: bytes) -> str:
     for run in _HEX.findall(data):
         digits = re.sub(rb"[ :]", b"", run)
         found.append(binascii.unhexlify(digits))
-    if b"=" in data:
-        found += [quopri.decodestring(run) for run in _QUOTED.findall(data)]
     return fold("\n".join(filter(None, map(_as_text, found))))
 
 

@@ -433,6 +433,27 @@ def test_searching_breaks_on_nothing(text: str, data: bytes) -> None:
     assert terms.hits(data + b" Kowalski ")
 
 
+HOSTILE = [
+    *(b"A", b"a ", b"1.", b"1 ", b"1-", b"1jan", b"a\0", b"ab ", b"=", b"%", b"&#", b"\\u", b"k.", b"1 / "),
+]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_searching_long_values_takes_time_as_they_are_long(unit: bytes) -> None:
+    """Quadratic searching of these would take minutes, and end at the test's time limit."""
+    terms = Terms()
+    values: list[tuple[int, str, bytes, bytes]] = [
+        (0x00100010, "PN", b"Kowalski^Anna", b""),
+        (0x00100020, "LO", b"0048151623", b""),
+        (0x00100030, "DA", b"19720314", b""),
+    ]
+    terms.learn(values)
+    data = unit * (200_000 // len(unit)) + b" =41 %41 &amp; \\u0041 Kowalski"
+
+    assert terms.hits(data)
+    assert terms.find(fold(data.decode("latin-1")), True)
+
+
 def test_counts_of_terms_are_shown_by_kind(make: Make, tmp_path: Path, out: Path) -> None:
     source = phantoms.write(person({}), tmp_path / "in.dcm")
     make().file(source, out)
