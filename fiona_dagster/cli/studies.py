@@ -185,7 +185,7 @@ def _parts(row: dict[Any, Any], first: str, instances: str, modalities: list[str
     if row.get("Site", "main") != "main":
         said.append(f"site {_shown(row['Site'])}")
     for name, word in (("Projects", "for"), ("Flags", "flagged:"), ("Problems", "problems:")):
-        if row.get(name):
+        if row.get(name) and (name == "Problems" or "Series" in row):  # the others are the study's
             said.append(f"{word} {_shown(row[name])}")
     if row.get("HeldBack"):
         said.append(f"{row['HeldBack']} held back")
