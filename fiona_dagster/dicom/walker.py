@@ -188,6 +188,7 @@ class Walk:
         problem: why it ended early; ``None`` while all is well. Reasons: ``truncated``, ``structure_broken``,
             ``nested_too_deep``, ``too_many_elements``.
         deepest: greatest depth met.
+        deep_at: position behind the head at which :data:`MAX_DEPTH` was exceeded first; ``None`` if never.
         end: position after the last element that was read whole.
     """
 
@@ -211,6 +212,7 @@ class Walk:
         self._stack: list[_Frame] = []
         self.problem: Problem | None = None
         self.deepest = 0
+        self.deep_at: int | None = None
 
     def value(self, element: Element) -> bytes:
         """The bytes of an element of defined length; call it before going on."""
@@ -308,6 +310,8 @@ class Walk:
         else:
             explicit = frame.explicit and element.vr != "UN"  # PS3.5 section 6.2.2: implicit inside UN
         self.deepest = max(self.deepest, depth)
+        if depth > MAX_DEPTH and self.deep_at is None:
+            self.deep_at = element.offset
         if depth > self._max_depth:
             self._stop("nested_too_deep", element.offset)
         end = UNDEFINED if element.length == UNDEFINED else element.offset + element.length

@@ -38,8 +38,8 @@ class InstanceHeader:
         path: the file.
         size: its bytes.
         transfer_syntax: as the file says it; empty without file meta.
-        broken_at: byte at which the structure breaks or ends too early, of the inflated data set where it is
-            deflated; ``None`` where it doesn't.
+        broken_at: byte at which the structure breaks, ends too early or gets too deep, of the inflated data
+            set where it is deflated; ``None`` where it doesn't.
         media_class: Media Storage SOP Class UID (0002,0002); empty without file meta.
         damage: codes of what is wrong, none of them with a value from the file.
         big: big endian.

@@ -154,12 +154,14 @@ class _Reader:
         scanned, last = self._follow(walk, keeper)
         if isinstance(source, InflateSource) and source.problem:
             header.flag(source.problem)
+            header.broken_at = walk.end
         elif walk.problem is not None:
             header.broken_at = walk.problem.position
             in_pixels = last is not None and last is scanned.pixels
             header.flag(_pixel_reason(walk.problem.reason) if in_pixels else walk.problem.reason)
         if walk.deepest > MAX_DEPTH:
             header.flag("nested_too_deep")
+            header.broken_at = walk.deep_at
         keeper.hand_over(header, sealed=False)
         _judge(header, scanned, self._meta.get(0x00020003, b""), whole=walk.problem is None)
 

@@ -234,6 +234,8 @@ def test_nesting_is_measured_without_recursion(
 
     assert found.damage == damage
     assert found.series == SERIES
+    level = 20 if damage else 0  # heads of a sequence and of its item; the sequence's own 12 at the last
+    assert found.broken_at == (at + level * MAX_DEPTH + 12 if damage else None)
 
 
 def test_a_nesting_that_eats_the_file_ends(tmp_path: Path) -> None:
@@ -270,6 +272,7 @@ def test_a_deflate_bomb_stays_small(tmp_path: Path) -> None:
 
     assert rest
     assert found.damage == ["inflated_too_large"]
+    assert found.broken_at is not None
     assert found.series == SERIES
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
     assert time.process_time() - began < 10
