@@ -184,6 +184,8 @@ def _print_transfer(transfer: dict[str, Any], console: Console) -> None:
             "says where",
             markup=False,
         )
+    for kind, count in sorted(Counter(transfer["not_sent"].values()).items()):
+        console.print(f"  {count} instances are not sent: {kind}; --json names them", markup=False)
     release = transfer["release"]
     if release:
         said = "waits for a person: `fiona release`" if release["waits"] else release["decision"]

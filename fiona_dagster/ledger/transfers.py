@@ -75,15 +75,18 @@ class Transfers(Requests):
                 [(transfer.id, transfer.revision, uid, kind) for uid, kind in sorted(kinds.items())],
             )
 
-    def left_out(self, transfer: Transfer) -> int:
-        """How many instances of the pinned revision can't be de-identified and were left out."""
-        row = self._store.row(
-            "SELECT count(*) AS n FROM held_back WHERE transfer = ? AND revision = ? AND kind = ?",
+    def not_sent(self, transfer: Transfer) -> dict[str, str]:
+        """SOPInstanceUID as received -> kind, of what the pinned revision's copy does not have."""
+        rows = self._store.rows(
+            "SELECT sop_instance, kind FROM held_back WHERE transfer = ? AND revision = ? ORDER BY 1",
             transfer.id,
             transfer.revision,
-            LEFT_OUT,
         )
-        return int(row["n"]) if row is not None else 0
+        return {row["sop_instance"]: row["kind"] for row in rows}
+
+    def left_out(self, transfer: Transfer) -> int:
+        """How many instances of the pinned revision can't be de-identified and were left out."""
+        return sum(kind == LEFT_OUT for kind in self.not_sent(transfer).values())
 
     def record_rules(self, transfer: Transfer, digest: str) -> None:
         """By which rules the working copy was made.

@@ -65,6 +65,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "package": asdict(package) if package else None,
                     "weak_hits": _weak_hits(ledger, transfer),
                     "release": _release(ledger, transfer),
+                    "not_sent": ledger.transfers.not_sent(transfer),
                     "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
                     "sendings": [
                         _sending(sending)

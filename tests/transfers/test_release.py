@@ -163,6 +163,8 @@ def test_or_the_transfer_goes_on_without_it_and_says_so(with_a_bad_one: Site) ->
     assert sum("/" in name for name in names) == 2
     states = {i["sop_instance"]: i["state"] for i in study_detail(site.root, STUDY)["instance_states"]}
     assert states[f"{STUDY}.3.9"] == "filtered"
+    (shown,) = study_detail(site.root, STUDY)["transfers"]
+    assert shown["not_sent"] == {f"{STUDY}.3.9": "not_processable"}
     with site.open() as gateway:
         assert gateway.ledger.transfers.left_out(transfer) == 1
         delivery.deliver(gateway, transfer, "archive")
