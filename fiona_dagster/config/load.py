@@ -55,7 +55,9 @@ def parse_file(path: Path, model: type[Model], **extra: Any) -> Model:
 
 
 def _explain(path: Path, text: str, model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_input=False)
+    # a key that is misspelt is missing under its name, too: say what was written
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"]

@@ -1,4 +1,4 @@
-"""Three generated studies: MR of a head, CT of a chest, an ultrasound.
+"""Generated studies: MR of a head, CT of a chest, an ultrasound; and screenshots, which are held back.
 
 Recognisable pictures, several series each, headers full of identifying values. The same seed gives the
 same bytes on any day.
@@ -19,7 +19,7 @@ from fiona_dagster.demo import headers
 from fiona_dagster.demo.persons import PERSONS, Person
 from fiona_dagster.demo.pictures import Plane, chest, colour_flow, fan, head, scout
 
-Kind = Literal["mr", "ct", "us"]
+Kind = Literal["mr", "ct", "us", "sc"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DemoStudy:
     """A study on disk, as a scanner would send it.
 
     Attributes:
-        kind: ``mr``, ``ct`` or ``us``.
+        kind: ``mr``, ``ct``, ``us`` or ``sc``.
         title: what it is; identifies nobody.
         folder: where its files lie.
         files: all instances, in order.
@@ -58,10 +58,16 @@ def make_studies(folder: Path, seed: int = 2026) -> list[DemoStudy]:
     return [_Maker(folder, seed, kind).make() for kind in ("mr", "ct", "us")]
 
 
+def make_held_study(folder: Path, seed: int = 2026) -> DemoStudy:
+    """Writes a study of screenshots (secondary captures), which are held back: they may show text."""
+    return _Maker(folder, seed, "sc").make()
+
+
 _TITLES: dict[Kind, tuple[str, str, str]] = {
     "mr": ("MR head", "MR CAPUT", "20260312"),
     "ct": ("CT chest", "CT THORAX", "20260409"),
     "us": ("Ultrasound", "US COR", "20260521"),
+    "sc": ("Screenshots", "SC CAPUT", "20260604"),
 }
 
 
@@ -74,7 +80,7 @@ class _Maker:
         self.folder = folder / kind
         self.seed = seed
         self.rng = np.random.default_rng([seed, len(kind), ord(kind[0])])
-        self.person: Person = PERSONS[kind]
+        self.person: Person = PERSONS["mr" if kind == "sc" else kind]
         self.study = headers.uid(seed, kind, "study")
         self.frame = headers.uid(seed, kind, "frame of reference")
         self.files: list[Path] = []
@@ -82,7 +88,7 @@ class _Maker:
 
     def make(self) -> DemoStudy:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        images = {"mr": self._mr, "ct": self._ct, "us": self._us}[self.kind]
+        images = {"mr": self._mr, "ct": self._ct, "us": self._us, "sc": self._sc}[self.kind]
         with pydicom_config.disable_value_validation():
             for image in images():
                 name = f"{image.SeriesNumber:02d}_{image.InstanceNumber:04d}.dcm"
@@ -100,7 +106,7 @@ class _Maker:
         )
 
     def _image(self, sop_class: str, series: int, description: str, number: int, transfer_syntax: str) -> Any:
-        modality = self.kind.upper()
+        modality = "OT" if self.kind == "sc" else self.kind.upper()
         base = headers.study_header(self.person, self.study, self.day, modality, self.description)
         sop_instance = headers.uid(self.seed, self.kind, series, number)
         image = headers.image_file(base, sop_class, sop_instance, transfer_syntax)
@@ -226,6 +232,14 @@ class _Maker:
             image.FrameIncrementPointer = 0x00181063
             image.FrameTime, image.CineRate, image.RecommendedDisplayFrameRate = 40, 25, 25
             image.StartTrim, image.StopTrim = 1, frames
+            yield image
+
+    def _sc(self) -> Iterator[Any]:
+        for number in (1, 2):
+            image = self._image(headers.SECONDARY_CAPTURE, 1, "Screenshots", number, headers.EXPLICIT)
+            image.ImageType, image.ConversionType = ["DERIVED", "SECONDARY", "SCREEN SAVE"], "WSD"
+            image.Manufacturer, image.BodyPartExamined = "Phantom Workstation", "HEAD"
+            headers.set_pixels(image, fan(240, 320, self.rng, phase=number / 3), bits=8)
             yield image
 
     def _us_image(self, sop_class: str, series: int, description: str, number: int) -> Any:

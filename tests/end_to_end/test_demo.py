@@ -29,6 +29,9 @@ def test_the_demo_delivers_and_names_nobody(tmp_path: Path) -> None:
     assert done.returncode == 0, output.decode()
     packages = sorted((data / "DAIC").rglob("*.zip"))
     assert len(packages) == 3
+    text = output.decode()
+    assert "Screenshots: " in text, text
+    assert "held back (secondary_capture)" in " ".join(text.split()), text
     assert all(verify_package(path) == [] for path in packages)
     assert not (data / "dagster" / "fiona-up.json").exists(), "everything was stopped"
 
