@@ -63,6 +63,8 @@ def _requests_of(
     for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):
         selection = None
         name = job or project.transfer_job_name(work.project)
+        if kind == "transfer" and release.still_waits(gateway, work):
+            continue
         if kind == "transfer" and release.only_package(gateway, work):
             selection = [project.package_key(work.project)]
         if kind == "deliver":

@@ -7,10 +7,11 @@ Belongs here: when somebody has to look, and what follows from the decision. Sta
 from __future__ import annotations
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.errors import UsageError
+from fiona_dagster.errors import ConfigurationError, ReleaseAwaited, UsageError
 from fiona_dagster.ledger import FIRST_STUDIES, Review, Transfer, Work, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
+from fiona_dagster.transfers.rules import rules_digest
 
 
 def reasons_for_review(project: ProjectSettings, weak_hits: int) -> dict[str, int]:
@@ -122,6 +123,27 @@ def wait(gateway: Gateway, transfer: Transfer, message: str) -> None:
     """
     key = work_key("transfer", transfer.study, transfer.project)
     gateway.ledger.work.failed(key, message, permanent=True)
+
+
+def still_waits(gateway: Gateway, work: Work) -> bool:
+    """Whether another run of a transfer would only end where it waits for a person again.
+
+    An edited configuration gives everything blocked a new chance; a copy that was made by the rules in force
+    and waits needs none. Its work is blocked again.
+    """
+    transfer = gateway.ledger.transfers.current(work.study, work.project)
+    review = gateway.ledger.releases.review(transfer) if transfer else None
+    if transfer is None or review is None or not review.waits or transfer.state != "accepted":
+        return False
+    try:
+        if transfer.rules != rules_digest(gateway.project(work.project)):
+            return False
+        gateway.ledger.releases.require(transfer)
+    except ConfigurationError:
+        return False
+    except ReleaseAwaited as awaited:
+        wait(gateway, transfer, str(awaited))
+    return True
 
 
 def only_package(gateway: Gateway, work: Work) -> bool:

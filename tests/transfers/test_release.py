@@ -75,6 +75,21 @@ def test_nothing_leaves_before_a_person_releases_it(
     assert "released by" in str(study_detail(site.root, STUDY)["history"])
 
 
+def test_an_edited_configuration_launches_what_waits_only_if_its_rules_changed(site: Site) -> None:
+    waiting(site, {"release": "review"}, {})
+    with site.open() as gateway:
+        release.wait(gateway, site.transfer(), "waits")
+        gateway.ledger.work.unblock()
+        (work,) = gateway.ledger.work.due("transfer")
+        assert release.still_waits(gateway, work)
+        assert gateway.ledger.work.due("transfer") == []
+
+        gateway.ledger.work.unblock()
+        site.project(release="review", options=[])
+        (work,) = gateway.ledger.work.due("transfer")
+        assert not release.still_waits(gateway, work)
+
+
 def test_weak_hits_pass_where_the_project_says_so(site: Site) -> None:
     waiting(site, {"weak_hits": "pass"}, WEAK)
     with site.open() as gateway:
