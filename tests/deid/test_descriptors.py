@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fiona_dagster.deid import verify_outputs
 from fiona_dagster.deid.descriptors import cleaned
+from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.terms import Terms
 from tests.deid import phantoms
 from tests.deid.conftest import Make
@@ -73,6 +76,26 @@ def test_harmless_text_survives_to_the_letter(text: str) -> None:
 )
 def test_identity_goes_and_the_rest_stays(text: str, clean: str) -> None:
     assert cleaned(text, terms()) == clean
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.sampled_from(
+            "Hand|axial|T2|Quisling|quislings|04.07.1953|ZX83015577|ACC4455667|5 mm|3 May 2018|Hofstadter|"
+            "+47 55 97 50 00|TE 4.6|Dr. Brandt|Olga Sykehus Bergen".split("|")
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([" ", ", ", "_", "; ", "/"]),
+)
+def test_no_strong_term_is_left_and_a_second_time_changes_nothing(words: list[str], sign: str) -> None:
+    clean = cleaned(sign.join(words), terms())
+
+    assert not [hit for hit in terms().find(fold(clean), True) if hit.term.strong]
+    assert cleaned(clean, terms()) == clean
+    for word in ("Hand", "axial", "T2", "TE 4.6"):
+        assert clean.count(word) == sign.join(words).count(word)
 
 
 def test_dates_of_others_stay_with_full_dates_but_not_the_birth_date() -> None:

@@ -142,6 +142,8 @@ def test_the_import_filter_of_the_original_keeps_what_named_groups_find(tmp_path
         ({"tag": "0008,1030", "action": "regex", "pattern": "abc"}, "has no group"),
         ({"tag": "0008,1030", "action": "regex", "pattern": "(abc"}, "not a regular expression"),
         ({"tag": "0008,1030", "action": "keep", "create": True}, "`create` is for `replace`"),
+        ({"tag": "PatientID", "action": "keep"}, "says who the person is"),
+        ({"tag": "OtherPatientNames", "action": "keep"}, "says who the person is"),
         ({"tag": "0002,0016", "action": "keep"}, "ever passed on"),
     ],
 )

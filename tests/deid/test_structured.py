@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, verify_outputs
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, deidentify_study, verify_outputs
+from fiona_dagster.transfers.left_out import hold_back
 from tests.deid import phantoms
 
 SR, PR, PDF = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.104.1"
@@ -137,3 +138,23 @@ def test_kinds_are_left_out_as_the_project_says(
 def test_pixels_can_not_be_cleaned_yet() -> None:
     with pytest.raises(ValidationError, match="pixels can't be cleaned yet"):
         deidentifier(kinds={"ultrasound": "clean"})
+
+
+def test_what_is_dropped_is_named_apart_from_what_is_held(tmp_path: Path, out: Path) -> None:
+    project = {"kinds": {"structured_report": "drop", "ultrasound": "keep"}}
+    objects = [
+        report(),
+        document(),
+        phantoms.image(sop_class="1.2.840.10008.5.1.4.1.1.6.1"),
+        phantoms.image(),
+    ]
+    sources = []
+    for number, ds in enumerate(objects):
+        ds.SOPInstanceUID = f"{phantoms.ROOT}.3.{number + 1}"
+        sources.append(phantoms.write(ds, tmp_path / f"{number}.dcm"))
+    made = deidentifier(**project)
+
+    kinds = hold_back(deidentify_study(made, sources, out), out, made.project)
+
+    assert kinds == ["structured_report, dropped", "encapsulated_document", "", ""]
+    assert len(list(out.iterdir())) == 2
