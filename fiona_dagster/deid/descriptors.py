@@ -40,7 +40,7 @@ _LABELLED = re.compile(
 _TITLED = re.compile(
     r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Fru|Mme|Dott|Dra|Sr|Sra)\b\.?"
     r"((?:[ ]+(?:med\.?|von|van|de|der|[A-Z]\.))*"
-    r"(?:[ ]+[A-ZÀ-ÞŁŠŽ][\w'\-]+){1,3})"
+    r"(?:[ ]+[A-ZÀ-ÞŁŠŽ][^\W\d_]+(?:['\-][^\W\d_]+)*){1,3})"
 )
 
 
@@ -70,7 +70,7 @@ def _patterns(text: str) -> Iterator[tuple[int, int]]:
     for found in _LABELLED.finditer(text):
         yield found.span(1)
     for found in _TITLED.finditer(text):
-        for word in re.finditer(r"[\w'\-]+", found[1]):
+        for word in re.finditer(r"[^\W\d_]+(?:['\-][^\W\d_]+)*", found[1]):
             if word[0].lower() in common_words():
                 break
             yield found.start(1) + word.start(), found.start(1) + word.end()
