@@ -14,7 +14,7 @@ from pydicom.datadict import tag_for_keyword
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.config.deid import DeidOption
-from fiona_dagster.deid import verify_outputs
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, verify_outputs
 from fiona_dagster.deid.options import NEWER_VRS
 from tests.deid import phantoms
 from tests.deid.conftest import Make
@@ -124,3 +124,16 @@ def test_dates_are_kept_or_modified_but_not_both() -> None:
         ProjectSettings.model_validate(
             {"name": "P", "options": ["retain_long_full_dates", "retain_long_modified_dates"]}
         )
+
+
+def test_a_dummy_can_stand_for_the_date_of_birth(tmp_path: Path, out: Path) -> None:
+    project = ProjectSettings.model_validate({"name": "DEMO", "patient_birth_date": "19000101"})
+    made = Deidentifier(
+        project, ProjectKey("DEMO", bytes(range(32))), Assignment("DEMO", "SUBJ_0001", "Baseline")
+    )
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+
+    report = made.file(source, out)
+
+    assert pydicom.dcmread(out / report.name).PatientBirthDate == "19000101"
+    assert verify_outputs([source], out, made).passed
