@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
+from itertools import accumulate
 
 from fiona_dagster.deid.descriptors import cleaned
 from fiona_dagster.deid.elements import Element
-from fiona_dagster.deid.folding import fold
+from fiona_dagster.deid.folding import fold, fold_with_places
 from fiona_dagster.deid.plan import Context, Work
 from fiona_dagster.deid.terms import Terms
 
@@ -35,6 +37,8 @@ _TAG = struct.Struct("<64s i 4s 3i")
 _ITEM = struct.Struct("<4i")
 _END, _PROTOCOLS = 77, frozenset(("MrProtocol", "MrPhoenixProtocol"))
 _MOST_TAGS, _MOST_ITEMS, _LONGEST = 1000, 1000, 1 << 20
+_REMEMBERED = 64
+"""Headers whose outcome is remembered before all are forgotten."""
 _NUMBER = re.compile(r"-?(?:0x[0-9a-fA-F]{1,8}|\d{1,12}(?:\.\d{0,20})?(?:[eE][+-]?\d{1,3})?)")
 _PLAIN = re.compile(rb"[\x20-\x7e]*")
 _UID = re.compile(r"(?<![0-9.])[0-9]+(?:\.[0-9]+){4,}(?![0-9]|\.[0-9])")
@@ -130,34 +134,47 @@ def rewritten(data: bytes, section: str, context: Context) -> bytes | None:
         context: gives new UIDs, and what identified the person.
     """
     allowed = frozenset(lists()[section])
-    kept = []
     try:
-        for entry in _entries(data):
-            if entry.name not in allowed:
-                continue
-            if entry.name in _PROTOCOLS:
-                values = tuple(_protocol_value(value, context) for value in entry.values)
-            else:
-                values = tuple(_value(value, context) for value in entry.values)
-            kept.append(_Entry(entry.name, entry.multiplicity, entry.vr, entry.type, values))
+        entries = [entry for entry in _entries(data) if entry.name in allowed]
     except ValueError:
         return None
+    plain = [value for entry in entries if entry.name not in _PROTOCOLS for value in entry.values]
+    lines = [value.replace(b"\0", b" ").replace(b"\n", b" ").decode("latin-1") for value in plain]
+    told = iter(_told(context.terms, lines))
+    kept = []
+    for entry in entries:
+        if entry.name in _PROTOCOLS:
+            values = tuple(_protocol_value(value, context) for value in entry.values)
+        else:
+            values = tuple(b"" if next(told) else _value(value, context) for value in entry.values)
+        kept.append(_Entry(entry.name, entry.multiplicity, entry.vr, entry.type, values))
     return _written(kept)
+
+
+def _told(terms: Terms, lines: Sequence[str]) -> list[bool]:
+    """For each line whether it says who the person is; searched in one go, since there are thousands."""
+    text = "\n".join(lines)
+    folded, places = fold_with_places(text)
+    found = [terms.is_value(fold(line.strip())) for line in lines]
+    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    for hit in terms.find(folded, True):
+        if hit.term.strong:
+            first, last = (
+                bisect_right(starts, places[at]) - 1 for at in (hit.start, max(hit.start, hit.end - 1))
+            )
+            found[first : last + 1] = [True] * (min(last, len(lines) - 1) + 1 - first)
+    return found
 
 
 def _value(value: bytes, context: Context) -> bytes:
     """A value of a few plain characters without identity; empty if it is anything else."""
     plain = value.partition(b"\0")[0]
+    if not plain:
+        return value[:1]
     if len(plain) > 256 or not _PLAIN.fullmatch(plain):
         return b""
     text = _UID.sub(lambda found: context.map_uid(found[0]), plain.decode("ascii"))
-    if _identifies(text, context.terms):
-        return b""
     return text.encode() + value[len(plain) : len(plain) + 1]
-
-
-def _identifies(text: str, terms: Terms) -> bool:
-    return any(hit.term.strong for hit in terms.find(fold(text), True)) or terms.is_value(fold(text))
 
 
 def _protocol_value(value: bytes, context: Context) -> bytes:
@@ -172,23 +189,25 @@ def protocol(text: str, context: Context) -> str:
     end = text.find("### ASCCONV END", begin)
     if begin < 0 or end < 0:
         return ""
+    written = text[begin:end].split("\n")[1:]
     lines = ["### ASCCONV BEGIN ###"]
-    for line in text[begin:end].splitlines()[1:]:
+    for line, told in zip(written, _told(context.terms, written), strict=True):
         found = _LINE.fullmatch(line)
-        new = _protocol_entry(found[1], found[2], context) if found else None
+        new = _protocol_entry(found[1], found[2], context, told=told) if found else None
         if found and new is not None:
             lines.append(f"{found[1]}\t = \t{new}")
     return "\n".join([*lines, "### ASCCONV END ###", ""])
 
 
-def _protocol_entry(name: str, value: str, context: Context) -> str | None:
+def _protocol_entry(name: str, value: str, context: Context, *, told: bool) -> str | None:
     if _PERSONAL.search(name) or len(name) > 200:
         return None
     last = re.sub(r"\[\d+\]", "", name.rpartition(".")[2])
     number = value.partition("#")[0].strip()
     if _NUMBER.fullmatch(number):
-        telling = context.terms.is_number(number) or _identifies(number, context.terms)
-        return number if name.startswith(lists()["numbers"]) and not telling else None
+        if not name.startswith(lists()["numbers"]) or told or context.terms.is_number(number):
+            return None
+        return number
     words = _WORDS.fullmatch(value)
     if words is None:
         return None
@@ -200,8 +219,33 @@ def _protocol_entry(name: str, value: str, context: Context) -> str | None:
     return None
 
 
+def _signature(terms: Terms) -> tuple[frozenset[object], ...]:
+    """What a search depends on."""
+    tables = (terms.words, terms.glued, terms.numbers, terms.compact, terms.days)
+    return (*(frozenset(table.items()) for table in tables), frozenset(terms.values), terms.exempt)
+
+
 def rewriter(section: str, *, keep_uids: bool = False) -> Work:
     """The work of action ``rewrite`` on a CSA header or protocol."""
+    done: dict[tuple[object, ...], tuple[bytes | None, list[str]]] = {}
+
+    def header(data: bytes, context: Context) -> bytes | None:
+        """Remembered: the header of a series is the same in all its slices."""
+        key = (data, *_signature(context.terms))
+        if key not in done:
+            used: list[str] = []
+
+            def mapped(uid: str) -> str:
+                used.append(uid)
+                return context.map_uid(uid)
+
+            if len(done) >= _REMEMBERED:
+                done.clear()
+            done[key] = rewritten(data, section, replace(context, map_uid=mapped)), used
+        made, used = done[key]
+        for uid in used:
+            context.map_uid(uid)  # tells the engine that the original must not stay anywhere
+        return made
 
     def work(element: Element, context: Context) -> Element | None:
         if keep_uids:
@@ -212,7 +256,7 @@ def rewriter(section: str, *, keep_uids: bool = False) -> Work:
         if section == "protocol":
             text = protocol(data.decode("latin-1"), context) if len(data) <= _LONGEST else ""
             return Element(element.tag, element.vr, text.encode("ascii", "replace")) if text else None
-        made = rewritten(data, section, context)
+        made = header(data, context)
         return None if made is None else Element(element.tag, "OB", made)
 
     return work

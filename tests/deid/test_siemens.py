@@ -116,3 +116,15 @@ def test_without_the_setting_and_when_damaged_headers_go(tmp_path: Path, out: Pa
     copy = pydicom.dcmread(out / report.name)
     assert 0x00291010 not in copy
     assert 0x00291020 in copy
+
+
+def test_a_header_that_was_seen_is_searched_again_for_another_person(tmp_path: Path, out: Path) -> None:
+    made = deidentifier("rewrite")
+    for number, (person, expected) in enumerate(
+        [("Quisling^Wendelin", "Hand_REMOVED_long"), ("Olsen^Kari", "Hand_Quisling_long")]
+    ):
+        ds = pydicom.dcmread(source(tmp_path / "plain.dcm"))
+        ds.PatientName, ds.SOPInstanceUID = person, f"{phantoms.ROOT}.3.{number}"
+        report = made.file(phantoms.write(ds, tmp_path / f"{number}.dcm"), out)
+        series = values(pydicom.dcmread(out / report.name)[0x00291020].value)
+        assert expected in series["MrPhoenixProtocol"][0]
