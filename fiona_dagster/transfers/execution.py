@@ -69,12 +69,8 @@ def deidentifier_of(gateway: Gateway, transfer: Transfer) -> deid.Deidentifier:
 
     project = gateway.project(transfer.project)
     key = project_key(gateway, transfer.project)
-    assignment = deid.Assignment(
-        transfer.project,
-        transfer.participant,
-        transfer.event,
-        gateway.ledger.receipts.study(transfer.study).site,
-    )
+    site = gateway.ledger.receipts.study(transfer.study).site or gateway.settings.DICOMAETITLE
+    assignment = deid.Assignment(transfer.project, transfer.participant, transfer.event, site)
     source = derived.source_of(gateway, transfer.study)
     identities = None if source is None else derived.identities_of(gateway, source, key)
     return deid.Deidentifier(project, key, assignment, transfer.generation, identities)

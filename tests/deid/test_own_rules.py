@@ -156,3 +156,18 @@ def test_a_rule_changes_the_digest_of_the_rules() -> None:
     plain, ruled = deidentifier(), deidentifier({"tag": "ProtocolName", "action": "keep"})
 
     assert plain.profile.digest != ruled.profile.digest
+
+
+def test_a_repeating_group_is_named_by_its_pattern(tmp_path: Path) -> None:
+    ds = phantoms.image()
+    for group in (0x6000, 0x6002):
+        ds.add_new(group << 16 | 0x4000, "LT", "outline by Quisling")
+        ds.add_new(group << 16 | 0x0022, "LO", "not asked for")
+
+    copy = through(tmp_path, ds, deidentifier({"tag": "60xx,4000", "action": "clean"}))
+
+    overlays = [e for e in copy if e.tag.group & 0xFF00 == 0x6000]
+    assert [(e.tag, e.value) for e in overlays] == [
+        (0x60004000, "outline by REMOVED"),
+        (0x60024000, "outline by REMOVED"),
+    ]
