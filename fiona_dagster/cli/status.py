@@ -201,6 +201,14 @@ def _print_transfer(transfer: dict[str, Any], console: Console) -> None:
         console.print(f"  {_sending(sending)}", markup=False)
 
 
+_ASSIGNED = {
+    "asked": "assigned to project {project} ({way}): its request is in REDCap",
+    "requested": "a request for it is in REDCap",
+    "waiting": "held for a person: {reason}",
+    "opted_out": "held: {reason}",
+}
+
+
 def _print_study(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -222,6 +230,9 @@ def _print_study(document: dict[str, Any]) -> None:
         )
         for reason in judged["reasons"]:
             console.print(f"  {reason}", markup=False)
+    assigned = document["assignment"]
+    if assigned and not document["transfers"]:
+        console.print(_ASSIGNED[assigned["state"]].format(**assigned), markup=False)
     if document["committed"]:
         console.print(f"{document['committed']} instances are committed to their sender", markup=False)
     console.print(_states_table(document))

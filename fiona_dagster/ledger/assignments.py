@@ -60,11 +60,12 @@ class AssignmentBook:
         found = None if row is None else opened(seal_of(self._store.root), row["sealed"])
         return None if found is None else Person(**{name: tuple(values) for name, values in found.items()})
 
-    def to_look_at(self, seen: str) -> list[str]:
-        """Held studies that were not looked at with these tables, oldest first.
+    def to_look_at(self, seen: str, limit: int = 1000) -> list[str]:
+        """Held studies not looked at with these tables: those that never were first, then the newest.
 
         Args:
             seen: digest of the tables, lists and settings that decide.
+            limit: how many at most; the others are there the next time.
         """
         rows = self._store.rows(
             """SELECT s.study FROM studies s LEFT JOIN assignments a ON a.study = s.study
@@ -72,9 +73,10 @@ class AssignmentBook:
                AND s.retired IS NULL AND (a.study IS NULL OR a.revision != s.revision OR a.seen != ?
                    OR (a.state IN ('asked', 'requested') AND a.changed < ?
                        AND NOT EXISTS (SELECT 1 FROM transfers t WHERE t.study = s.study)))
-               ORDER BY s.first_arrival, s.study""",
+               ORDER BY a.study IS NOT NULL, s.last_arrival DESC, s.study LIMIT ?""",
             seen,
             utc_after(-LOOK_AGAIN_SECONDS),
+            limit,
         )
         return [row["study"] for row in rows]
 

@@ -85,6 +85,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
             "series": found.summary.get("series", []),
             "transfers": transfers,
             "work": [_work(work, read_switches(root)) for work in ledger.work.open(study)],
+            "assignment": asdict(assigned) if (assigned := ledger.assignments.of(study)) else None,
             "history": ledger.store.history(study),
         }
 

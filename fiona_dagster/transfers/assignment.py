@@ -26,8 +26,8 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
 
-STUDIES_A_ROUND = 500
-"""Requests that one round writes at most; the next round goes on."""
+STUDIES_A_ROUND = 1000
+"""Studies that one round looks at; the next one goes on. It takes a few seconds of a sensor's tick."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def assign_held(gateway: Gateway) -> Round:
         if not mine or not gateway.settings.redcap.url or adoption.is_report_only(gateway):
             return Round()
         tables, seen = _tables(gateway)
-        studies = gateway.ledger.assignments.to_look_at(seen)
+        studies = gateway.ledger.assignments.to_look_at(seen, STUDIES_A_ROUND)
         if not studies:
             return Round()
         known = _Known(gateway, tables)
-        decided = [(study, known.decide(study)) for study in studies[: 20 * STUDIES_A_ROUND]]
+        decided = [known.decide(study) for study in studies]
         return _book(gateway, _resolve(gateway, tables, decided), seen)
 
 
@@ -167,17 +167,12 @@ class _Known:
 
 
 def _resolve(
-    gateway: Gateway, tables: Tables, decided: Sequence[tuple[str, tuple[Study, Placing]]]
+    gateway: Gateway, tables: Tables, decided: Sequence[tuple[Study, Placing]]
 ) -> list[tuple[Study, Placing]]:
-    """Gives every study that is to be asked for its participant and event, as far as one round goes."""
+    """Gives every study with an automatic participant id that id and its event."""
     found: list[tuple[Study, Placing]] = []
     automatic: dict[str, list[Study]] = {}
-    asking = 0
-    for _, (study, placing) in decided:
-        if placing.state == "asked":
-            asking += 1
-            if asking > STUDIES_A_ROUND:
-                continue  # not booked: the next round looks at it again
+    for study, placing in decided:
         if placing.way == "autoid":
             automatic.setdefault(placing.project, []).append(study)
         else:

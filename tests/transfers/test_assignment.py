@@ -6,10 +6,15 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 
+import dagster as dg
 import pytest
 
+from fiona_dagster.cli.status import _print_study
+from fiona_dagster.defs.resources import GatewayResource
+from fiona_dagster.defs.sensors import transfer_requests_sensor
 from fiona_dagster.errors import OptOutUnavailable, RequestRefused
 from fiona_dagster.ledger import StudyAssignment, person_of
+from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.transfers import assignment, delivery, outcome, projects
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
@@ -161,6 +166,39 @@ def test_automatic_ids_are_drawn_once_for_a_person(held: Site) -> None:
         assert person is not None
         assert assignment.autoid.participants(gateway, client, entry, [person]) == {person: participant}
     assert len(read(held.redcap, "AutoID")) == 1
+
+
+def test_the_sensor_assigns_and_takes_up_at_once_and_shows_it_on_the_studys_page(
+    held: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    couple(held, 0, ACCESSION, date=ago())
+
+    @dg.job
+    def nothing() -> None: ...
+
+    sensor = transfer_requests_sensor({PROJECT: ["archive"]}, [nothing])
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        result = sensor(context, gateway=GatewayResource(data_root=str(held.root.path)))
+    assert isinstance(result, dg.SensorResult)
+    (observation,) = result.asset_events
+    assert (observation.partition, observation.asset_key.path) == (STUDY, ["incoming_record"])
+    shown = {key: value.value for key, value in observation.metadata.items()}
+    assert shown == {
+        "assignment": "a request was written to REDCap",
+        "by": "coupling list",
+        "project": PROJECT,
+    }
+    (run,) = result.run_requests or ()
+    assert (run.job_name, run.partition_key) == (f"transfer_{PROJECT}", STUDY)
+
+    document = study_detail(held.root, STUDY)
+    assert document["assignment"]["state"] == "asked"
+    for word in PLANTED:
+        assert word not in str(document["assignment"])
+    document["transfers"] = []
+    _print_study(document)
+    assert f"assigned to project {PROJECT} (coupling)" in capsys.readouterr().out
 
 
 def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
