@@ -113,6 +113,8 @@ class OwnRules:
             return kept(place, reason)
         if rule.action == "clean":
             return clean_step(place, reason, self._clean)
+        if rule.action == "uid" and place.vr not in ("UI", "UN", ""):
+            return Step("X", f"{reason}: holds no UIDs")
         if rule.action in _PLAIN:
             return Step(_PLAIN[rule.action], reason)
         works = {"hash": _hash, "regex": _extract(rule.pattern) if rule.pattern else None}

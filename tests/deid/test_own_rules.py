@@ -35,7 +35,7 @@ def test_every_action_does_what_it_says(tmp_path: Path) -> None:
     ds.SeriesDescription, ds.StudyDescription, ds.ProtocolName = "axial T1", "Knee of Quisling", "v7 secret"
     ds.ImageComments, ds.StationName, ds.BodyPartExamined = "visit 3 of 5, nothing else", "CT01", "KNEE"
     ds.ContentDate, ds.KVP, ds.DeviceUID = "20180503", "120", phantoms.ROOT + ".55"
-    ds.StudyComments = "anything"
+    ds.StudyComments, ds.AcquisitionComments = "anything", "no UID at all"
     rules: list[dict[str, Any]] = [
         {"tag": "SeriesDescription", "action": "keep"},
         {"tag": "0008,1030", "action": "clean"},
@@ -45,6 +45,7 @@ def test_every_action_does_what_it_says(tmp_path: Path) -> None:
         {"tag": "BodyPartExamined", "action": "empty"},
         {"tag": "ContentDate", "action": "shift"},
         {"tag": "DeviceUID", "action": "uid"},
+        {"tag": "AcquisitionComments", "action": "uid"},
         {"tag": "StudyComments", "action": "replace", "value": "{project}/{participant}/{event}/{site}"},
         {"tag": "RequestedProcedureDescription", "action": "replace", "value": "{event}", "create": True},
     ]
@@ -61,6 +62,7 @@ def test_every_action_does_what_it_says(tmp_path: Path) -> None:
     assert copy.ContentDate not in ("", "20180503")
     assert copy.LongitudinalTemporalInformationModified == "MODIFIED"
     assert copy.DeviceUID.startswith("2.25.")
+    assert "AcquisitionComments" not in copy
     assert copy.StudyComments == "DEMO/SUBJ_0001/Baseline/NORTH"
     assert copy.RequestedProcedureDescription == "Baseline"
 
