@@ -147,7 +147,7 @@ def reconcile(gateway: Gateway, now: datetime | None = None) -> Reconciliation:
 
 def _current(gateway: Gateway) -> dict[tuple[str, str], Transfer]:
     """(study, project) -> the transfer that counts."""
-    over = ("refused", "superseded", "stopped", "withdrawn")
+    over = ("refused", "superseded", "stopped", "withdrawn", "adopted")
     return {(t.study, t.project): t for t in gateway.ledger.transfers.all() if t.state not in over}
 
 
@@ -179,9 +179,16 @@ def _against_redcap(
     records: frozenset[str],
 ) -> Iterator[Gap]:
     asked: set[str] = set()
+    adopted = {
+        (each.study, each.request, each.requested_date)
+        for each in gateway.ledger.transfers.all()
+        if each.state == "adopted"
+    }
     for request in requests:
         if request.active and not request.withdrawn:
             asked.add(request.study)
+            if (request.study, request.instance, request.requested_date) in adopted:
+                continue  # the system before this one delivered it: no gap of ours
             yield from _of_request(gateway, studies, current, request)
     requested = {study for study, _ in current}
     for uid, study in studies.items():

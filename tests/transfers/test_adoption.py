@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fiona_dagster.errors import UsageError
+from fiona_dagster.operations.reconciliation import reconcile
 from fiona_dagster.transfers import adoption, assignment, delivery, outcome
 from fiona_dagster.transfers.removal import confirm_removed
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
@@ -61,6 +62,8 @@ def test_the_first_contact_with_finished_transfers_changes_nothing_until_they_ar
     assert (poll.report_only, poll.accepted, poll.foreign) == (False, (), 0)
     with site.open() as gateway:
         assert gateway.ledger.work.due("transfer") == []
+        gaps = [(gap.project, gap.study) for gap in reconcile(gateway).gaps]
+        assert gaps == [("LUNG", OTHER)], "what was adopted is no gap"
         assert gateway.ledger.transfers.new_revision(STUDY, 2) == [], "late images are not sent by themselves"
 
 
