@@ -265,7 +265,12 @@ _ASSIGNMENTS = {
     "waiting": "held for a person",
     "opted_out": "held: the person opted out",
 }
-_WAYS = {"coupling": "coupling list", "routing": "routing rule", "autoid": "automatic participant id"}
+_WAYS = {
+    "coupling": "coupling list",
+    "routing": "routing rule",
+    "autoid": "automatic participant id",
+    "derived": "the study that it was made of",
+}
 
 
 @dg.run_failure_sensor(

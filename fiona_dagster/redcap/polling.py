@@ -34,6 +34,8 @@ class RequestReader:
         self._zone = zone
         self.marks = (WITHDRAWN,) if incoming.knows_withdrawn else ()
         """The field of marks, where the project has it."""
+        self.records: frozenset[str] = frozenset()
+        """Names of all records, as the last list had them."""
 
     def listing(self) -> list[TransferRequest]:
         """Every request there is, without participant, event, mapped UID and errors: one call.
@@ -42,7 +44,9 @@ class RequestReader:
             RedcapUnavailable: the list did not come whole.
         """
         fields = (STUDY, *_LISTED, *self.marks)
-        return self._requests(self._client.export_records(fields=fields))
+        rows = self._client.export_records(fields=fields)
+        self.records = frozenset(row.get(STUDY, "") for row in rows)
+        return self._requests(rows)
 
     def changed(self, since: datetime) -> list[TransferRequest]:
         """The requests of all records that were made or changed since then, in full.

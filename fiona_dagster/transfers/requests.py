@@ -8,6 +8,7 @@ is missing from an export is left alone.
 from __future__ import annotations
 
 import logging
+import random
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from fiona_dagster.errors import (
     TransientError,
     UnknownStudy,
 )
-from fiona_dagster.ledger import Request, Study, Transfer
+from fiona_dagster.ledger import Request, Study, Transfer, work_key
 from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
 from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
@@ -140,6 +141,7 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
             return Poll(active, (), (), active - theirs, theirs, report_only=True)
         looked = withdrawals.look(gateway, reader, listing, complete=True)
         found = reader.of(_to_read(gateway, listing))
+        _register_again(gateway, reader)
     else:
         listing = found = reader.changed(read)
         looked = withdrawals.look(gateway, reader, found, complete=False)
@@ -156,6 +158,29 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
         asked=looked.asked,
         complete=complete,
     )
+
+
+CHECKED_RECORDS = 20
+"""Missing records of *Incoming* that one list looks into."""
+
+
+def _register_again(gateway: Gateway, reader: RequestReader) -> None:
+    """A study whose record a restored backup lost is registered again; one that people deleted is not.
+
+    What a person deleted stands in REDCap's log; where the log can't be read nothing is done, and the nightly
+    comparison tells of the gap.
+    """
+    missing = [
+        study
+        for study in gateway.ledger.receipts.studies(include_retired=False)
+        if study.registered and study.study not in reader.records
+    ]
+    for study in random.sample(missing, min(CHECKED_RECORDS, len(missing))):
+        busy = gateway.ledger.work.get(work_key("process", study.study)) is not None
+        since = datetime.fromisoformat(study.first_arrival)
+        if not busy and reader.was_taken_back(study.study, since) is False:
+            gateway.ledger.work.need("process", study.study, study.revision, again=True)
+            gateway.ledger.store.note(study.study, "its record is missing in REDCap; it is registered again")
 
 
 def _time(text: str | None) -> datetime | None:
@@ -232,7 +257,8 @@ def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
     mine = [transfer for transfer in ended if transfer.request == request.instance]
     if mine and mine[-1].state == "withdrawn" and not gateway.incoming().knows_withdrawn:
         return  # there is no field that could show it
-    if mine and gateway.ledger.work.get(f"status:{request.study}:{request.project}") is None:
+    work = gateway.ledger.work.get(work_key("status", request.study, request.project))
+    if mine and (work is None or work.blocked):  # blocked: REDCap had lost the request meanwhile
         gateway.ledger.transfers.outcome_due(mine[-1])
 
 
