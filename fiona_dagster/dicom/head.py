@@ -379,7 +379,7 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
     )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _uid_of(raw: bytes) -> tuple[str, bool]:
     """A UID without its padding, and whether it is well formed; most of them come again and again."""
     text = clean_uid(raw)

@@ -31,7 +31,7 @@ _IMPLICIT = frozenset({IMPLICIT_LITTLE, "1.2.840.10008.1.20", "1.2.840.113619.5.
 _DEFLATED = frozenset({DEFLATED, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 
 
-@lru_cache(maxsize=1024)  # every object has its UIDs looked at several times
+@lru_cache(maxsize=256)  # every object has its UIDs looked at several times
 def is_uid(text: str) -> bool:
     """Whether ``text`` is a UID that may become part of a path.
 

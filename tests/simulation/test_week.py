@@ -1,4 +1,4 @@
-"""A simulated day (``make test``) and week (``make test-full``): each study delivered once, each status right.
+"""A simulated day, with ``make test-full`` a week: each study is delivered once, each status is right.
 
 The seed stands in every failure; FIONA_TEST_SEED sets it.
 """

@@ -1,8 +1,8 @@
-"""A site over some days: people ask in REDCap, the daemon is killed, REDCap misbehaves, Dagster loses its storage.
+"""A site over some days: people ask in REDCap, it misbehaves, the daemon is killed, Dagster loses its storage.
 
-Everything is the product's own: definitions, sensors, jobs, Dagster's SQLite storage, the hostile sandbox behind
-HTTP, SFTP servers and a research PACS. Only the daemon's loop is played here, so that a kill can strike between
-any two of its steps; ``tests/end_to_end`` kills the real processes.
+Everything is the product's own: definitions, sensors, jobs, Dagster's SQLite storage, the hostile sandbox
+behind HTTP, SFTP servers and a research PACS. Only the daemon's loop is played here, so that a kill can
+strike between any two of its steps; ``tests/end_to_end`` kills the real processes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Week:
         assert report.quarantined == report.failed == 0
 
     def people_look(self) -> None:
-        """Whoever finds no request of theirs in REDCap (any more) writes it, by hand, in the sandbox's page."""
+        """Whoever finds no request of theirs in REDCap (any more) writes it in the sandbox's page."""
         store = self.site.redcap.store
         for wish in self.wishes:
             if not store.has_record("Incoming", wish.study):
