@@ -1,4 +1,4 @@
-"""A site over some days: people ask in REDCap, it misbehaves, the daemon is killed, Dagster loses its storage.
+"""A site over some days: people ask in REDCap, it misbehaves, daemon killed; Dagster loses its storage.
 
 Everything is the product's own: definitions, sensors, jobs, Dagster's SQLite storage, the hostile sandbox
 behind HTTP, SFTP servers and a research PACS. Only the daemon's loop is played here, so that a kill can
