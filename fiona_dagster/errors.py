@@ -5,6 +5,8 @@
     FionaError
     ├── TransientError            may pass by itself: try again later
     │   ├── PeerUnavailable       a peer (SFTP server, research PACS) can't be reached or broke off
+    │   │   └── TargetDown        a target failed several times in a row; one delivery at a time tries it
+    │   ├── ProofAwaited          a target has everything; its proof comes later
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
@@ -47,6 +49,14 @@ class TransientError(FionaError):
 
 class PeerUnavailable(TransientError):
     """A peer can't be reached, timed out, or broke off in the middle."""
+
+
+class TargetDown(PeerUnavailable):
+    """A target failed several times in a row and is left alone until one delivery has got through to it."""
+
+
+class ProofAwaited(TransientError):
+    """A target was sent everything and has not yet said what it has; asking again sends nothing."""
 
 
 class RedcapUnavailable(TransientError):

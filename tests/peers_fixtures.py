@@ -220,8 +220,8 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 
 @contextlib.contextmanager
-def running_sshd(folder: Path) -> Iterator[Sshd]:
-    """An sshd that keeps everything in ``folder``."""
+def running_sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
+    """An sshd that keeps everything in ``folder``; ``more`` is added to its configuration."""
     path = program("sshd", "openssh-server")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -250,6 +250,8 @@ StrictModes no
 PasswordAuthentication no
 PermitRootLogin yes
 LogLevel ERROR
+MaxStartups 100
+{more}
 """
     )
     log = folder / "log"

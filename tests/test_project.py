@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fiona_dagster.config import access, settings
+from fiona_dagster.config import access, settings, targets
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -168,8 +168,8 @@ def _documented() -> dict[str, dict[str, str]]:
         ("redcap", settings.RedcapSettings),
         ("redcap: tokens", settings.TokenSource),
         ("opt_out", settings.OptOutSettings),
-        ("targets: SFTP", settings.SftpTarget),
-        ("targets: DICOM", settings.DicomTarget),
+        ("targets: SFTP", targets.SftpTarget),
+        ("targets: DICOM", targets.DicomTarget),
         ("completion", settings.CompletionSettings),
         ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),

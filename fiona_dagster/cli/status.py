@@ -167,6 +167,7 @@ def _sending(sending: dict[str, Any]) -> str:
     states = {
         "begun": "sending began",
         "proven": "sent and proven, began",
+        "agreed": "sent, unproven by agreement, began",
         "unproven": f"present, content unproven ({len(sending['uncertain'])} instances), began",
     }
     return f"{sending['target']}: {states[sending['state']]} {sending['began']}"

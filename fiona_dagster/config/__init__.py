@@ -44,19 +44,17 @@ if TYPE_CHECKING:
     from fiona_dagster.config.settings import (
         CommitmentPeer,
         CompletionSettings,
-        DicomTarget,
         Durability,
         OptOutSettings,
         ProjectSettings,
         ReceiverSettings,
         RedcapSettings,
         Settings,
-        SftpTarget,
         SiteSettings,
         Source,
-        Target,
         TokenSource,
     )
+    from fiona_dagster.config.targets import DicomTarget, SftpTarget, Target
 
 __all__ = [
     "PROJECT_NAME",
@@ -106,5 +104,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "settings" if name[0].isupper() else "load"
     module = "access" if name in {"AllowedCaller", "TlsSettings"} else module
+    module = "targets" if name == "Target" or name.endswith("Target") else module
     module = "apart" if name == "load_settings_apart" else module
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -7,7 +7,7 @@ is new stands in sections of its own. Every model refuses keys that it does not 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.packaging import PackageSettings
 from fiona_dagster.config.section import Section
+from fiona_dagster.config.targets import Target
 
 Durability = Literal["full", "rename"]
 """How sure a receipt is: flushed to the disk, or only complete under its name."""
@@ -146,36 +147,6 @@ class RedcapSettings(Section):
     """Servers ban clients that call too often."""
     ca_file: str = ""
     """Certificates to trust in place of the system's."""
-
-
-class SftpTarget(Section):
-    """An OpenSSH server that takes packages."""
-
-    kind: Literal["sftp"]
-    host: str
-    port: int = Field(22, ge=1, le=65535)
-    username: str
-    private_key_file: str
-    """Private key; relative: below config/."""
-    host_key: str
-    """Pinned public host key, as in known_hosts: ``ssh-ed25519 AAAA...``."""
-    directory: str = "."
-    """Remote folder that packages are put into."""
-    timeout_seconds: float = Field(30.0, gt=0)
-
-
-class DicomTarget(Section):
-    """A research PACS."""
-
-    kind: Literal["dicom"]
-    host: str
-    port: int = Field(104, ge=1, le=65535)
-    called_ae_title: str
-    calling_ae_title: str = "FIONA"
-    timeout_seconds: float = Field(30.0, gt=0)
-
-
-Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]
 
 
 class Source(Section):

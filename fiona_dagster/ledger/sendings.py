@@ -21,7 +21,7 @@ from fiona_dagster.ledger.store import Store, utc_now
 
 PREVIOUS_SYSTEM = "previous system"
 """Target of what the system before this one had sent."""
-SendingState = Literal["begun", "proven", "unproven"]
+SendingState = Literal["begun", "proven", "unproven", "agreed"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Sending:
         sha256: digest of the package.
         instances: mapped SOP Instance UID -> SHA-256 (research PACS only).
         uncertain: of these, what was there before with bytes that we can't vouch for.
-        state: begun; proven; unproven: present there, content unproven.
+        state: begun; proven; unproven: present there, content unproven; agreed: delivered, unproven by
+            agreement.
         began: when.
         changed: when the state was last set.
         removed: when a person confirmed the removal, or ``""``.
@@ -211,11 +212,12 @@ class Sendings:
 
     def prove(self, transfer: int, target: str, sha256: str, proof: Mapping[str, Any]) -> None:
         """The target is proven to have these bytes; the proof is kept, also when the copy is removed."""
+        state = "agreed" if proof.get("kind") == "agreement" else "proven"
         with self._store.writing() as db:
             db.execute(
-                """UPDATE sendings SET state = 'proven', changed = ?, proof = ? WHERE transfer = ?
+                """UPDATE sendings SET state = ?, changed = ?, proof = ? WHERE transfer = ?
                    AND target = ? AND sha256 = ? AND removed = ''""",
-                (utc_now(), json.dumps(dict(proof), sort_keys=True), transfer, target, sha256),
+                (state, utc_now(), json.dumps(dict(proof), sort_keys=True), transfer, target, sha256),
             )
 
     def unproven(self, sending: Sending) -> None:

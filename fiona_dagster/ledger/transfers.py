@@ -262,7 +262,7 @@ class Transfers(Requests):
             return self.sendings.begin(db, transfer=transfer.id, target=target, content=content)
 
     def record_delivery(self, transfer: Transfer, target: str, sha256: str, proof: dict[str, Any]) -> None:
-        """A target is proven to have the package.
+        """A target is proven to have the package, or it was agreed that it needs no proof.
 
         Raises:
             Superseded: the transfer does not count any more; that the target has it is still written down.
@@ -290,7 +290,12 @@ class Transfers(Requests):
                 self._work.done(
                     work_key("deliver", transfer.study, transfer.project, target), transfer.revision
                 )
-            self._store.note(transfer.study, f"{transfer.project}: {target} proven to have the package")
+            how = (
+                "delivered, unproven by agreement"
+                if proof.get("kind") == "agreement"
+                else "proven to have it"
+            )
+            self._store.note(transfer.study, f"{transfer.project}: package at {target}: {how}")
         if not counts:
             self.require_current(transfer)
 

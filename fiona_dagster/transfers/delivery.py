@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from fiona_dagster.transfers.execution import give_up, package_name, remove_work
 from fiona_dagster.transfers.rules import Watch, rules_digest
 from fiona_dagster.transfers.targets import Proof
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
+
+PROOFS = ".proofs.json"
+"""Ends the name of the file beside a package in ``DAIC/`` that says what each target proved."""
 
 
 def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Proof | None, Package]:
@@ -237,13 +241,26 @@ def failed(gateway: Gateway, transfer: Transfer, target: str, message: str, *, p
             give_up(gateway, transfer, f"{target}: {message}")
 
 
+def _write_proofs(gateway: Gateway, transfer: Transfer, path: Path) -> None:
+    """What each target proved, or that it needed no proof by agreement: kind, time, counts, digests."""
+    found = gateway.ledger.transfers.deliveries(transfer)
+    document = {
+        name: {key: value for key, value in delivery.proof.items() if key != "private"}
+        for name, delivery in sorted(found.items())
+    }
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
 def _move_to_daic(gateway: Gateway, transfer: Transfer, package: Package) -> None:
     """Side files first, the package last: a package in DAIC/ always has its checksums beside it."""
     source = gateway.root.path / package.path
     folder = gateway.root.daic / transfer.project
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / source.name
-    for suffix in (".md5", ".sha256", ".json", ""):
+    _write_proofs(gateway, transfer, source.with_name(f"{source.name}{PROOFS}"))
+    for suffix in (".md5", ".sha256", ".json", PROOFS, ""):
         moved_from = Path(f"{source}{suffix}")
         if moved_from.is_file():
             moved_from.replace(f"{target}{suffix}")

@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import ConfigurationError, DeliveryRefused, NotVerified, PeerUnavailable, UsageError
+from fiona_dagster.config import DataRoot, SftpTarget
+from fiona_dagster.demo.peers import SftpServer
+from fiona_dagster.errors import (
+    ConfigurationError,
+    DeliveryRefused,
+    NotVerified,
+    PeerUnavailable,
+    ProofAwaited,
+    UsageError,
+)
 from fiona_dagster.transfers.targets import Proof, sftp
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
-from tests.peers_fixtures import CuttingProxy, Sshd, free_port
+from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
 from tests.sending import unrecorded
 
 pytestmark = pytest.mark.peers
+full = pytest.mark.skipif(not os.environ.get("FIONA_TEST_FULL"), reason="make test-full: 2,000 deliveries")
 
 NAME = "DEMO_P001_baseline_1.zip"
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than one window of requests
@@ -57,7 +67,7 @@ def test_package_and_checksums_arrive_with_proof(sshd: Sshd, root: DataRoot, pac
     for kind in ("md5", "sha256"):
         subprocess.run([f"{kind}sum", "--quiet", "-c", f"{NAME}.{kind}"], cwd=sshd.upload, check=True)
     assert proof.kind == "sftp-readback"
-    assert proof.counts == {"files": 3, "bytes": len(CONTENT), "sent": 1}
+    assert proof.counts == {"files": 3, "bytes": len(CONTENT), "sent": 1, "resumed": 0, "flushed": 1}
     assert proof.digests["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert "P001" not in repr(proof)
     assert "P001" not in str(proof.to_json())
@@ -168,13 +178,13 @@ def test_bytes_that_are_not_those_of_the_ledger_are_not_sent(
 def test_a_package_that_changes_while_it_is_sent_gets_no_name(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = sftp._check_room
+    check = sftp.check_room
 
     def swap(*arguments: object) -> None:
         package.write_bytes(CONTENT[:-1] + b"!")
         check(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sftp, "_check_room", swap)
+    monkeypatch.setattr(sftp, "check_room", swap)
     with pytest.raises(NotVerified):
         _deliver(sshd, root, package)
     assert _there(sshd) == []
@@ -184,17 +194,17 @@ def test_a_package_that_changes_while_it_is_sent_gets_no_name(
 def test_what_arrived_damaged_is_not_proven(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    send = sftp._send
+    send = sftp._Delivery._send
 
-    def spoil(*arguments: object) -> None:
-        send(*arguments)  # type: ignore[arg-type]
+    def spoil(delivery: sftp._Delivery, name: str) -> None:
+        send(delivery, name)
         part = sshd.upload / f".{NAME}.fiona-part"
         if damage == "truncate":
             os.truncate(part, 1000)
         else:
             part.write_bytes(CONTENT[:500_000] + b"!" + CONTENT[500_001:])
 
-    monkeypatch.setattr(sftp, "_send", spoil)
+    monkeypatch.setattr(sftp._Delivery, "_send", spoil)
     with pytest.raises(PeerUnavailable):
         _deliver(sshd, root, package)
     assert _there(sshd) == []
@@ -246,3 +256,177 @@ def test_a_missing_folder_needs_a_person(sshd: Sshd, root: DataRoot, package: Pa
 def test_unsafe_remote_names(sshd: Sshd, root: DataRoot, package: Path, name: str) -> None:
     with pytest.raises(UsageError):
         deliver_sftp(sshd.target(), root, package, "0" * 64, remote_name=name, begin=unrecorded)
+
+
+# -- resuming ----------------------------------------------------------------------------------------
+
+PART = f".{NAME}.fiona-part"
+
+
+def _settled(path: Path) -> int:
+    """Size of a file once the server has written what it had received before the cut."""
+    deadline, size = time.monotonic() + 20, -1
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        if size == (size := path.stat().st_size) and size > sftp.WORTH_RESUMING:
+            break
+    return size
+
+
+@pytest.mark.parametrize("proofs", [["readback"], ["digest"], ["digest", "readback"]])
+def test_a_cut_upload_goes_on_where_it_stopped(
+    sshd: Sshd, root: DataRoot, package: Path, proofs: list[str]
+) -> None:
+    with CuttingProxy(sshd.port, 2_000_000, stall=True) as proxy:
+        with pytest.raises(PeerUnavailable):
+            _deliver(sshd, root, package, port=proxy.port, proofs=proofs, timeout_seconds=2)
+        there = (sshd.upload / PART).stat().st_size
+        assert there > sftp.WORTH_RESUMING
+        proof = _deliver(sshd, root, package, port=proxy.port, proofs=proofs)
+
+    assert proof.counts["resumed"] == there
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+    assert _there(sshd) == TRIPLE
+
+
+@pytest.mark.parametrize("proofs", [["readback"], ["digest"]])
+def test_a_remote_part_that_is_not_ours_is_not_continued(
+    sshd: Sshd, root: DataRoot, package: Path, proofs: list[str]
+) -> None:
+    (sshd.upload / PART).write_bytes(CONTENT[:1_999_999] + b"?")
+    proof = _deliver(sshd, root, package, proofs=proofs)
+
+    assert proof.counts["resumed"] == 0
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+
+
+def test_an_upload_keeps_to_its_bandwidth(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    begin = time.monotonic()
+    _deliver(sshd, root, package, megabytes_per_second=2)
+    assert time.monotonic() - begin >= len(CONTENT) / 2e6
+
+
+# -- other proofs ------------------------------------------------------------------------------------
+
+
+def test_the_servers_own_digest_proves_without_reading_back(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fiona_dagster.transfers.targets import sftp_proof
+
+    monkeypatch.setattr(sftp_proof, "digest_of", None)  # nothing big is read back
+    proof = _deliver(sshd, root, package, proofs=["digest"])
+    assert proof.kind == "sftp-digest"
+    assert _deliver(sshd, root, package, proofs=["digest"]).counts["sent"] == 0
+
+
+def test_a_server_for_sftp_alone_gives_no_digest(tmp_path: Path, root: DataRoot, package: Path) -> None:
+    with running_sshd(tmp_path / "sshd", "ForceCommand internal-sftp") as sshd:
+        with pytest.raises(DeliveryRefused, match="none of the proofs"):
+            _deliver(sshd, root, package, proofs=["digest"])
+        assert _there(sshd) == []
+        assert _deliver(sshd, root, package, proofs=["digest", "readback"]).kind == "sftp-readback"
+
+
+def test_a_digest_by_the_check_file_extension(tmp_path: Path, root: DataRoot, package: Path) -> None:
+    package.write_bytes(CONTENT[:60_000])  # paramiko's own server never ends with more
+    with SftpServer(tmp_path / "server") as server:
+        described = server.describe()
+        keys = ("host", "port", "username", "private_key_file", "host_key")
+        target = SftpTarget(kind="sftp", proofs=("digest",), **{key: described[key] for key in keys})
+        proof = deliver_sftp(
+            target,
+            root,
+            package,
+            hashlib.sha256(CONTENT[:60_000]).hexdigest(),
+            remote_name=NAME,
+            begin=unrecorded,
+        )
+    assert proof.kind == "sftp-digest"
+
+
+def test_the_originals_checksum_of_the_server_is_waited_for(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sftp, "SERVER_FILE_SECONDS", 0.1)
+    with pytest.raises(ProofAwaited):
+        _deliver(sshd, root, package, proofs=["md5sum_server"])
+    before = (sshd.upload / NAME).stat()
+    checksum = sshd.upload / NAME.replace(".zip", ".md5sum_server")
+    checksum.write_text(f"{hashlib.md5(CONTENT).hexdigest()}  {NAME}\n")  # noqa: S324 - the original's
+
+    proof = _deliver(sshd, root, package, proofs=["md5sum_server"])
+    assert (proof.kind, proof.counts["sent"]) == ("sftp-md5sum-server", 0)
+    assert (sshd.upload / NAME).stat().st_ino == before.st_ino
+
+    checksum.write_text("0" * 32)
+    with pytest.raises(DeliveryRefused, match="md5sum_server"):
+        _deliver(sshd, root, package, proofs=["md5sum_server"])
+
+
+def test_a_drop_box_is_never_called_proven(sshd: Sshd, root: DataRoot, package: Path) -> None:
+    proof = _deliver(sshd, root, package, proofs=["agreement"])
+    assert (proof.kind, proof.proven) == ("agreement", False)
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+    assert _deliver(sshd, root, package, proofs=["agreement"]).counts["sent"] == 0
+    (sshd.upload / NAME).write_bytes(b"other")
+    with pytest.raises(DeliveryRefused, match="never overwritten"):
+        _deliver(sshd, root, package, proofs=["agreement"])
+
+
+def test_a_server_that_lies_about_success_is_found_out(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers every write with success and keeps the last part to itself."""
+    import paramiko
+
+    write = paramiko.SFTPFile.write
+
+    def lie(self: paramiko.SFTPFile, data: bytes) -> None:
+        write(self, b"\0" * len(data) if len(data) > 1000 else data)
+
+    monkeypatch.setattr(paramiko.SFTPFile, "write", lie)
+    for proofs in (["readback"], ["digest"]):
+        with pytest.raises(PeerUnavailable, match="differs from what was sent"):
+            _deliver(sshd, root, package, proofs=proofs)
+        assert _there(sshd) == []
+
+
+# -- signing in --------------------------------------------------------------------------------------
+
+
+def test_keys_of_an_agent(
+    sshd: Sshd, root: DataRoot, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = program("ssh-agent", "openssh-client")
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    with pytest.raises(ConfigurationError, match="SSH agent"):
+        _deliver(sshd, root, package, private_key_file="", agent=True)
+    process = subprocess.Popen([agent, "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "agent").exists():
+            time.sleep(0.05)
+        for key in ("other_key", "user_key"):
+            subprocess.run(["ssh-add", "-q", str(sshd.folder / key)], check=True, stderr=subprocess.DEVNULL)
+        assert _deliver(sshd, root, package, private_key_file="", agent=True).counts["sent"] == 1
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(2000, marks=full)])
+def test_many_packages_leak_no_connection(sshd: Sshd, root: DataRoot, package: Path, count: int) -> None:
+    def descriptors() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    package.write_bytes(b"small")
+    digest = hashlib.sha256(b"small").hexdigest()
+    before = (descriptors(), threading.active_count())
+    for number in range(count):
+        deliver_sftp(sshd.target(), root, package, digest, remote_name=f"p{number}.zip", begin=unrecorded)
+    assert len(_there(sshd)) == 3 * count
+    deadline = time.monotonic() + 20
+    while (descriptors(), threading.active_count()) > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert descriptors() <= before[0]
+    assert threading.active_count() <= before[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -48,7 +49,13 @@ def test_proven_everywhere_ends_in_daic_and_in_redcap(site: Site) -> None:
 
     transfer = site.transfer()
     assert transfer.state == "delivered"
+    (proofs,) = site.root.daic.rglob("*.proofs.json")
+    assert {name: said["kind"] for name, said in json.loads(proofs.read_text()).items()} == {
+        "archive": "sftp-readback",
+        "pacs": "dicom-find",
+    }
     assert sorted(p.suffix for p in (site.root.daic / PROJECT).iterdir()) == [
+        ".json",
         ".json",
         ".md5",
         ".sha256",
@@ -152,3 +159,21 @@ def test_late_images_are_transferred_again_with_the_same_identities(site: Site) 
         [first.name, second.name]
     )
     assert told(site).mapped_uid == before.mapped_uid
+
+
+def test_a_drop_box_ends_as_delivered_unproven_by_agreement(site: Site) -> None:
+    document = json.loads(site.root.config_file.read_text())
+    document["targets"]["archive"]["proofs"] = ["agreement"]
+    site.root.config_file.write_text(json.dumps(document))
+    site.packaged()
+    proof, _ = deliver(site, "archive")
+
+    assert proof is not None
+    assert not proof.proven
+    assert site.transfer().state == "delivered"
+    (beside,) = site.root.daic.rglob("*.proofs.json")
+    assert json.loads(beside.read_text())["archive"]["kind"] == "agreement"
+    with site.open() as gateway:
+        (sending,) = gateway.ledger.sendings.of(STUDY, PROJECT)
+        assert sending.state == "agreed"
+        assert any("unproven by agreement" in what for _, what in gateway.ledger.store.history(STUDY))

@@ -14,8 +14,16 @@ from typing import Any, Literal
 
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 
-ProofKind = Literal["sftp-readback", "dicom-find", "dicom-find-count"]
-"""How receipt was proven: every byte read back, every SOP Instance UID found, or their number."""
+ProofKind = Literal[
+    "sftp-readback",
+    "sftp-digest",
+    "sftp-md5sum-server",
+    "agreement",
+    "dicom-find",
+    "dicom-find-count",
+]
+"""How receipt was proven; ``agreement``: not at all, as it was agreed (a write-only drop box)."""
+AGREED = "agreement"
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Proof:
     counts: Mapping[str, int]
     digests: Mapping[str, str] = field(default_factory=dict)
     private: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def proven(self) -> bool:
+        """False: delivered, unproven by agreement."""
+        return self.kind != AGREED
 
     def to_json(self) -> dict[str, Any]:
         """What is no secret by itself; digests are known to recipients and stay out of Dagster."""

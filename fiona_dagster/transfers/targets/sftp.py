@@ -1,7 +1,7 @@
-"""Delivery of a package to an SFTP server, proven by reading every byte back.
+"""Delivery of a package to an SFTP server, with the proof that the target's configuration asks for.
 
-The package goes to a temporary name, is flushed where the server can, is read back and compared, and only
-then gets its name; nothing that has the name is ever overwritten.
+The package goes to a temporary name, is flushed where the server can, is compared, and only then gets its
+name; nothing that has the name is ever overwritten. What a broken upload left is compared and continued.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import contextlib
 import hashlib
 import posixpath
 import re
-import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import paramiko
+from paramiko import SFTPFile
 
 from fiona_dagster.config import DataRoot, SftpTarget
 from fiona_dagster.errors import (
@@ -24,33 +24,44 @@ from fiona_dagster.errors import (
     FionaError,
     NotVerified,
     PeerUnavailable,
+    PermanentError,
     StorageFull,
+    Superseded,
     UsageError,
 )
-from fiona_dagster.transfers.targets import Proof, utc_now
+from fiona_dagster.transfers.targets import Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets.remote import (
+    CHUNK,
+    begins_as,
+    check_room,
+    digest_of,
+    flush,
+    opened,
+    part_name,
+    remove,
+    size_of,
+    write,
+)
+from fiona_dagster.transfers.targets.sftp_proof import Wanted, ask, by_command, by_server_file
 from fiona_dagster.transfers.targets.ssh import Link, connection, errors
 
-CHUNK = 1 << 20
-OPENSSH_REQUEST = 131072
-"""Bytes of one write or read; OpenSSH takes up to 256 KiB."""
-OTHER_REQUEST = 32768
-"""What every SFTP server must take (draft-ietf-secsh-filexfer-02, section 3)."""
-READ_AHEAD = 64
-"""Read requests under way at a time; bounds memory."""
-EXTENDED = 200
-"""SSH_FXP_EXTENDED."""
+SERVER_FILE_SECONDS = 20.0
+"""How long one attempt waits for the server's own checksum file; later attempts wait again."""
+WORTH_RESUMING = 1 << 20
+"""Bytes from which on it pays to compare what is there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
 
 
+class _Damaged(PeerUnavailable):
+    """What arrived is not what was sent: it is removed, and sent anew."""
+
+
 @dataclass(frozen=True)
-class _Local:
+class _Local(Wanted):
     """What is to lie at the other side, and a call that raises when it may not go there any more."""
 
     path: Path
-    size: int
-    md5: str
-    sha256: str
     may_go_on: Callable[[], None]
 
 
@@ -65,10 +76,10 @@ def deliver_sftp(
     name: str = "sftp",
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
-    """Brings one package to an SFTP server and proves that it is there, byte for byte.
+    """Brings one package to an SFTP server and proves that it is there.
 
     Args:
-        target: where.
+        target: where, and what counts as proof (``proofs``).
         root: relative key files lie below its ``config/``.
         package: the ZIP.
         expected_sha256: the package's digest in the ledger; anything else is not sent.
@@ -78,12 +89,17 @@ def deliver_sftp(
         may_go_on: called before every MiB; what it raises ends the delivery.
 
     Returns:
-        A proof of kind ``sftp-readback``; ``counts["sent"]`` is 0 when the same bytes were there before.
+        A proof of kind ``sftp-readback``, ``sftp-digest``, ``sftp-md5sum-server``, or ``agreement`` when
+        nothing could be proven and nothing was to be. ``counts``: ``sent`` is 0 when the same bytes were
+        there before, ``resumed`` the bytes that an earlier attempt had brought, ``flushed`` whether the
+        server put them on its disk before it said so.
 
     Raises:
         NotVerified: the bytes in hand are not those of the ledger.
-        DeliveryRefused: host key changed, no permission, or other content under our name.
-        StorageFull: the remote disk is full.
+        DeliveryRefused: host key changed, no permission, other content under our name, or none of the
+            proofs that are asked for can be had.
+        StorageFull: the remote disk is full; what was sent is removed.
+        ProofAwaited: it is there, and the server's own checksum is not.
         PeerUnavailable: no connection, it broke, or what arrived is not what was sent.
     """
     if not _NAME.fullmatch(remote_name):
@@ -95,14 +111,21 @@ def deliver_sftp(
         final = posixpath.join(target.directory, remote_name)
         may_go_on()
         begin()
-        sent = _bring(link, local, final)
-        for kind, digest in (("md5", local.md5), ("sha256", local.sha256)):
-            _put_text(link, f"{final}.{kind}", f"{digest}  {remote_name}\n".encode())
+        delivery = _Delivery(link, target, local, final)
+        kind = delivery.bring()
+        for algorithm, digest in (("md5", local.md5), ("sha256", local.sha256)):
+            delivery.put_text(f"{final}.{algorithm}", f"{digest}  {remote_name}\n".encode())
     return Proof(
-        kind="sftp-readback",
+        kind=kind,
         target=name,
         time=utc_now(),
-        counts={"files": 3, "bytes": local.size, "sent": int(sent)},
+        counts={
+            "files": 3,
+            "bytes": local.size,
+            "sent": int(delivery.sent),
+            "resumed": delivery.resumed,
+            "flushed": int(delivery.flushed),
+        },
         digests={"md5": local.md5, "sha256": local.sha256},
         private={"remote_path": final},
     )
@@ -120,207 +143,247 @@ def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) ->
         raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
     if sha256.hexdigest() != expected_sha256:
         raise _not_verified()
-    return _Local(package, size, md5.hexdigest(), expected_sha256, may_go_on)
+    return _Local(size, md5.hexdigest(), expected_sha256, package, may_go_on)
 
 
 def _not_verified() -> NotVerified:
     return NotVerified("the package in hand is not the one in the ledger; package the study again")
 
 
-def _bring(link: Link, local: _Local, final: str) -> bool:
-    """Returns whether something had to be sent."""
-    if _already_there(link, local, final):
-        return False
-    part = _part_name(final)
-    try:
-        _send(link, local, part)
-        _compare(link, local, part)
-        local.may_go_on()
-        _give_name(link, local, part, final)
-    except FionaError:
-        with contextlib.suppress(FionaError):
-            _remove(link, part)
-        raise
-    return True
+class _Delivery:
+    """One package on its way to one server."""
 
+    def __init__(self, link: Link, target: SftpTarget, local: _Local, final: str) -> None:
+        self._link = link
+        self._target = target
+        self._local = local
+        self._final = final
+        self._blind = "agreement" in target.proofs
+        self.sent = self.flushed = False
+        self.resumed = 0
 
-def _already_there(link: Link, local: _Local, final: str) -> bool:
-    size = _size(link, final)
-    if size is None:
-        return False
-    if size != local.size or _read_back(link, final, size) != local.sha256:
-        raise DeliveryRefused(
-            f"target {link.name}: other content ({size} bytes, ours has {local.size}) lies there under the "
-            "package's name; it is never overwritten: have it moved away there, then deliver again"
-        )
-    return True
-
-
-def _part_name(path: str) -> str:
-    folder, base = posixpath.split(path)
-    return posixpath.join(folder, f".{base}.fiona-part")
-
-
-def _size(link: Link, path: str) -> int | None:
-    with errors(link.name, "looking at the remote folder"):
+    def bring(self) -> ProofKind:
+        """Sends what is missing; returns what proves it."""
+        kind = self._under_its_name()
+        if kind is not None:
+            return kind
+        part = part_name(self._final)
         try:
-            attributes = link.client.stat(path)
-        except FileNotFoundError:
+            self._send(part)
+            kind = self._compare(part)
+            self._local.may_go_on()
+            self._give_name(part)
+        except FionaError as error:
+            if _leaves_nothing(error):
+                with contextlib.suppress(FionaError):
+                    remove(self._link, part)
+            raise
+        return kind or self._after_the_name()
+
+    # -- what is there already ----------------------------------------------------------------------
+
+    def _under_its_name(self) -> ProofKind | None:
+        """What proves the file that has the package's name; None if there is none."""
+        size = size_of(self._link, self._final, blind=self._blind)
+        if size is None:
             return None
-    if attributes.st_mode is not None and not stat.S_ISREG(attributes.st_mode):
-        raise DeliveryRefused(
-            f"target {link.name}: something that is no file lies there under the package's name"
+        if size != self._local.size:
+            raise self._other_content(size)
+        answer = ask(self._link, self._final, self._local, self._target.proofs)
+        if answer is None:
+            return self._after_the_name()
+        if not answer.same:
+            raise self._other_content(size)
+        return answer.kind
+
+    def _after_the_name(self) -> ProofKind:
+        """What only proves a file that has its name."""
+        if "md5sum_server" in self._target.proofs:
+            answer = by_server_file(self._link, self._final, self._local, SERVER_FILE_SECONDS)
+            if not answer.same:
+                raise DeliveryRefused(
+                    f"target {self._link.name}: the server's own checksum (md5sum_server) is not that of the "
+                    "package; have package and checksum removed there, then deliver again"
+                )
+            return answer.kind
+        if self._blind:
+            return "agreement"
+        raise self._no_proof()
+
+    def _no_proof(self) -> DeliveryRefused:
+        return DeliveryRefused(
+            f"target {self._link.name}: the server can give none of the proofs that are configured "
+            f"({', '.join(self._target.proofs)}); allow another kind (proofs), or ask its operator"
         )
-    return attributes.st_size or 0
 
+    def _other_content(self, size: int) -> DeliveryRefused:
+        return DeliveryRefused(
+            f"target {self._link.name}: other content ({size} bytes, ours has {self._local.size}) lies there "
+            "under the package's name; it is never overwritten: have it moved away there, then deliver again"
+        )
 
-def _send(link: Link, local: _Local, part: str) -> None:
-    _check_room(link, part, local.size)
-    sha256 = hashlib.sha256()
-    with errors(link.name, "sending"), local.path.open("rb") as stream:
-        with _opened(link, part, "wb") as remote:
-            remote.set_pipelined(True)
-            while chunk := stream.read(CHUNK):
+    # -- sending ------------------------------------------------------------------------------------
+
+    def _send(self, part: str) -> None:
+        local, link = self._local, self._link
+        sha256 = hashlib.sha256()
+        with errors(link.name, "sending"), local.path.open("rb") as stream:
+            self.resumed = self._can_resume(part, stream)
+            stream.seek(0)
+            for _ in _pieces(stream, self.resumed, sha256.update):
                 local.may_go_on()
-                sha256.update(chunk)
-                _write(link, remote, chunk, part)
-            _flush(link, remote)
-            arrived = remote.stat().st_size
-        if sha256.hexdigest() != local.sha256:
-            raise _not_verified()
-        if arrived != local.size:
-            # Writes are answered late: a full disk may show only here.
-            _check_room(link, part, local.size - (arrived or 0))
-            raise PeerUnavailable(
-                f"target {link.name}: only {arrived} of {local.size} bytes arrived; trying again may help"
+            check_room(link, part, local.size - self.resumed)
+            with opened(link, part, "r+b" if self.resumed else "wb") as remote:
+                remote.set_pipelined(True)
+                remote.seek(self.resumed)
+                self._write(stream, remote, part, sha256.update)
+                self.flushed = flush(link, remote)
+                arrived = None if self._blind else remote.stat().st_size
+            self.sent = True
+            if sha256.hexdigest() != local.sha256:
+                raise _not_verified()
+            if arrived is not None and arrived != local.size:
+                # Writes are answered late: a full disk may show only here.
+                check_room(link, part, local.size - arrived)
+                raise _Damaged(
+                    f"target {link.name}: only {arrived} of {local.size} bytes arrived; trying again may help"
+                )
+
+    def _write(self, stream: BinaryIO, remote: SFTPFile, part: str, seen: Callable[[bytes], object]) -> None:
+        pace = _Pace(self._target.megabytes_per_second)
+        while chunk := stream.read(pace.chunk):
+            self._local.may_go_on()
+            seen(chunk)
+            write(self._link, remote, chunk, part)
+            pace.sent(len(chunk))
+
+    def _can_resume(self, part: str, stream: BinaryIO) -> int:
+        """Bytes that an earlier attempt brought and that are those of the package."""
+        if self._blind:
+            return 0
+        there = size_of(self._link, part)
+        if there is None or not WORTH_RESUMING <= there <= self._local.size:
+            return 0
+        if self._target.proofs[0] != "readback":
+            found = by_command(self._link, part, there, first=there)
+            if found is not None:
+                return there if found[1] == _digest_of_first(stream, there, found[0]) else 0
+        if not {"readback", "digest"} & {*self._target.proofs}:
+            return 0
+        try:
+            return there if begins_as(self._link, part, there, stream) else 0
+        except DeliveryRefused:  # it may be written to but not read
+            return 0
+
+    def _compare(self, part: str) -> ProofKind | None:
+        answer = ask(self._link, part, self._local, self._target.proofs)
+        if answer is None:
+            if not {"md5sum_server", "agreement"} & {*self._target.proofs}:
+                raise self._no_proof()
+            return None
+        if not answer.same:
+            raise _Damaged(
+                f"target {self._link.name}: what lies there differs from what was sent; removed, trying "
+                "again may help"
+            )
+        return answer.kind
+
+    def _give_name(self, part: str) -> None:
+        # SFTP's own rename fails where the new name exists (draft 02, section 6.5): no race can overwrite.
+        link = self._link
+        with errors(link.name, "renaming"):
+            try:
+                link.client.rename(part, self._final)
+            except PermissionError:
+                raise
+            except OSError:
+                if self._blind:
+                    raise
+                if self._under_its_name() is not None:
+                    remove(link, part)
+                    return
+                link.client.posix_rename(part, self._final)
+        if not self._blind and size_of(link, self._final) != self._local.size:
+            raise _Damaged(
+                f"target {link.name}: the package is not there after renaming; trying again may help"
             )
 
-
-def _write(link: Link, remote: paramiko.SFTPFile, chunk: bytes, part: str) -> None:
-    try:
-        remote.write(chunk)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        if error.errno is None:  # SSH_FX_FAILURE: version 3 has no code for "disk full"
-            _check_room(link, part, len(chunk))
-        raise
-
-
-@contextlib.contextmanager
-def _opened(link: Link, path: str, mode: str) -> Iterator[paramiko.SFTPFile]:
-    file = link.client.open(path, mode)
-    file.MAX_REQUEST_SIZE = OPENSSH_REQUEST if link.openssh else OTHER_REQUEST
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def _flush(link: Link, remote: paramiko.SFTPFile) -> None:
-    # OpenSSH PROTOCOL, section 4.4. paramiko has no public call for it and hides who announces it.
-    with contextlib.suppress(OSError):
-        _extended(link, "fsync@openssh.com", remote.handle)
-
-
-def _check_room(link: Link, path: str, needed: int) -> None:
-    """Asks for free space where the server can say it (OpenSSH PROTOCOL, section 4.4: statvfs)."""
-    with errors(link.name, "asking for free space"):
-        try:
-            reply = _extended(link, "statvfs@openssh.com", posixpath.dirname(path) or ".")
-        except TimeoutError:
-            raise
-        except OSError:
-            return  # not offered, or the folder is missing: opening the file will say so
-    if reply is None:
-        return
-    _, fragment, _, _, available = (reply.get_int64() for _ in range(5))
-    if fragment * available < needed:
-        raise StorageFull(
-            f"target {link.name}: the remote disk has {fragment * available} bytes free, {needed} are "
-            "needed; free space there"
-        )
-
-
-def _extended(link: Link, request: str, argument: Any) -> paramiko.Message | None:
-    kind, reply = link.client._request(EXTENDED, request, argument)  # type: ignore[attr-defined]
-    return reply if kind == EXTENDED + 1 else None
-
-
-def _compare(link: Link, local: _Local, part: str) -> None:
-    if _read_back(link, part, local.size) != local.sha256:
-        raise PeerUnavailable(
-            f"target {link.name}: what lies there differs from what was sent; removed, trying again may help"
-        )
-
-
-def _read_back(link: Link, path: str, size: int) -> str | None:
-    """SHA-256 of the remote file, or None when it does not have ``size`` bytes."""
-    sha256, done = hashlib.sha256(), 0
-    with errors(link.name, "reading back"), _opened(link, path, "rb") as remote:
-        if remote.stat().st_size != size:
-            return None
-        _read_ahead(remote, size)
-        while chunk := remote.read(CHUNK):
-            sha256.update(chunk)
-            done += len(chunk)
-    return sha256.hexdigest() if done == size else None
-
-
-def _read_ahead(remote: paramiko.SFTPFile, size: int) -> None:
-    ask = remote._prefetch_thread  # type: ignore[attr-defined]
-
-    def quietly(*arguments: Any) -> None:
-        # paramiko asks ahead in a thread; when the connection breaks, the reader says so, not a traceback.
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            ask(*arguments)
-
-    remote._prefetch_thread = quietly  # type: ignore[attr-defined]
-    remote.prefetch(size, max_concurrent_requests=READ_AHEAD)
-
-
-def _give_name(link: Link, local: _Local, part: str, final: str) -> None:
-    # SFTP's own rename fails where the new name exists (draft 02, section 6.5): no race can overwrite.
-    with errors(link.name, "renaming"):
-        try:
-            link.client.rename(part, final)
-        except PermissionError:
-            raise
-        except OSError:
-            if _already_there(link, local, final):
-                _remove(link, part)
-                return
-            link.client.posix_rename(part, final)
-    if _size(link, final) != local.size:
-        raise PeerUnavailable(
-            f"target {link.name}: the package is not there after renaming; trying again may help"
-        )
-
-
-def _remove(link: Link, path: str) -> None:
-    with errors(link.name, "removing a temporary file"), contextlib.suppress(FileNotFoundError):
-        link.client.remove(path)
-
-
-def _put_text(link: Link, path: str, text: bytes) -> None:
-    """Writes a checksum file; one that is right already stays, an outdated one is replaced."""
-    digest = hashlib.sha256(text).hexdigest()
-    if _size(link, path) == len(text) and _read_back(link, path, len(text)) == digest:
-        return
-    part = _part_name(path)
-    with errors(link.name, "writing a checksum file"):
-        with _opened(link, part, "wb") as remote:
-            remote.write(text)
-            _flush(link, remote)
-        if _read_back(link, part, len(text)) != digest:
+    def put_text(self, path: str, text: bytes) -> None:
+        """Writes a checksum file; one that is right already stays, an outdated one is replaced."""
+        link = self._link
+        if self._blind:
+            if size_of(link, path, blind=True) is None:
+                self._write_text(path, text)
+            return
+        digest = hashlib.sha256(text).hexdigest()
+        if size_of(link, path) == len(text) and _reads(link, path, len(text), digest):
+            return
+        part = part_name(path)
+        self._write_text(part, text)
+        if not _reads(link, part, len(text), digest):
             raise PeerUnavailable(
                 f"target {link.name}: a checksum file did not arrive; trying again may help"
             )
-        try:
-            link.client.posix_rename(part, path)
-        except PermissionError:
-            raise
-        except OSError:
-            # A server without the extension: the file is derived from the package, so it may go first.
-            _remove(link, path)
-            link.client.rename(part, path)
+        with errors(link.name, "writing a checksum file"):
+            try:
+                link.client.posix_rename(part, path)
+            except PermissionError:
+                raise
+            except OSError:
+                # A server without the extension: the file is derived from the package, so it may go first.
+                remove(link, path)
+                link.client.rename(part, path)
+
+    def _write_text(self, path: str, text: bytes) -> None:
+        with errors(self._link.name, "writing a checksum file"), opened(self._link, path, "wb") as remote:
+            remote.write(text)
+            flush(self._link, remote)
+
+
+def _reads(link: Link, path: str, size: int, digest: str) -> bool:
+    """Whether a small file is right; where nothing may be read its size has to do."""
+    try:
+        return digest_of(link, path, size) == digest
+    except DeliveryRefused:
+        return size_of(link, path) == size
+
+
+def _leaves_nothing(error: FionaError) -> bool:
+    """Whether what was sent so far is removed: all but what another attempt can continue."""
+    return isinstance(error, PermanentError | Superseded | StorageFull | _Damaged)
+
+
+def _pieces(stream: BinaryIO, size: int, seen: Callable[[bytes], object]) -> Iterator[None]:
+    while size:
+        chunk = stream.read(min(CHUNK, size))
+        if not chunk:
+            raise _not_verified()
+        seen(chunk)
+        size -= len(chunk)
+        yield
+
+
+def _digest_of_first(stream: BinaryIO, size: int, algorithm: str) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    for _ in _pieces(stream, size, digest.update):
+        pass
+    return digest.hexdigest()
+
+
+class _Pace:
+    """Holds an upload to so many megabytes a second.
+
+    Args:
+        megabytes_per_second: the bound; None: none.
+    """
+
+    def __init__(self, megabytes_per_second: float | None) -> None:
+        self._rate = megabytes_per_second * 1e6 if megabytes_per_second else 0.0
+        self.chunk = min(CHUNK, max(int(self._rate / 4), 4096)) if self._rate else CHUNK
+        self._free_at = time.monotonic()
+
+    def sent(self, size: int) -> None:
+        """Waits until the next chunk may go."""
+        if self._rate:
+            self._free_at = max(self._free_at, time.monotonic()) + size / self._rate
+            time.sleep(max(self._free_at - time.monotonic(), 0))

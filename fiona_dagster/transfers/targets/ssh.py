@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import paramiko
@@ -57,11 +57,13 @@ class Link:
 
     Attributes:
         client: paramiko's client.
+        channel: what the client speaks over.
         openssh: the peer takes requests of more than 32 KiB.
         name: how messages call the target.
     """
 
     client: paramiko.SFTPClient
+    channel: paramiko.Channel
     openssh: bool
     name: str
 
@@ -81,9 +83,13 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
         PeerUnavailable: no connection, or it broke.
     """
     kind, pinned = _pinned(target, name)
-    key = _private_key(target, root, name)
     logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL + 1)
-    with errors(name, "connecting"), _socket(target) as sock, contextlib.ExitStack() as stack:
+    with (
+        errors(name, "connecting"),
+        _keys(target, root, name) as keys,
+        _socket(target) as sock,
+        contextlib.ExitStack() as stack,
+    ):
         transport = paramiko.Transport(sock)
         stack.callback(transport.close)
         # Several waits inside paramiko have no time-out of their own: closing ends them all.
@@ -92,14 +98,14 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
         watchdog.start()
         stack.callback(watchdog.cancel)
         _handshake(transport, target, kind, pinned, name)
-        _sign_in(transport, target, key, name)
+        _sign_in(transport, target, keys, name)
         channel = transport.open_session(timeout=target.timeout_seconds)
         channel.settimeout(target.timeout_seconds)
         channel.invoke_subsystem("sftp")
         client = paramiko.SFTPClient(channel)
         stack.callback(client.close)
         watchdog.cancel()
-        yield Link(client, b"openssh" in transport.remote_version.lower().encode(), name)
+        yield Link(client, channel, b"openssh" in transport.remote_version.lower().encode(), name)
 
 
 @contextlib.contextmanager
@@ -148,6 +154,24 @@ def _pinned(target: SftpTarget, name: str) -> tuple[str, str]:
     return kind, encoded
 
 
+@contextlib.contextmanager
+def _keys(target: SftpTarget, root: DataRoot, name: str) -> Iterator[list[paramiko.PKey]]:
+    if not target.agent:
+        yield [_private_key(target, root, name)]
+        return
+    agent = paramiko.Agent()
+    try:
+        keys: list[paramiko.PKey] = list(agent.get_keys())
+        if not keys:
+            raise ConfigurationError(
+                f"target {name}: agent: there is no SSH agent with a key "
+                "(SSH_AUTH_SOCK of the service names it)"
+            )
+        yield keys
+    finally:
+        agent.close()
+
+
 def _private_key(target: SftpTarget, root: DataRoot, name: str) -> paramiko.PKey:
     path = resolve(root, target.private_key_file)
     try:
@@ -186,13 +210,16 @@ def _handshake(transport: paramiko.Transport, target: SftpTarget, kind: str, pin
         )
 
 
-def _sign_in(transport: paramiko.Transport, target: SftpTarget, key: paramiko.PKey, name: str) -> None:
-    try:
-        transport.auth_publickey(target.username, key)
-    except paramiko.AuthenticationException:
+def _sign_in(
+    transport: paramiko.Transport, target: SftpTarget, keys: Sequence[paramiko.PKey], name: str
+) -> None:
+    for key in keys:
+        with contextlib.suppress(paramiko.AuthenticationException):
+            transport.auth_publickey(target.username, key)
+            return
         if not transport.is_active():
-            raise PeerUnavailable(f"target {name}: connection lost while signing in") from None
-        raise DeliveryRefused(
-            f"target {name}: the server does not accept our key for user {target.username}; "
-            "add its public half to the account"
-        ) from None
+            raise PeerUnavailable(f"target {name}: connection lost while signing in")
+    raise DeliveryRefused(
+        f"target {name}: the server does not accept our key for user {target.username}; "
+        "add its public half to the account"
+    )

@@ -1,0 +1,70 @@
+"""Where packages and instances are delivered: the section ``targets`` of ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fiona_dagster.config.section import Section
+
+SftpProofSetting = Literal["readback", "digest", "md5sum_server", "agreement"]
+"""What may prove that an SFTP server has a package, the most trusted first.
+
+``readback``: every byte is read back and compared. ``digest``: the server says its SHA-256 or MD5, by the
+check-file extension or by running ``sha256sum`` or ``md5sum``. ``md5sum_server``: a program over there writes
+the MD5 beside the package, as with the original. ``agreement``: nothing; a write-only drop box."""
+
+
+class SftpTarget(Section):
+    """An SFTP server that takes packages."""
+
+    kind: Literal["sftp"]
+    host: str
+    port: int = Field(22, ge=1, le=65535)
+    username: str
+    private_key_file: str = ""
+    """Private key without a passphrase; relative: below config/. Empty: keys of the SSH agent."""
+    agent: bool = False
+    """Sign in with a key of the SSH agent that SSH_AUTH_SOCK of the service names."""
+    host_key: str
+    """Pinned public host key, as in known_hosts: ``ssh-ed25519 AAAA...``."""
+    directory: str = "."
+    """Remote folder that packages are put into."""
+    timeout_seconds: float = Field(30.0, gt=0)
+    """Longest silence of the server."""
+    megabytes_per_second: float | None = Field(None, gt=0)
+    """Upper bound of what an upload takes of the line; None: as fast as it goes."""
+    proofs: tuple[SftpProofSetting, ...] = Field(("readback",), min_length=1)
+    """What counts as proof, in this order: the first that the server can give decides."""
+
+    @model_validator(mode="after")
+    def _can_sign_in(self) -> SftpTarget:
+        if self.agent == bool(self.private_key_file):
+            raise ValueError("either private_key_file or agent: true says how we sign in")
+        return self
+
+    @model_validator(mode="after")
+    def _agreement_is_last(self) -> SftpTarget:
+        if len(set(self.proofs)) != len(self.proofs):
+            raise ValueError("proofs: each kind only once")
+        if "agreement" in self.proofs and len(self.proofs) > 1:
+            raise ValueError(
+                "proofs: agreement stands alone; with another kind beside it a delivery without proof "
+                "would look like one"
+            )
+        return self
+
+
+class DicomTarget(Section):
+    """A research PACS."""
+
+    kind: Literal["dicom"]
+    host: str
+    port: int = Field(104, ge=1, le=65535)
+    called_ae_title: str
+    calling_ae_title: str = "FIONA"
+    timeout_seconds: float = Field(30.0, gt=0)
+
+
+Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]

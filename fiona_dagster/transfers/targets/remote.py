@@ -1,0 +1,187 @@
+"""Files at an SFTP server: open, write, read back, flush, rename; every error is one of ours.
+
+Belongs here: what SFTP and OpenSSH's extensions can do with one file. Stays out: which file, and what proves
+that it arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import posixpath
+import stat
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import paramiko
+
+from fiona_dagster.errors import DeliveryRefused, StorageFull
+from fiona_dagster.transfers.targets.ssh import Link, errors
+
+CHUNK = 1 << 20
+OPENSSH_REQUEST = 131072
+"""Bytes of one write or read; OpenSSH takes up to 256 KiB."""
+OTHER_REQUEST = 32768
+"""What every SFTP server must take (draft-ietf-secsh-filexfer-02, section 3)."""
+READ_AHEAD = 64
+"""Read requests under way at a time; bounds memory."""
+EXTENDED = 200
+"""SSH_FXP_EXTENDED."""
+
+
+def size_of(link: Link, path: str, *, blind: bool = False) -> int | None:
+    """Bytes of a remote file, None if there is none.
+
+    Args:
+        link: the connection.
+        path: the remote file.
+        blind: a server that does not let us look counts as one that has none.
+
+    Raises:
+        DeliveryRefused: something that is no file, or no permission.
+    """
+    with errors(link.name, "looking at the remote folder"):
+        try:
+            attributes = link.client.stat(path)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            if blind:
+                return None
+            raise
+    if attributes.st_mode is not None and not stat.S_ISREG(attributes.st_mode):
+        raise DeliveryRefused(
+            f"target {link.name}: something that is no file lies there under the package's name"
+        )
+    return attributes.st_size or 0
+
+
+@contextlib.contextmanager
+def opened(link: Link, path: str, mode: str) -> Iterator[paramiko.SFTPFile]:
+    """Opens a remote file with requests as large as the server takes."""
+    file = link.client.open(path, mode)
+    file.MAX_REQUEST_SIZE = OPENSSH_REQUEST if link.openssh else OTHER_REQUEST
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def write(link: Link, remote: paramiko.SFTPFile, chunk: bytes, path: str) -> None:
+    """Writes one chunk; a failure that may mean a full disk is looked into."""
+    try:
+        remote.write(chunk)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # SSH_FX_FAILURE: version 3 has no code for "disk full"
+            check_room(link, path, len(chunk))
+        raise
+
+
+def flush(link: Link, remote: paramiko.SFTPFile) -> bool:
+    """Has the server flush the file to its disk; whether it can (OpenSSH PROTOCOL, section 4.4).
+
+    Raises:
+        StorageFull: it could not for want of room.
+    """
+    # paramiko has no public call for it and hides who announces it.
+    try:
+        extended(link, "fsync@openssh.com", remote.handle)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"target {link.name}: the remote disk is full; free space there") from None
+        return False
+    return True
+
+
+def check_room(link: Link, path: str, needed: int) -> None:
+    """Asks for free space where the server can say it (OpenSSH PROTOCOL, section 4.4: statvfs).
+
+    Raises:
+        StorageFull: there is less than ``needed`` bytes.
+    """
+    with errors(link.name, "asking for free space"):
+        try:
+            reply = extended(link, "statvfs@openssh.com", posixpath.dirname(path) or ".")
+        except TimeoutError:
+            raise
+        except OSError:
+            return  # not offered, or the folder is missing: opening the file will say so
+    if reply is None:
+        return
+    _, fragment, _, _, available = (reply.get_int64() for _ in range(5))
+    if fragment * available < needed:
+        raise StorageFull(
+            f"target {link.name}: the remote disk has {fragment * available} bytes free, {needed} are "
+            "needed; free space there"
+        )
+
+
+def extended(link: Link, request: str, *arguments: Any) -> paramiko.Message | None:
+    """An extended request; its reply, or None for a plain success."""
+    kind, reply = link.client._request(EXTENDED, request, *arguments)  # type: ignore[attr-defined]
+    return reply if kind == EXTENDED + 1 else None
+
+
+def digest_of(link: Link, path: str, size: int) -> str | None:
+    """SHA-256 of a remote file, read back byte for byte; None when it does not have ``size`` bytes."""
+    sha256, done = hashlib.sha256(), 0
+    with errors(link.name, "reading back"), opened(link, path, "rb") as remote:
+        if remote.stat().st_size != size:
+            return None
+        _read_ahead(remote, size)
+        while chunk := remote.read(CHUNK):
+            sha256.update(chunk)
+            done += len(chunk)
+    return sha256.hexdigest() if done == size else None
+
+
+def begins_as(link: Link, path: str, size: int, local: BinaryIO) -> bool:
+    """Whether a remote file of ``size`` bytes is the beginning of the local one."""
+    done = 0
+    with errors(link.name, "comparing what is there"), opened(link, path, "rb") as remote:
+        _read_ahead(remote, size)
+        while done < size:
+            chunk = remote.read(min(CHUNK, size - done))
+            if not chunk or chunk != local.read(len(chunk)):
+                return False
+            done += len(chunk)
+    return True
+
+
+def read_text(link: Link, path: str, limit: int = 1024) -> str | None:
+    """The first bytes of a small remote file as text; None if there is none."""
+    with errors(link.name, "reading a checksum file"):
+        try:
+            with opened(link, path, "rb") as remote:
+                return remote.read(limit).decode("latin-1")
+        except FileNotFoundError:
+            return None
+
+
+def _read_ahead(remote: paramiko.SFTPFile, size: int) -> None:
+    ask = remote._prefetch_thread  # type: ignore[attr-defined]
+
+    def quietly(*arguments: Any) -> None:
+        # paramiko asks ahead in a thread; when the connection breaks, the reader says so, not a traceback.
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            ask(*arguments)
+
+    remote._prefetch_thread = quietly  # type: ignore[attr-defined]
+    remote.prefetch(size, max_concurrent_requests=READ_AHEAD)
+
+
+def remove(link: Link, path: str) -> None:
+    """Removes a remote file; one that is not there is fine."""
+    with errors(link.name, "removing a temporary file"), contextlib.suppress(FileNotFoundError):
+        link.client.remove(path)
+
+
+def part_name(path: str) -> str:
+    """The temporary name of a remote file, in the same folder."""
+    folder, base = posixpath.split(path)
+    return posixpath.join(folder, f".{base}.fiona-part")
