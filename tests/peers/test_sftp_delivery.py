@@ -404,7 +404,7 @@ def test_keys_of_an_agent(
         _deliver(sshd, root, package, private_key_file="", agent=True)
     process = subprocess.Popen([agent, "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
     try:
-        while not (tmp_path / "agent").exists():
+        while not (tmp_path / "agent").is_socket():
             time.sleep(0.05)
         for key in ("other_key", "user_key"):
             subprocess.run(["ssh-add", "-q", str(sshd.folder / key)], check=True, stderr=subprocess.DEVNULL)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import paramiko
 
@@ -159,14 +161,17 @@ def _keys(target: SftpTarget, root: DataRoot, name: str) -> Iterator[list[parami
     if not target.agent:
         yield [_private_key(target, root, name)]
         return
+    none = ConfigurationError(
+        f"target {name}: agent: there is no SSH agent with a key (SSH_AUTH_SOCK of the service names it)"
+    )
+    # paramiko leaks a socket when nobody listens there.
+    if not Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():
+        raise none
     agent = paramiko.Agent()
     try:
         keys: list[paramiko.PKey] = list(agent.get_keys())
         if not keys:
-            raise ConfigurationError(
-                f"target {name}: agent: there is no SSH agent with a key "
-                "(SSH_AUTH_SOCK of the service names it)"
-            )
+            raise none
         yield keys
     finally:
         agent.close()
