@@ -91,6 +91,7 @@ def run_demo(data: Path | None, *, exit_when_delivered: bool) -> int:
         complete = _follow(site, followed, console)
         _print_outcome(site, followed, console)
         if not exit_when_delivered:
+            console.print(f"REDCap: {site.redcap_page}")
             console.print(f"Dagster UI: {site.ui}   (Ctrl-C stops everything)")
             while site.alive():
                 time.sleep(0.5)

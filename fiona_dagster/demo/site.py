@@ -59,6 +59,11 @@ class Site:
         """Where the embedded peers keep what they get."""
         return self.root.path / "peers"
 
+    @property
+    def redcap_page(self) -> str:
+        """Address of the page in which the sandbox's records are looked at and edited."""
+        return self._redcap_page
+
     def start(self) -> None:
         """Starts the peers, writes the configuration, and starts ``fiona up``.
 
@@ -132,6 +137,7 @@ class Site:
     def _configure(self, redcap: dict[str, Any], peers: dict[str, Any]) -> None:
         initialise(self.root)
         secrets = self.root.secrets
+        self._redcap_page = str(redcap["url"]).removesuffix("api/")
         token = secrets / "redcap-token"
         token.touch(mode=0o600)
         token.write_text(redcap["tokens"]["Incoming"], encoding="ascii")
