@@ -57,7 +57,20 @@ def _requests_of(
         if kind == "deliver" and (work.study, work.project) in asked:
             return False  # a person decides first whether it was withdrawn
         targets = known.get(work.project)
-        return not work.project or (targets is not None and (not work.target or work.target in targets))
+        if work.project and (targets is None or (work.target and work.target not in targets)):
+            return False
+        return work.target not in down or tries(work)
+
+    down = {circuit.target: circuit for circuit in gateway.ledger.circuits.opened()}
+    probes: dict[str, str] = {}
+
+    def tries(work: Work) -> bool:
+        """One delivery at a time tries a target that is down."""
+        if work.target in probes or not gateway.ledger.circuits.may_probe(down[work.target]):
+            return False
+        probes[work.target] = work.key
+        gateway.ledger.circuits.probing(work.target, work.key)
+        return True
 
     found = []
     for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):

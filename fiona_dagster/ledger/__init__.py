@@ -12,6 +12,7 @@ from types import TracebackType
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.assignments import AssignmentBook, Person, StudyAssignment, person_of
+from fiona_dagster.ledger.circuits import Circuit, Circuits
 from fiona_dagster.ledger.derived import Derived, DerivedBook
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Sender, Study
@@ -44,6 +45,7 @@ class Ledger:
         sendings: what was begun to be sent, and may lie at targets.
         work: what is to be done and when.
         releases: verified copies that a person has to look at, and what was decided.
+        circuits: which targets don't answer.
         evidence: what is known about the completeness of studies.
         accounts: the state of every accepted instance.
         assignments: whose a study is, and what automatic assignment made of it.
@@ -61,6 +63,7 @@ class Ledger:
         self.withdrawals = self.transfers.withdrawals
         self.releases = self.transfers.releases
         self.evidence = EvidenceBook(self.store, self.work)
+        self.circuits = Circuits(self.store)
         self.accounts = Accounts(self.store)
         self.variants = VariantBook(self.store)
         self.assignments = AssignmentBook(self.store)
@@ -104,6 +107,8 @@ __all__ = [
     "AccountedInstance",
     "Accounts",
     "AssignmentBook",
+    "Circuit",
+    "Circuits",
     "Completion",
     "Content",
     "Count",

@@ -15,14 +15,16 @@ from fiona_dagster.errors import (
     ConfigurationError,
     ContentUnproven,
     NotVerified,
+    PeerUnavailable,
     RequestRefused,
     Superseded,
+    TargetDown,
 )
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
-from fiona_dagster.transfers.targets import Proof
+from fiona_dagster.transfers.targets import InstancesMissing, Proof
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 PROOFS = ".proofs.json"
@@ -42,6 +44,7 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         NotVerified: the gate; the bytes in hand are not those that were verified.
         SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
+        TargetDown: it did not answer other deliveries either; one at a time tries it.
         DeliveryRefused: the target said no.
         ContentUnproven: the target has everything, but maybe as older bytes.
         Superseded: another request took the place of this one, maybe while it was sent; or the rules changed
@@ -72,10 +75,29 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         )
         finish(gateway, transfer)
         return None, package
-    proof = _send(gateway, transfer, target_name, package, verified)
+    _require_up(gateway, transfer, target_name)
+    try:
+        proof = _send(gateway, transfer, target_name, package, verified)
+    except InstancesMissing:
+        raise  # it answers; what is missing is this study's affair
+    except PeerUnavailable:
+        gateway.ledger.circuits.failed(target_name, transfer.study)
+        raise
+    gateway.ledger.circuits.succeeded(target_name)
     transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
     finish(gateway, transfer)
     return proof, package
+
+
+def _require_up(gateway: Gateway, transfer: Transfer, target: str) -> None:
+    """Keeps deliveries that were queued before a target went down from waiting for it one by one."""
+    circuit = gateway.ledger.circuits.of(target)
+    key = work_key("deliver", transfer.study, transfer.project, target)
+    if circuit.open and circuit.probe != key and not gateway.ledger.circuits.may_probe(circuit):
+        raise TargetDown(
+            f"target {target}: does not answer since {circuit.since}; one delivery at a time tries it (the "
+            f"next at {circuit.probe_at}), all others follow by themselves when that succeeds"
+        )
 
 
 def _send(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, TargetDown
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.redcap import SEND_ERROR, TransferRequest
 from fiona_dagster.transfers import delivery, outcome
@@ -106,6 +106,14 @@ def test_a_dead_target_is_tried_again_and_a_refusal_is_told(site: Site) -> None:
     with pytest.raises(PeerUnavailable) as down:
         deliver(site, "archive")
     with site.open() as gateway:
+        assert gateway.ledger.circuits.of("archive").failures == 1
+        for study in ("1.2", "1.3"):
+            gateway.ledger.circuits.failed("archive", study)
+        with pytest.raises(TargetDown):
+            delivery.deliver(gateway, site.transfer(), "archive")
+        gateway.ledger.circuits.probing("archive", key)
+        with pytest.raises(PeerUnavailable, match="connecting"):
+            delivery.deliver(gateway, site.transfer(), "archive")
         delivery.failed(gateway, site.transfer(), "archive", str(down.value), permanent=False)
         work = gateway.ledger.work.get(key)
         assert work is not None

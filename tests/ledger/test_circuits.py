@@ -1,0 +1,41 @@
+"""Targets that don't answer are left alone, but never for good."""
+
+from __future__ import annotations
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger import Ledger, circuits
+
+
+def test_one_study_that_always_fails_opens_nothing(root: DataRoot) -> None:
+    with Ledger(root) as ledger:
+        for _ in range(20):
+            assert not ledger.circuits.failed("archive", "1.2").open
+        assert ledger.circuits.opened() == []
+
+
+def test_several_studies_open_it_and_one_success_closes_it(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(root) as ledger:
+        for study in ("1.2", "1.3", "1.4"):
+            ledger.work.need("deliver", study, 1, project="P", target="archive")
+            ledger.work.failed(f"deliver:{study}:P:archive", "no answer", permanent=False)
+            circuit = ledger.circuits.failed("archive", study)
+        assert circuit.open
+        assert not ledger.circuits.may_probe(circuit)
+        assert ledger.circuits.of("other").open is False
+
+        monkeypatch.setattr(circuits, "FIRST_PAUSE_SECONDS", 0.0)
+        circuit = ledger.circuits.failed("archive", "1.2")
+        assert ledger.circuits.may_probe(circuit)
+        ledger.circuits.probing("archive", "deliver:1.2:P:archive")
+        (circuit,) = ledger.circuits.opened()
+        assert circuit.probe == "deliver:1.2:P:archive"
+        assert not ledger.circuits.may_probe(circuit), "one at a time"
+
+        assert ledger.work.due("deliver") == []
+        ledger.circuits.succeeded("archive")
+        assert ledger.circuits.opened() == []
+        assert len(ledger.work.due("deliver")) == 3
