@@ -6,6 +6,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger import Ledger, circuits
+from fiona_dagster.operations.overview import overview
 
 
 def test_one_study_that_always_fails_opens_nothing(root: DataRoot) -> None:
@@ -39,3 +40,12 @@ def test_several_studies_open_it_and_one_success_closes_it(
         ledger.circuits.succeeded("archive")
         assert ledger.circuits.opened() == []
         assert len(ledger.work.due("deliver")) == 3
+
+
+def test_a_target_that_is_down_is_shown_by_the_overview(root: DataRoot) -> None:
+    root.make()
+    with Ledger(root) as ledger:
+        for study in ("1.2", "1.3", "1.4"):
+            ledger.circuits.failed("archive", study)
+    (shown,) = overview(root)["targets_down"]
+    assert (shown["target"], shown["failures"]) == ("archive", 3)
