@@ -123,6 +123,12 @@ def _print_overview(document: dict[str, Any]) -> None:
         held = sum(work["held"] for work in document["work"])
         waiting = f"; {held} deliveries are held" if "sending" in off else ""
         console.print(f"switched off in config/enabled: {', '.join(off)}{waiting}", markup=False)
+    for circuit in document["targets_down"]:
+        console.print(
+            f"target {circuit['target']} does not answer since {circuit['since']}; "
+            f"next try {circuit['probe_at']}",
+            markup=False,
+        )
     for work in document["work"]:
         if work["error"]:
             console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}", markup=False)
@@ -161,6 +167,15 @@ def _print_inbox(console: Any, inbox: dict[str, int]) -> None:
         console.print(f"inbox: {', '.join(parts)}", markup=False)
 
 
+def _proof(delivery: dict[str, Any]) -> str:
+    """All that a target proved."""
+    proof = delivery["proof"]
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(proof.get("counts", {}).items()))
+    digests = ", ".join(f"{name} {digest}" for name, digest in sorted(proof.get("digests", {}).items()))
+    said = "; ".join(part for part in (counts, digests) if part)
+    return f"{delivery['target']}: {proof.get('kind')} {delivery['time']}" + (f" ({said})" if said else "")
+
+
 def _sending(sending: dict[str, Any]) -> str:
     if sending["removed"]:
         return f"{sending['target']}: removal confirmed by {sending['removed_by']} {sending['removed']}"
@@ -195,9 +210,7 @@ def _print_transfer(transfer: dict[str, Any], console: Console) -> None:
     if package:
         console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)
     for delivery in transfer["deliveries"]:
-        console.print(
-            f"  {delivery['target']}: {delivery['proof'].get('kind')} {delivery['time']}", markup=False
-        )
+        console.print(f"  {_proof(delivery)}", markup=False)
     for sending in transfer["sendings"]:
         console.print(f"  {_sending(sending)}", markup=False)
 

@@ -35,6 +35,7 @@ def overview(root: DataRoot) -> dict[str, Any]:
             ],
             "work": [_work(work, switches) for work in ledger.work.open()],
             "waiting_for_release": len(ledger.releases.waiting()),
+            "targets_down": [asdict(circuit) for circuit in ledger.circuits.opened()],
             "switches": asdict(switches),
             "states": {state: totals[state] for state in STATES if totals[state]},
             "quarantine": landing.quarantine_count(root),
