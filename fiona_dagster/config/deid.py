@@ -209,6 +209,13 @@ class Compatibility(Section):
     project: str = ""
     """The project name that went into the UIDs; empty: this project's."""
 
+    @field_validator("date_increment")
+    @classmethod
+    def _moves(cls, days: int) -> int:
+        if not days:
+            raise ValueError("0 leaves every date as it is; ask for retain_long_full_dates if that is meant")
+        return days
+
 
 class Deidentification(Section):
     """The part of a project's file that says how its copies are made."""

@@ -47,6 +47,8 @@ _SHORT = 6
 _EXPLICIT = b"1.2.840.10008.1.2.1"
 _NUMBER_TEXT = ("DS", "IS")
 METHOD_CODES = 0x00120064
+_CONTENT_DATES = frozenset((0x0040A120, 0x0040A121))
+"""DateTime and Date of a content item (PS3.3 C.17.3)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Inspection:
         self.identities = deidentifier.identities
         self.method_words = {"DCM", *(word for code in self.profile.codes for word in code)}
         self.iod: int | None = None
+        self._terms: Terms | None = None
         self.assigned = deidentifier.assigned_tags() | METHOD_TAGS
         self.findings: list[Finding] = []
         self.warnings: list[Finding] = []
@@ -138,6 +141,7 @@ class Inspection:
             for other in by_study.values():
                 search.terms.update(other.terms)
                 search.uids |= other.uids
+        self._terms = search.terms
         self._table(found)
         self._method(data_set)
         with plain.getbuffer() if isinstance(plain, io.BytesIO) else memoryview(plain) as view:
@@ -270,7 +274,15 @@ class Inspection:
             return True
         # a shifted date may equal another's original date; a kept one may be the day of birth
         dated = e.vr in ("DA", "DT", "TM") and self._step(e).action in ("C", "keep")
-        return (dated and is_moment(e.vr, e.value)) or is_defined(e.tag, e.value)
+        if dated and is_moment(e.vr, e.value):
+            return not self._is_told_birth_date(e)
+        return is_defined(e.tag, e.value)
+
+    def _is_told_birth_date(self, e: Found) -> bool:
+        """Whether a content item tells the day of birth as it is, under whatever concept."""
+        if e.tag not in _CONTENT_DATES or self._step(e).action != "keep" or self._terms is None:
+            return False
+        return any(hit.term.kind == "birth_date" for hit in self._terms.hits(e.value))
 
     def _is_text(self, e: Found) -> bool:
         return e.items < 0 and (e.vr in WORDS or e.vr in SYMBOLS or e.vr == "PN") and not self._excused(e)

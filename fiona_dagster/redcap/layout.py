@@ -30,6 +30,7 @@ REQUEST_FIELDS = (
     "transfer_error",
     "transfer_mapped_uid",
 )
+MESSAGE = "transfer_error_message"
 WITHDRAWN = "transfer_withdrawn"
 """Yes/no: a person took the request back. Projects of older sites lack it."""
 
@@ -52,6 +53,8 @@ class TransferRequest:
     mapped_uid: str = field(default="", repr=False)
     withdrawn: bool = False
     """Whether a person marked it as withdrawn; never where the project lacks the field."""
+    explained: bool = False
+    """Whether it has a message; never in a list."""
 
     @property
     def active(self) -> bool:
@@ -127,4 +130,5 @@ def _request(row: Row) -> TransferRequest:
         errors=tuple(ticked),
         mapped_uid=row.get("transfer_mapped_uid", ""),
         withdrawn=row.get(WITHDRAWN) == "1",
+        explained=bool(row.get(MESSAGE)),
     )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from fiona_dagster.dicom.uids import is_uid
 from fiona_dagster.errors import RedcapRejected
 from fiona_dagster.redcap.incoming import IncomingProject, site_time
-from fiona_dagster.redcap.layout import REQUEST_FIELDS, STUDY, WITHDRAWN, Layout, TransferRequest
+from fiona_dagster.redcap.layout import MESSAGE, REQUEST_FIELDS, STUDY, WITHDRAWN, Layout, TransferRequest
 
 OVERLAP = timedelta(minutes=10)
 """How much is read twice: clocks differ, and a look takes its time. What was dealt with is known."""
@@ -58,13 +58,13 @@ class RequestReader:
         begin = since - OVERLAP
         summer = _offset(begin, self._zone) - _offset(since + timedelta(hours=3), self._zone)
         begin -= max(summer, timedelta(0))
-        fields = (STUDY, *REQUEST_FIELDS, *self.marks)
+        fields = (STUDY, *REQUEST_FIELDS, MESSAGE, *self.marks)
         period = (site_time(begin, self._zone) + ":00", "")
         return self._requests(self._client.export_records(fields=fields, date_range=period))
 
     def of(self, studies: list[str]) -> list[TransferRequest]:
         """The requests of some records, in full."""
-        fields = (STUDY, *REQUEST_FIELDS, *self.marks)
+        fields = (STUDY, *REQUEST_FIELDS, MESSAGE, *self.marks)
         return self._requests(self._client.export_records(records=studies, fields=fields)) if studies else []
 
     def was_taken_back(self, study: str, since: datetime) -> bool | None:

@@ -28,6 +28,7 @@ from fiona_dagster.transfers.leftovers import SCRATCH
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.rules import require_project, rules_digest
 from fiona_dagster.transfers.triple import write_triples
+from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 Format = Literal["zip", "tgz"]
 Told = Callable[[int, int], None]
@@ -103,6 +104,7 @@ def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[F
         raise NotVerified(
             f"study {transfer.study}: its transfer is {transfer.state}; only packaged studies are"
         )
+    require_not_withdrawn(gateway, transfer)
     if transfer.rules != rules_digest(project):
         raise RequestRefused(
             f"study {transfer.study}: the rules changed since its copy was verified; transfer it again first"
@@ -144,6 +146,7 @@ def _pack(
     gateway: Gateway, transfer: Transfer, copy: Path, out: Path, formats: Sequence[Format]
 ) -> list[Path]:
     verified = gateway.ledger.transfers.verified_files(transfer)
+    gateway.ledger.transfers.require_wanted(transfer)  # making the copy took its time
     look = gateway.project(transfer.project).package
     types = execution.types_of(gateway, transfer)
     target = out / execution.package_name(transfer)

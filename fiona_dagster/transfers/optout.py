@@ -97,12 +97,16 @@ def _ids(path: Path) -> frozenset[str]:
         raise OptOutUnavailable(
             f"{path}: the opt-out list is no readable UTF-8 text; nothing is assigned or sent meanwhile"
         ) from None
-    dialect = ";" if ";" in text.partition("\n")[0] else ","
+    first = text.partition("\n")[0]
+    dialect = next((sign for sign in "\t;" if sign in first), ",")
     rows = [
         row for row in csv.reader(text.splitlines(), delimiter=dialect) if any(cell.strip() for cell in row)
     ]
-    if not rows:
-        return frozenset()
+    if not rows:  # perhaps somebody is writing it at this moment
+        raise OptOutUnavailable(
+            f"{path}: the opt-out list is empty; nothing is assigned or sent meanwhile. "
+            "Where nobody opted out it has one line, PatientID"
+        )
     header = [normal(cell) for cell in rows[0]]
     if COLUMN in header:
         place = header.index(COLUMN)

@@ -196,7 +196,8 @@ def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
             row = known.get((request.study, request.instance, request.requested_date))
             settled = row is not None and row.project == request.project and not row.awaits_removal
             told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
-            if not (settled and told):
+            withdrawn = row is not None and row.state == "withdrawn"
+            if withdrawn or not (settled and told):
                 found.add(request.study)
     return sorted(found)
 
@@ -251,12 +252,13 @@ def _is_foreign(gateway: Gateway, request: TransferRequest) -> bool:
 
 def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
     """An outcome that REDCap knew, or was told, and does not show is due again: its backup was restored."""
-    if request.transfer_date or request.errors or request.withdrawn:
-        return
     ended = gateway.ledger.transfers.outcome_to_write(request.study, request.project)
     mine = [transfer for transfer in ended if transfer.request == request.instance]
-    if mine and mine[-1].state == "withdrawn" and not gateway.incoming().knows_withdrawn:
-        return  # there is no field that could show it
+    if mine and mine[-1].state == "withdrawn":
+        if request.explained or not gateway.incoming().knows_withdrawn:
+            return  # without the field nothing says that the message is of another time
+    elif request.transfer_date or request.errors or request.withdrawn:
+        return
     work = gateway.ledger.work.get(work_key("status", request.study, request.project))
     if mine and (work is None or work.blocked):  # blocked: REDCap had lost the request meanwhile
         gateway.ledger.transfers.outcome_due(mine[-1])

@@ -85,6 +85,22 @@ def test_with_options_each_concept_is_treated_by_its_columns(tmp_path: Path) -> 
     assert "121022" not in items
 
 
+@pytest.mark.parametrize("kind", ["DATE", "DATETIME"])
+def test_a_birth_date_under_a_concept_of_its_own_blocks_where_dates_are_kept(
+    tmp_path: Path, kind: str
+) -> None:
+    ds = report()
+    day = str(ds.PatientBirthDate)
+    value = {"DATE": {"Date": day}, "DATETIME": {"DateTime": f"{day}120000"}}[kind]
+    ds.ContentSequence.append(item(kind, ("21112-8", "LN", "Birth date"), **value))
+    out = tmp_path / "out"
+    out.mkdir()
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    by_day = deidentifier(options=["retain_long_full_dates"])
+    by_day.file(source, out)
+    assert verify_outputs([source], out, by_day).findings
+
+
 def test_graphics_keep_their_shapes_and_lose_the_name(tmp_path: Path) -> None:
     ds = phantoms.image(sop_class=PR)
     text, shape, note = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()

@@ -285,7 +285,11 @@ def opt_out(site: Site, text: str, **more: float) -> None:
     use_tables(site, opt_out={"file": "opt-out.csv", **more})
 
 
-@pytest.mark.parametrize("text", ["PatientID;since\nzx-8301 5577;2026\n", "zx83015577\n"], ids=["csv", "ids"])
+@pytest.mark.parametrize(
+    "text",
+    ["PatientID;since\nzx-8301 5577;2026\n", "since\tPatientID\n2026\tzx83015577\n", "zx83015577\n"],
+    ids=["csv", "tabs", "ids"],
+)
 def test_who_opted_out_is_not_assigned(held: Site, text: str) -> None:
     couple(held, 0, ACCESSION, date=ago())
     opt_out(held, text)
@@ -318,6 +322,9 @@ def test_a_list_that_is_missing_or_too_old_stops_everything(held: Site) -> None:
             assignment.assign_held(gateway)
         file.unlink()
         with pytest.raises(OptOutUnavailable, match="can't be read"):
+            assignment.assign_held(gateway)
+        file.write_text("")  # somebody begins to write it
+        with pytest.raises(OptOutUnavailable, match="is empty"):
             assignment.assign_held(gateway)
     assert asked(held) == []
     opt_out(held, "PatientID\n4711\n", max_age_hours=24)

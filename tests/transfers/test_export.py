@@ -43,9 +43,8 @@ def test_an_export_is_the_delivered_package_again(run: Site, tmp_path: Path) -> 
 
     assert done.return_value == 0, done.output
     assert json.loads(done.stdout)["exported"] == [{"study": STUDY, "files": [sent.name]}]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        path.name for path in sent.parent.iterdir()
-    )
+    there = {path.name for path in sent.parent.iterdir() if not path.name.endswith(".proofs.json")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == there
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (sent.parent / path.name).read_bytes(), path.suffix
     assert run.transfer().state == "delivered"
@@ -95,6 +94,21 @@ def test_what_is_not_verified_is_refused(run: Site, tmp_path: Path) -> None:
     assert done.return_value == 1
     assert "no passed verification" in done.output
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_withdrawal_stops_an_export_also_while_a_person_is_asked(run: Site, tmp_path: Path) -> None:
+    transfer, _ = run.packaged()
+    with run.open() as gateway:
+        gateway.ledger.withdrawals.book(transfer, "missing", "asked")
+    done = call(tmp_path / "out", "--json")
+    assert (done.return_value, list((tmp_path / "out").iterdir())) == (1, [])
+
+
+def test_an_export_asks_redcap_once_more(run: Site, tmp_path: Path) -> None:
+    run.packaged()
+    run.fill(1, transfer_withdrawn="1")  # after the last poll
+    done = call(tmp_path / "out", "--json")
+    assert (done.return_value, list((tmp_path / "out").iterdir())) == (1, [])
 
 
 def test_a_copy_with_other_bytes_than_the_verified_ones_is_refused(run: Site, tmp_path: Path) -> None:

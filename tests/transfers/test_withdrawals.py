@@ -161,6 +161,32 @@ def test_a_restored_backup_withdraws_nothing(site: Site) -> None:
         assert gateway.ledger.withdrawals.all() == []
 
 
+def test_what_a_restored_backup_lost_of_a_withdrawal_is_told_again(site: Site) -> None:
+    """The request was delivered before: REDCap shows that, and the mark that a person set again."""
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+    site.fill(1, transfer_date="2026-11-25 10:00")
+    backup = site.redcap.backup()
+    site.fill(1, transfer_withdrawn="1")
+    site.poll()
+    with site.open() as gateway:
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    message = told(site)["transfer_error_message"]
+    assert "Something of it may be at" in message
+
+    site.redcap.restore(backup)
+    site.fill(1, transfer_withdrawn="1")
+    list_all(site)
+    with site.open() as gateway:
+        assert gateway.ledger.work.get(f"status:{STUDY}:{PROJECT}") is not None
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    assert told(site)["transfer_error_message"] == message
+    list_all(site, 40)
+    with site.open() as gateway:
+        assert gateway.ledger.work.get(f"status:{STUDY}:{PROJECT}") is None
+
+
 def test_an_emptied_request_counts_as_deleted(site: Site) -> None:
     site.receive(1)
     site.ask()
