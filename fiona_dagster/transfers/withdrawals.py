@@ -25,7 +25,7 @@ log = logging.getLogger("fiona.transfers")
 
 LISTS = 2
 """Complete lists that must lack a request."""
-SIDE_FILES = ("", ".md5", ".sha256", ".json")
+SIDE_FILES = ("", ".md5", ".sha256", ".json", ".proofs.json")
 """What lies beside a package, by what its name ends in."""
 _WORDS = {
     "marked": "withdrawn in REDCap",

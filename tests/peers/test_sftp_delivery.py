@@ -354,6 +354,10 @@ def test_the_originals_checksum_of_the_server_is_waited_for(
     before = (sshd.upload / NAME).stat()
     checksum = sshd.upload / NAME.replace(".zip", ".md5sum_server")
     checksum.write_text(f"{hashlib.md5(CONTENT).hexdigest()}  {NAME}\n")  # noqa: S324 - the original's
+    os.utime(checksum, (before.st_mtime - 60, before.st_mtime - 60))  # left from a file that lay there before
+    with pytest.raises(ProofAwaited):
+        _deliver(sshd, root, package, proofs=["md5sum_server"])
+    checksum.touch()
 
     proof = _deliver(sshd, root, package, proofs=["md5sum_server"])
     assert (proof.kind, proof.counts["sent"]) == ("sftp-md5sum-server", 0)

@@ -161,7 +161,7 @@ def by_server_file(link: Link, path: str, wanted: Wanted, seconds: float) -> Ans
     while True:
         for name in names:
             found = _HEX.match(read_text(link, name) or "")
-            if found and len(found[1]) == LENGTHS["md5"]:
+            if found and len(found[1]) == LENGTHS["md5"] and _is_newer(link, name, path):
                 same = size_of(link, path) == wanted.size and wanted.has("md5", found[1])
                 return Answer("sftp-md5sum-server", same)
         if time.monotonic() >= deadline:
@@ -170,6 +170,16 @@ def by_server_file(link: Link, path: str, wanted: Wanted, seconds: float) -> Ans
                 "not yet; it is looked for again"
             )
         time.sleep(min(0.5, max(seconds / 10, 0.05)))
+
+
+def _is_newer(link: Link, checksum: str, path: str) -> bool:
+    """Whether the checksum is of this file: one that is older was left from a file that lay there before."""
+    with errors(link.name, "looking at the remote folder"):
+        try:
+            made, arrived = link.client.stat(checksum).st_mtime, link.client.stat(path).st_mtime
+        except FileNotFoundError:
+            return False
+    return made is not None and arrived is not None and made >= arrived
 
 
 _BY_KIND: dict[str, Callable[[Link, str, Wanted], Answer | None]] = {
