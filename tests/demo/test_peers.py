@@ -131,7 +131,6 @@ def test_a_server_that_does_not_let_us_write(
 def test_a_full_remote_disk_is_recognised_where_the_server_tells_its_space(
     server: SftpServer, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fiona_dagster.transfers.targets import sftp
 
     def nearly_full(_: object, request: str, argument: object) -> paramiko.Message:
         reply = paramiko.Message()
@@ -139,7 +138,7 @@ def test_a_full_remote_disk_is_recognised_where_the_server_tells_its_space(
             reply.add_int64(value)
         return paramiko.Message(reply.asbytes())
 
-    monkeypatch.setattr(sftp, "_extended", nearly_full)
+    monkeypatch.setattr(remote, "extended", nearly_full)
     with pytest.raises(StorageFull, match="40960 bytes free"):
         deliver_sftp(
             sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
