@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def _run(
         bad = {finding.file for finding in verification.findings}
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in report.files:
-            if file.name not in bad and verification.files.get(file.name) == file.sha256:
+            if file.name not in bad and file.name in verification.files:
                 (stage / file.name).replace(target / file.name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -224,7 +225,11 @@ def _run(
         raise UsageError(f"{target}: can't be written ({error.strerror})") from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    report.files = [file for file in report.files if file.name not in bad]
+    report.files = [
+        replace(file, sha256=verification.files[file.name])
+        for file in report.files
+        if file.name not in bad and file.name in verification.files
+    ]
     _tell(report, verification, inputs, skipped)
     document = {**report.to_json(), "verification": verification.to_json(), "skipped": len(skipped)}
     return document, bool(report.failures or bad or len(report.files) != len(inputs))

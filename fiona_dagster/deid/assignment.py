@@ -79,6 +79,35 @@ def method(profile: Profile) -> list[Element]:
     ]
 
 
+@dataclass(frozen=True)
+class Insertion:
+    """An element that is written into every object.
+
+    Attributes:
+        element: what is written.
+        unless: it is not written over an element that is ``there``, or that has a ``value``; "" over any.
+    """
+
+    element: Element
+    unless: str = ""
+
+
+def insertions(assignment: Assignment, accession: str, profile: Profile) -> list[Insertion] | None:
+    """What :func:`write` writes, in ascending order; ``None`` where that depends on the object's letters."""
+    wanted = {**assignment.values(), 0x00080050: ("SH", accession), 0x00100030: ("DA", profile.birth_date)}
+    made = {e.tag: Insertion(e) for e in method(profile)}
+    for tag, (vr, value) in wanted.items():
+        unless = "value" if tag in profile.kept_of_assigned else ""
+        made[tag] = Insertion(Element(tag, vr, value.encode("ascii", "replace")), unless)
+    created = [(tag, vr, value) for tag, vr, value in profile.own.created() if tag not in wanted]
+    twice = any(tag in made for tag, _, _ in created)
+    for tag, vr, value in created:
+        made[tag] = Insertion(Element(tag, vr, value.encode("ascii", "replace")), "there")
+    made.setdefault(MANUFACTURER, Insertion(Element(MANUFACTURER, "LO"), "there"))
+    values = [value for _, value in wanted.values()] + [value for _, _, value in created]
+    return [made[tag] for tag in sorted(made)] if all(map(str.isascii, values)) and not twice else None
+
+
 def write(
     elements: list[Element], assignment: Assignment, accession: str, profile: Profile, source: DicomFile
 ) -> list[Element]:

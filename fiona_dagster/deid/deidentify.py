@@ -7,13 +7,11 @@ the decision whether a copy may leave (``verify`` and the gate in transfers).
 from __future__ import annotations
 
 import os
-import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,18 @@ from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.compatibility import identities_for
-from fiona_dagster.deid.elements import (
-    DEFLATED,
-    DicomFile,
-    Element,
-    Streamed,
-    Value,
-    opened,
-    text,
-)
-from fiona_dagster.deid.encoding import encode, flat
-from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine, Tally
+from fiona_dagster.deid.copies import Copy, FastWay, exact
+from fiona_dagster.deid.elements import DicomFile, Element, opened, text
+from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.profile import Profile
+from fiona_dagster.deid.rewriting import Rewriter
+from fiona_dagster.deid.rows import Unsure
+from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
-
-IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"
-IMPLEMENTATION_VERSION = "FIONA_DAGSTER"
 
 
 def basic_profile_only(project: str) -> ProjectSettings:
@@ -56,26 +46,26 @@ class FileReport:
         name: file name of the copy.
         sop_instance: new SOP Instance UID.
         study: new Study Instance UID.
-        sha256: digest of the copy's bytes.
         size: bytes of the copy.
         actions: action -> elements.
         tags: attribute and action -> elements.
         held: why a transfer would hold this kind of object back ("" if it would not).
+        sha256: digest of the copy's bytes, once it was verified.
     """
 
     name: str
     sop_instance: str
     study: str
-    sha256: str
     size: int
     actions: dict[str, int]
     tags: dict[tuple[str, str], int]
     held: str = ""
+    sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Without the tags, which the study's report sums up."""
         keys = ("name", "sha256", "size", "actions", "held")
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in keys if key != "sha256" or self.sha256}
 
 
 @dataclass(frozen=True)
@@ -151,6 +141,10 @@ class Deidentifier:
         self.profile = Profile.of(project, assignment.names())
         self.identities = identities or identities_for(project, key, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
+        self.fast = FastWay(Rewriter(self.engine, self._insertions))
+
+    def _insertions(self, study: str) -> list[assigned.Insertion] | None:
+        return assigned.insertions(self.assignment, self.identities.accession_number(study), self.profile)
 
     def assigned_words(self) -> frozenset[str]:
         """Values that the request assigns, folded: exempt from the residual search."""
@@ -201,35 +195,57 @@ class Deidentifier:
             RefusedDicom: can be read but not passed on.
         """
         try:
-            with opened(source, self.engine.opaque) as found:
-                self.identities.begin(_value(found, STUDY))
-                elements, tally = self.engine.clean(found)
-                return self._write(found, elements, tally, target)
+            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
+        try:
+            if target.is_dir():
+                return self._file(source, descriptor, None, target)
+            return self._file(source, descriptor, target, target.parent)
         except RecursionError:
             raise RefusedDicom("sequences are nested too deep; such an object is not passed on") from None
-        except OSError as error:
-            if error.filename is not None and Path(error.filename) == source:
-                raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
-            raise
+        finally:
+            os.close(descriptor)
 
-    def _write(self, found: DicomFile, elements: list[Element], tally: Tally, target: Path) -> FileReport:
-        study, instance = _value(found, STUDY), _value(found, SOP_INSTANCE)
-        accession = self.identities.accession_number(study)
-        elements = assigned.write(elements, self.assignment, accession, self.profile, found)
-        new_instance = self.map_or_keep(elements, SOP_INSTANCE, instance)
-        chunks = _with_meta(found, elements, new_instance)
-        if target.is_dir():
-            target = target / f"{new_instance}.dcm"
-        digest, size = _store(chunks, target)
+    def _file(self, source: Path, descriptor: int, target: Path | None, folder: Path) -> FileReport:
+        try:
+            copy = self.fast.copy(descriptor, self.project)
+        except Unsure:
+            pass
+        else:
+            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor)
+        with self.exact_copy(source) as copy:
+            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor)
+
+    @contextmanager
+    def exact_copy(self, source: Path) -> Iterator[Copy]:
+        """The copy of a file the exact way; what it is written from is there inside the ``with`` block.
+
+        Raises:
+            UnreadableDicom, RefusedDicom: see :meth:`file`.
+        """
+        with opened(source, self.engine.opaque) as found:
+            study, instance = _value(found, STUDY), _value(found, SOP_INSTANCE)
+            self.identities.begin(study)
+            elements, tally = self.engine.clean(found)
+            accession = self.identities.accession_number(study)
+            elements = assigned.write(elements, self.assignment, accession, self.profile, found)
+            new_instance = self.map_or_keep(elements, SOP_INSTANCE, instance)
+            yield Copy(
+                exact(found, elements, new_instance),
+                new_instance,
+                self.map_or_keep(elements, STUDY, study),
+                tally,
+                held_kind(found, tally.unchecked, self.project),
+            )
+
+    @staticmethod
+    def _store(copy: Copy, target: Path, descriptor: int) -> FileReport:
+        with part_of(target) as part:
+            size = write(part, copy.pieces, descriptor)
+        tally = copy.tally
         return FileReport(
-            target.name,
-            new_instance,
-            self.map_or_keep(elements, STUDY, study),
-            digest,
-            size,
-            dict(tally.actions),
-            dict(tally.tags),
-            held_kind(found, tally.unchecked, self.project),
+            target.name, copy.instance, copy.study, size, dict(tally.actions), dict(tally.tags), copy.held
         )
 
     @staticmethod
@@ -241,51 +257,6 @@ class Deidentifier:
 def _value(found: DicomFile, tag: int) -> str:
     element = found.find(tag)
     return text(element.value) if element else ""
-
-
-def _with_meta(found: DicomFile, elements: list[Element], instance: str) -> list[Value | Streamed]:
-    """Preamble of zeros, file meta of our own (PS3.10 7.1), data set."""
-    meta = [
-        Element(0x00020001, "OB", b"\0\1"),
-        Element(0x00020002, "UI", found.sop_class.encode()),
-        Element(0x00020003, "UI", instance.encode()),
-        Element(0x00020010, "UI", found.transfer_syntax.encode()),
-        Element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
-        Element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
-    ]
-    body = b"".join(flat(encode(meta, False, True)))
-    length = Element(0x00020000, "UL", len(body).to_bytes(4, "little"))
-    start = bytes(128) + b"DICM" + b"".join(flat(encode([length], False, True))) + body
-    chunks = encode(elements, found.implicit, found.little)
-    if found.transfer_syntax in DEFLATED:
-        packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-        packed = b"".join(packer.compress(chunk) for chunk in flat(chunks)) + packer.flush()
-        chunks = [packed + b"\0" * (len(packed) & 1)]
-    return [start, *chunks]
-
-
-def _store(chunks: list[Value | Streamed], target: Path) -> tuple[str, int]:
-    """Writes the file whole or not at all; its SHA-256 and size."""
-    digest, size = sha256(), 0
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    small: list[Value] = []
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
-            for chunk in chain(flat(chunks), [b""]):
-                if len(chunk) < 4096 and chunk:
-                    small.append(chunk)
-                    continue
-                block = b"".join(small)
-                small.clear()
-                for piece in (block, chunk):
-                    digest.update(piece)
-                    size += handle.write(piece)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return digest.hexdigest(), size
 
 
 def deidentify_study(

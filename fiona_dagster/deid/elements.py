@@ -115,7 +115,7 @@ def text(value: Value) -> str:
     return bytes(value).decode("ascii", "replace").rstrip("\0 ").strip()
 
 
-class _Reader:
+class Reader:
     """Reads data sets of one byte order and VR encoding."""
 
     def __init__(
@@ -155,14 +155,14 @@ class _Reader:
             last = tag
             found.append(element)
             if not depth and tag in PIXELS:
-                self._after_pixels(pos, end)
+                self.after_pixels(pos, end)
                 break  # what follows is padding, signatures, or no part of the data set; none of it is kept
         else:
             if open_item:
                 raise UnreadableDicom(f"byte {pos}: an item does not end")
         return (found if ordered else _sorted(found)), pos
 
-    def _after_pixels(self, pos: int, end: int) -> None:
+    def after_pixels(self, pos: int, end: int) -> None:
         """Elements after the pixel data must be whole: a file that ends within one was cut off.
 
         Elements that belong before the pixel data could say whom the object shows, and nobody would know.
@@ -221,7 +221,7 @@ class _Reader:
             stop = self._fragments(pos, end)
             return stop, Element(tag, "OB", self.data[pos:stop], None, True)
         if vr == "UN" and not self.implicit:  # PS3.5 6.2.2 note 4: implicit little endian inside
-            reader = _Reader(self.data, self.opaque, implicit=True)
+            reader = Reader(self.data, self.opaque, implicit=True)
             items, stop = reader.items(pos, end, depth + 1, True)
             return stop, Element(tag, "UN", b"", items)
         if vr not in ("SQ", "UN"):
@@ -284,7 +284,7 @@ def parse_implicit_items(
     """The items in a UN value of defined length, or ``None`` when it is no sequence (PS3.5 6.2.2 note 2)."""
     view = memoryview(value)
     try:
-        return _Reader(view, opaque, implicit=True).items(0, len(view), depth + 1, False)[0]
+        return Reader(view, opaque, implicit=True).items(0, len(view), depth + 1, False)[0]
     except UnreadableDicom:
         return None
 
@@ -310,7 +310,13 @@ def opened(path: Path, opaque: Callable[[int], bool]) -> Iterator[DicomFile]:
     yield _read(memoryview(mapped), opaque)  # the map is freed with the last slice of it
 
 
-def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
+def beginning(view: memoryview) -> tuple[str, str, int]:
+    """Transfer syntax and SOP class of the file meta information, and where the data set begins.
+
+    Raises:
+        UnreadableDicom: no DICOM, or no sound file meta information.
+        RefusedDicom: a transfer syntax that is not known, or pixel data that are elsewhere.
+    """
     if bytes(view[128:132]) == b"DICM":
         start = 132
     elif bytes(view[:4]) == b"\x02\x00\x00\x00":
@@ -326,12 +332,17 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
             "the transfer syntax in its file meta information (0002,0010) is not known; it is not passed on"
         )
     # newer ones of the standard are explicit little endian like all but three (PS3.5 section 10)
+    return syntax, sop_class, pos
+
+
+def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
+    syntax, sop_class, pos = beginning(view)
     if syntax in DEFLATED:
         data = memoryview(inflate(view[pos:]))
         begin = 0
     else:
         data, begin = view, pos
-    reader = _Reader(data, opaque, little=syntax != BIG_ENDIAN, implicit=syntax == IMPLICIT)
+    reader = Reader(data, opaque, little=syntax != BIG_ENDIAN, implicit=syntax == IMPLICIT)
     elements, _ = reader.data_set(begin, len(data), 0)
     if not elements:
         raise UnreadableDicom(f"byte {begin}: the data set is empty")
@@ -341,7 +352,7 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
 
 def _meta(view: memoryview, start: int) -> tuple[str, str, int]:
     """Transfer syntax, SOP class, and where the data set begins: file meta is never copied."""
-    reader = _Reader(view, lambda _tag: True)
+    reader = Reader(view, lambda _tag: True)
     pos, syntax, sop_class = start, "", ""
     while len(view) - pos >= 8:
         group, number, length = reader.tag_long(view, pos)

@@ -55,6 +55,11 @@ _PDF = (
 """A document without pages."""
 
 
+def counted_name(tag: int) -> str:
+    """The name under which elements are counted; private ones by group."""
+    return f"({tag >> 16:04X},private)" if tag >> 16 & 1 else name_of(tag)
+
+
 @dataclass
 class Tally:
     """What was done: by action, and by attribute.
@@ -72,8 +77,7 @@ class Tally:
     def add(self, action: str, tag: int) -> None:
         """Counts one element."""
         self.actions[action] += 1
-        name = f"({tag >> 16:04X},private)" if tag >> 16 & 1 else name_of(tag)
-        self.tags[name, action] += 1
+        self.tags[counted_name(tag), action] += 1
 
 
 class Engine:
@@ -131,7 +135,7 @@ class Engine:
         terms = Terms(exempt=self.exempt)
         iod = iod_of(source.sop_class)
         terms.learn(source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod)))
-        task = _Task(self, source, iod, terms)
+        task = Task(self, source, iod, terms)
         elements = task.data_set(source.elements, (), b"")
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
@@ -148,11 +152,11 @@ class Engine:
             raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; it is not passed on")
 
 
-_UNCOUNTED = frozenset(("keep", "sequence", "pixels"))
+UNCOUNTED = frozenset(("keep", "sequence", "pixels"))
 """Actions after which an element is as it was, or is counted by what is in it."""
 
 
-class _Now(NamedTuple):
+class Now(NamedTuple):
     """The element that is being treated: where it stands and what is to be done."""
 
     place: Place
@@ -169,7 +173,7 @@ def _creators(elements: list[Element]) -> dict[int, bytes]:
     }
 
 
-class _Task:
+class Task:
     """One object on its way through the engine."""
 
     def __init__(self, engine: Engine, source: DicomFile, iod: int | None, terms: Terms) -> None:
@@ -179,7 +183,7 @@ class _Task:
         self.tally = Tally()
         self.originals: set[str] = set()
         self.images: list[tuple[int, int]] = []
-        self._handlers: dict[str, Callable[[Element, _Now], Element | None]] = {
+        self._handlers: dict[str, Callable[[Element, Now], Element | None]] = {
             "U": self._uid,
             "uid": self._uid,
             "Z": self._empty,
@@ -192,6 +196,7 @@ class _Task:
         }
 
     def data_set(self, elements: list[Element], within: tuple[int, ...], charset: bytes) -> list[Element]:
+        """The elements of a data set, or of a private group, that stay."""
         charset = charset_of(elements) or charset
         creators = _creators(elements)
         kept: list[Element] = []
@@ -202,7 +207,7 @@ class _Task:
                 continue
             creator = creators.get(tag >> 8 & 0xFF | tag & 0xFFFF0000, b"") if tag >> 16 & 1 else b""
             place = Place(tag, self._vr(element), within, self.iod, text(creator))
-            new = self._done(element, _Now(place, self.engine.step(place), charset))
+            new = self.done(element, Now(place, self.engine.step(place), charset))
             if new is not None:
                 kept.append(new)
         return self._with_creators(kept, creators) if creators else kept
@@ -214,7 +219,7 @@ class _Task:
             self.tally.add("private", tag)
         return [e for e in kept if e.tag not in creators or e.tag in used]
 
-    def _done(self, element: Element, now: _Now) -> Element | None:
+    def done(self, element: Element, now: Now) -> Element | None:
         """The element after its step, counted; ``None``: it goes."""
         action, add = now.step.action, self.tally.add
         if action in REMOVED:
@@ -223,12 +228,12 @@ class _Task:
         handler = self._work if now.step.work else self._handlers[action]
         new = handler(element, now)
         if new is None:
-            add("not understood" if action in _UNCOUNTED else "X", element.tag)
-        elif action not in _UNCOUNTED:
+            add("not understood" if action in UNCOUNTED else "X", element.tag)
+        elif action not in UNCOUNTED:
             add(action, element.tag)
         return new
 
-    def _work(self, element: Element, now: _Now) -> Element | None:
+    def _work(self, element: Element, now: Now) -> Element | None:
         work, vr = now.step.work, now.step.vr or now.place.vr
         if work is None:
             return None
@@ -247,12 +252,13 @@ class _Task:
         known = dictionary_vr(element.tag)
         return known if known and (self.implicit or element.vr == "UN") else element.vr
 
-    def _uid(self, element: Element, now: _Now) -> Element | None:
+    def _uid(self, element: Element, now: Now) -> Element | None:
         if element.items is not None:
             return None
-        return Element(element.tag, "UI", self._mapped(element.value, now.step.action == "uid"))
+        return Element(element.tag, "UI", self.mapped(element.value, now.step.action == "uid"))
 
-    def _mapped(self, value: Value, unlisted: bool) -> bytes:
+    def mapped(self, value: Value, unlisted: bool) -> bytes:
+        """The UIDs in place of others; ``unlisted``: those below the standard's root stay."""
         uids = bytes(value).decode("utf-8", "surrogateescape").rstrip("\0 ").split("\\")
         return "\\".join(self._map_one(uid.strip(" \0"), unlisted) for uid in uids).encode()
 
@@ -264,13 +270,13 @@ class _Task:
         self.originals.add(uid)
         return self.identities.uid(uid)
 
-    def _empty(self, element: Element, now: _Now) -> Element:
+    def _empty(self, element: Element, now: Now) -> Element:
         vr = self._vr(element)
         if vr == "SQ" or element.items is not None:
             return Element(element.tag, "SQ", b"", [])
         return Element(element.tag, vr)
 
-    def _dummy(self, element: Element, now: _Now) -> Element:
+    def _dummy(self, element: Element, now: Now) -> Element:
         tag, vr = element.tag, self._vr(element)
         if tag == CONTENT_SEQUENCE:
             return self._content(element)
@@ -279,7 +285,7 @@ class _Task:
             stand_in = Element(tag, "SQ", b"", items or [])
             return Element(tag, "SQ", b"", dummy_items(stand_in, self._map_one, self.little))
         if vr == "UI":
-            return Element(tag, vr, self._mapped(element.value, False) or self._mapped(b"removed", False))
+            return Element(tag, vr, self.mapped(element.value, False) or self.mapped(b"removed", False))
         if tag == 0x00420011:  # Encapsulated Document
             kind = self.source.find(0x00420012)
             return Element(tag, "OB", _PDF if kind and text(kind.value) == "application/pdf" else dummy("OB"))
@@ -292,7 +298,7 @@ class _Task:
         self.tally.actions["content item replaced"] += cleaner.replaced
         return made
 
-    def _shift(self, element: Element, now: _Now) -> Element | None:
+    def _shift(self, element: Element, now: Now) -> Element | None:
         vr = self._vr(element)
         if element.items is None and vr in ("DA", "TM", "DT", "SH"):
             value = bytes(element.value).decode("ascii", "replace").rstrip("\0 ")
@@ -304,7 +310,7 @@ class _Task:
         handler = self._handlers.get(now.step.otherwise)
         return handler(element, now) if handler else None
 
-    def _references(self, element: Element, now: _Now) -> Element | None:
+    def _references(self, element: Element, now: Now) -> Element | None:
         items = self._looked_into(element, now.place.within)
         if items is None:
             return None
@@ -319,7 +325,7 @@ class _Task:
             return parse_implicit_items(element.value, self.engine.opaque, len(within))
         return None
 
-    def _sequence(self, element: Element, now: _Now) -> Element | None:
+    def _sequence(self, element: Element, now: Now) -> Element | None:
         items = self._looked_into(element, now.place.within)
         if items is None:
             return None
@@ -329,7 +335,7 @@ class _Task:
         cleaned = ((self.data_set(item, inner, now.charset), item) for item in items)
         return Element(element.tag, "SQ", b"", [new for new, old in cleaned if new or not old])
 
-    def _keep(self, element: Element, now: _Now) -> Element | None:
+    def _keep(self, element: Element, now: Now) -> Element | None:
         tag, vr, known = element.tag, element.vr, dictionary_vr(element.tag)
         if element.items is not None:
             return None  # a sequence where none belongs
@@ -353,7 +359,7 @@ class _Task:
             return None
         return Element(element.tag, known, element.value)
 
-    def _pixels(self, element: Element, now: _Now) -> Element | None:
+    def _pixels(self, element: Element, now: Now) -> Element | None:
         if now.place.within or element.items is not None:
             return None  # pixels of icons and the like
         if element.tag == PIXEL_DATA and element.vr == "UN":

@@ -16,8 +16,9 @@ from pydicom.filereader import read_dataset
 
 from fiona_dagster.deid.assignment import method
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
+from fiona_dagster.deid.copies import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from fiona_dagster.deid.defined import is_defined
-from fiona_dagster.deid.deidentify import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Deidentifier
+from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.elements import (
     DEFLATED,
     PIXEL_DATA,

@@ -19,15 +19,15 @@ from fiona_dagster.deid.terms import Terms, tells
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 CHARACTER_SET = 0x00080005
-_UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
+UID_LIKE = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 """Shorter ones can't be told from numbers."""
 _UID_WRITTEN = re.compile(rb"[0-9]+(?:[_\-][0-9]+){3,}")
 """The points are other signs in names of files."""
 _OTHER_SIGNS = bytes.maketrans(b"_-", b"..")
 WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
 SYMBOLS = frozenset(["CS", "AE", "UR"])
-_NUMBERS = frozenset(["DS", "IS"])
-_MOMENTS = {
+NUMBERS = frozenset(["DS", "IS"])
+MOMENTS = {
     **dict.fromkeys(("DA", "DT", "TM"), re.compile(rb"[0-9.+:\\ \0\-]*")),
     "AS": re.compile(rb"[0-9DWMY\\ \0]*"),
 }
@@ -68,7 +68,7 @@ def stray_uids(text: bytes, originals: Iterable[bytes]) -> set[bytes]:
     """
     found = set()
     roots: set[bytes] = set()
-    for uid in _UID_LIKE.findall(text):
+    for uid in UID_LIKE.findall(text):
         parts = uid.split(b".")
         if len(parts) < 5 or uid.startswith((b"2.25.", b"1.2.840.10008.")):
             continue
@@ -80,14 +80,14 @@ def stray_uids(text: bytes, originals: Iterable[bytes]) -> set[bytes]:
 
 def uids_in(data: bytes, originals: Collection[bytes]) -> set[bytes]:
     """Which of these UIDs stand in bytes, with points or with other signs between their components."""
-    found = set(_UID_LIKE.findall(data))
+    found = set(UID_LIKE.findall(data))
     found.update(written.translate(_OTHER_SIGNS) for written in _UID_WRITTEN.findall(data))
     return found.intersection(originals)
 
 
 def is_moment(vr: str, value: bytes) -> bool:
     """Whether a value of DA, DT, TM or AS has none but the signs that such values have (PS3.5 6.2)."""
-    return bool(_MOMENTS[vr].fullmatch(value))
+    return bool(MOMENTS[vr].fullmatch(value))
 
 
 class Leftovers:
@@ -113,7 +113,7 @@ class Leftovers:
         others: list[bytes] = []
         folded: list[str] = []
         suspicious = False
-        for tag, vr, value, charset in _kept_values(elements):
+        for tag, vr, value, charset in kept_values(elements):
             if vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)):
                 texts.append(value)
                 as_read = fold(decode(value, charset))
@@ -121,9 +121,9 @@ class Leftovers:
                 suspicious = suspicious or self.terms.is_value(as_read)
             else:
                 others.append(value)
-                suspicious = suspicious or (vr in _NUMBERS and self._tells(value))
+                suspicious = suspicious or (vr in NUMBERS and self._tells(value))
                 suspicious = suspicious or self._are_telling(vr, value)
-                suspicious = suspicious or (vr in _MOMENTS and not is_moment(vr, value))
+                suspicious = suspicious or (vr in MOMENTS and not is_moment(vr, value))
         text = b"\n".join(texts)
         uids = uids_in(text + b"\n" + b"\n".join(others), self.originals)
         uids |= stray_uids(text, self.originals)
@@ -135,6 +135,14 @@ class Leftovers:
             ordered = sorted((uid.replace(b".", rb"[._\-]") for uid in uids), key=len, reverse=True)
             pattern = re.compile(rb"(?<![0-9.])(?:" + b"|".join(ordered) + rb")(?![0-9]|\.[0-9])")
         return self._elements(elements, pattern, b"")
+
+    def harmless(self, tag: int, vr: str, value: bytes, charset: bytes) -> bool:
+        """Whether a kept value stays as it is; its UIDs were looked at elsewhere."""
+        if vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)):
+            return self._text(value, vr, charset) == value
+        if vr in NUMBERS:
+            return not self._tells(value)
+        return not self._are_telling(vr, value) and (vr not in MOMENTS or is_moment(vr, value))
 
     def _elements(
         self, elements: list[Element], pattern: re.Pattern[bytes] | None, charset: bytes
@@ -156,8 +164,8 @@ class Leftovers:
             value = pattern.sub(
                 lambda found: self.map_uid(found[0].translate(_OTHER_SIGNS).decode()).encode(), value
             )
-        told = (vr in _NUMBERS and self._tells(value)) or self._are_telling(vr, value)
-        if told or (vr in _MOMENTS and not is_moment(vr, value)):
+        told = (vr in NUMBERS and self._tells(value)) or self._are_telling(vr, value)
+        if told or (vr in MOMENTS and not is_moment(vr, value)):
             self.cleaned += 1
             return Element(e.tag, e.vr)
         if vr in WORDS or (vr in SYMBOLS and not is_defined(e.tag, value)):
@@ -198,12 +206,13 @@ class Leftovers:
         return [hit for hit in self.terms.find(text, thorough) if hit.term.strong]
 
 
-def _kept_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:
+def kept_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:
+    """Tag, VR of the dictionary, value and character set of everything but pixels."""
     charset = charset_of(elements) or charset
     for e in elements:
         if e.items is not None:
             for item in e.items:
-                yield from _kept_values(item, charset)
+                yield from kept_values(item, charset)
         elif e.tag not in PIXELS:
             yield e.tag, dictionary_vr(e.tag) or e.vr, bytes(e.value), charset
 

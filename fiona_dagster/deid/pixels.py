@@ -144,6 +144,12 @@ def clean(element: Element, source: DicomFile) -> Cleaned:
     return made
 
 
+def is_plain(tag: int, length: int, source: DicomFile) -> bool:
+    """Whether native pixel data of this length are the picture alone, but for a byte that makes it even."""
+    wanted = geometry(source).size(tag, length) if source.transfer_syntax in NATIVE else 0
+    return bool(wanted) and length == wanted + (wanted & 1) and not (tag == PIXEL_DATA and _embedded(source))
+
+
 def _embedded(source: DicomFile) -> bool:
     overlays = ((e.tag, bytes(e.value[:2])) for e in source.elements if e.tag >> 24 == 0x60)
     return has_embedded_overlay(overlays, source.little)

@@ -197,6 +197,11 @@ class Profile:
             return "C"
         return basic
 
+    @property
+    def drops_private(self) -> bool:
+        """Whether private attributes all go, whatever they are."""
+        return not (self.siemens_csa or self.own.rules or options.PRIVATE in self.options)
+
     def opaque(self, tag: int) -> bool:
         """Whether elements of this tag are removed wherever they stand, so that nobody looks into them."""
         if self.own.touches(tag):

@@ -37,7 +37,7 @@ def test_the_same_input_twice_gives_the_same_bytes(
     deidentifier.file(phantoms.write(phantoms.image(5), tmp_path / "other.dcm"), out / "o.dcm")
     second = deidentifier.file(source, out / "b.dcm")
 
-    assert first.sha256 == second.sha256
+    assert first.size == second.size
     assert (out / "a.dcm").read_bytes() == (out / "b.dcm").read_bytes()
 
 

@@ -1,0 +1,159 @@
+"""What a copy consists of: file meta of our own, a treated data set, pixel data out of the original.
+
+Belongs here: the two ways from an opened original to the pieces of its copy, the fast one (``rewriting``) and
+the exact one (``engine``). Stays out: reports, names, writing (``writing``).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+from fiona_dagster.config.deid import Deidentification
+from fiona_dagster.deid import pixels
+from fiona_dagster.deid.elements import (
+    BIG_ENDIAN,
+    DEFLATED,
+    UNDEFINED,
+    DicomFile,
+    Element,
+    Reader,
+    Value,
+    beginning,
+)
+from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
+from fiona_dagster.deid.kinds import held_kind
+from fiona_dagster.deid.rewriting import Rewriter, Rewritten
+from fiona_dagster.deid.rows import Cut, Unsure
+from fiona_dagster.deid.writing import FileRange
+
+IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"
+IMPLEMENTATION_VERSION = "FIONA_DAGSTER"
+_HEADS = (1 << 16, 1 << 20, 1 << 23)
+"""Bytes that are read first; more where the pixel data begin later."""
+
+Pieces = Iterable[Value | FileRange]
+"""Can be gone through once; large values are made on the way."""
+
+
+@dataclass
+class Copy:
+    """What is written, and what is said about it.
+
+    Attributes:
+        pieces: all bytes of the file.
+        instance, study: new UIDs.
+        tally: what was done.
+        held: why a transfer would hold this kind of object back.
+    """
+
+    pieces: Pieces
+    instance: str
+    study: str
+    tally: Tally
+    held: str
+
+
+@lru_cache(maxsize=256)
+def _meta_around(sop_class: str, transfer_syntax: str) -> tuple[bytes, bytes]:
+    before = [Element(0x00020001, "OB", b"\0\1"), Element(0x00020002, "UI", sop_class.encode())]
+    after = [
+        Element(0x00020010, "UI", transfer_syntax.encode()),
+        Element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
+        Element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
+    ]
+    first, last = (b"".join(flat(encode(part, False, True))) for part in (before, after))
+    return first, last
+
+
+def file_start(sop_class: str, instance: str, transfer_syntax: str) -> bytes:
+    """Preamble of zeros and file meta information of our own (PS3.10 7.1)."""
+    first, last = _meta_around(sop_class, transfer_syntax)
+    named = b"".join(flat(encode([Element(0x00020003, "UI", instance.encode())], False, True)))
+    length = (len(first) + len(named) + len(last)).to_bytes(4, "little")
+    return bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + length + first + named + last
+
+
+def exact(found: DicomFile, elements: list[Element], instance: str) -> Pieces:
+    """The pieces of a copy whose elements are at hand."""
+    start = file_start(found.sop_class, instance, found.transfer_syntax)
+    chunks = flat(encode(elements, found.implicit, found.little))
+    if found.transfer_syntax not in DEFLATED:
+        return chain([start], chunks)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = b"".join(packer.compress(chunk) for chunk in chunks) + packer.flush()
+    return [start, packed + b"\0" * (len(packed) & 1)]
+
+
+class FastWay:
+    """Makes copies of originals that need no more than a look at their header.
+
+    Args:
+        rewriter: treats headers.
+    """
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self.rewriter = rewriter
+
+    def copy(self, descriptor: int, project: Deidentification) -> Copy:
+        """The copy of an open file, for a project that allows some kinds of objects.
+
+        Raises:
+            Unsure: the exact way has to make it.
+            UnreadableDicom, RefusedDicom: no way can.
+        """
+        size = os.fstat(descriptor).st_size
+        if size < 8:
+            raise Unsure
+        for length in _HEADS:
+            head = os.pread(descriptor, length, 0)
+            syntax, sop_class, start = beginning(memoryview(head))
+            if syntax in DEFLATED or syntax == BIG_ENDIAN:
+                raise Unsure
+            try:
+                made = self.rewriter.rewrite(head, start, len(head) == size, syntax, sop_class)
+            except Cut:
+                if len(head) == size:
+                    raise
+                continue
+            return self._copy(made, head, descriptor, project)
+        raise Unsure
+
+    def _copy(self, made: Rewritten, head: bytes, descriptor: int, project: Deidentification) -> Copy:
+        header, tally = made.header, made.tally()
+        header.elements = [e for tag in header.places if tag >> 24 == 0x60 and (e := header.find(tag))]
+        instance = made.written.get(SOP_INSTANCE) or header.text(SOP_INSTANCE)
+        start = [file_start(header.sop_class, instance, header.transfer_syntax), *made.pieces]
+        pixels_of: Pieces = self._pixels(made, head, descriptor, tally) if made.pixels >= 0 else ()
+        held = held_kind(header, tally.unchecked, project)
+        return Copy(
+            chain(start, pixels_of), instance, made.written.get(STUDY) or header.text(STUDY), tally, held
+        )
+
+    @staticmethod
+    def _pixels(made: Rewritten, head: bytes, descriptor: int, tally: Tally) -> Pieces:
+        """The element of the pixel data: as it stands if it is the picture alone, else after ``pixels``."""
+        pos, header, tag = made.pixels, made.header, 0x7FE00000 | head[made.pixels + 2]
+        at = pos + (8 if header.implicit else 12)
+        if at > len(head) or (not header.implicit and head[pos + 4 : pos + 6] == b"UN"):
+            raise Unsure
+        length, size = int.from_bytes(head[at - 4 : at], "little"), os.fstat(descriptor).st_size
+        if length != UNDEFINED and at + length == size and pixels.is_plain(tag, length, header):
+            fill = length - pixels.geometry(header).size(tag, length)
+            if not fill or not os.pread(descriptor, 1, size - 1)[0]:
+                new = head[pos : pos + 4] + (b"" if header.implicit else head[pos + 4 : pos + 6] + b"\0\0")
+                return [new + head[at - 4 : at], FileRange(at, length)]
+        view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        reader = Reader(view, lambda _: True, implicit=header.implicit)
+        stop, element = reader.element(pos, size, tag, length, 0)
+        reader.after_pixels(stop, size)
+        cleaned = pixels.clean(element, header)
+        tally.unchecked = cleaned.unchecked
+        tally.actions.update(cleaned.done)
+        return flat(encode([cleaned.element], header.implicit, True))

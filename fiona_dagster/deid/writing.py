@@ -1,0 +1,112 @@
+"""Puts a copy on disk: header bytes, and pixel data that the kernel copies from file to file.
+
+Belongs here: that a copy is under its name whole or not at all. Stays out: what stands in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fiona_dagster.errors import UnreadableDicom
+
+_STEP = 64 << 20
+_JOINED = 1 << 18
+_NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
+"""File systems between which, or kernels in which, ``copy_file_range`` does not work (copy_file_range(2))."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of the original that are written as they stand.
+
+    Attributes:
+        start: place in the file.
+        length: how many.
+    """
+
+    start: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@contextmanager
+def part_of(target: Path, *, flush: bool = True) -> Iterator[int]:
+    """A descriptor of a new file that becomes ``target`` when the block ends well, and vanishes otherwise."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        try:
+            yield descriptor
+            if flush:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write(target: int, pieces: Iterable[bytes | memoryview | FileRange], source: int) -> int:
+    """Writes pieces one after the other; the number of bytes.
+
+    Args:
+        target: descriptor, open for writing at its end.
+        pieces: bytes, and ranges of the original.
+        source: descriptor of the original.
+
+    Raises:
+        UnreadableDicom: the original ends before a range does: it changed while it was read.
+    """
+    small: list[bytes | memoryview] = []
+    waiting = size = 0
+    for piece in pieces:
+        if isinstance(piece, FileRange):
+            _all(target, b"".join(small))
+            small, waiting = [], 0
+            _range(target, piece, source)
+        else:
+            if waiting + len(piece) > _JOINED:
+                _all(target, b"".join(small))
+                small, waiting = [], 0
+            if len(piece) > _JOINED:
+                _all(target, piece)
+            else:
+                small.append(piece)
+                waiting += len(piece)
+        size += len(piece)
+    _all(target, b"".join(small))
+    return size
+
+
+def _all(target: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view[:_STEP]) :]
+
+
+def _range(target: int, piece: FileRange, source: int) -> None:
+    start, left, kernel = piece.start, piece.length, True
+    while left:
+        if kernel:
+            try:
+                done = os.copy_file_range(source, target, min(left, _STEP), start)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                kernel = False
+                continue
+        else:
+            block = os.pread(source, min(left, _JOINED), start)
+            _all(target, block)
+            done = len(block)
+        if not done:
+            raise UnreadableDicom(f"byte {start}: the file became shorter while it was read")
+        start, left = start + done, left - done

@@ -1,0 +1,194 @@
+"""The fast way gives the very bytes, reports and refusals of the exact way, or leaves the object to it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fiona_dagster.deid import Deidentifier
+from fiona_dagster.deid.copies import Copy
+from fiona_dagster.deid.rows import Unsure
+from fiona_dagster.deid.writing import FileRange, part_of, write
+from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
+from tests.deid import phantoms
+from tests.deid.conftest import Make
+from tests.deid.phantoms import EXPLICIT, IMPLICIT
+
+OPTIONS = [
+    (),
+    ("retain_long_modified_dates", "clean_descriptors", "retain_safe_private"),
+    ("retain_long_full_dates", "retain_uids", "clean_structured_content", "retain_institution_identity"),
+]
+
+
+def content(copy: Copy, source: int) -> bytes:
+    return b"".join(
+        os.pread(source, piece.length, piece.start) if isinstance(piece, FileRange) else bytes(piece)
+        for piece in copy.pieces
+    )
+
+
+def outcome(copy: Copy, source: int) -> tuple[object, ...]:
+    tally = copy.tally
+    return (content(copy, source), copy.instance, copy.study, copy.held, +tally.actions, +tally.tags)
+
+
+def both(fast: Deidentifier, exact: Deidentifier, path: Path) -> str:
+    """Compares both ways for one file: ``same``, ``left`` to the exact way, or ``refused`` by both."""
+    source = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            one: object = outcome(fast.fast.copy(source, fast.project), source)
+        except Unsure:
+            return "left"
+        except FionaError as error:
+            one = str(error)
+        try:
+            with exact.exact_copy(path) as copy:
+                other: object = outcome(copy, source)
+        except FionaError as error:
+            other = str(error)
+        assert one == other, path
+        return "refused" if isinstance(one, str) else "same"
+    finally:
+        os.close(source)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_planted_objects(make: Make, tmp_path: Path, syntax: str, options: tuple[str, ...]) -> None:
+    sources = [phantoms.write(phantoms.image(n, syntax), tmp_path / f"{n}.dcm") for n in range(1, 5)]
+    other = phantoms.image(7, syntax)
+    other.PatientName, other.StudyInstanceUID = "Other^Person", f"{phantoms.ROOT}.8"
+    other.SeriesDescription = "of Quisling"  # another person's name
+    sources.append(phantoms.write(other, tmp_path / "other.dcm"))
+    fast, exact = make(*options), make(*options)
+
+    assert [both(fast, exact, path) for path in (*sources, *sources)] == ["same"] * 10
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_identifies_is_left_to_the_exact_way(
+    make: Make, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    ds = phantoms.image()
+    ds.Manufacturer = "made for Quisling"
+    inner = pydicom.Dataset()
+    inner.CodeMeaning = f"copy of {phantoms.SERIES}"
+    deep = phantoms.image(2)
+    deep.AnatomicRegionSequence = [inner]
+    deidentifier = make(*options)
+
+    for number, data_set in enumerate((phantoms.image(9), ds, deep)):
+        path = phantoms.write(data_set, tmp_path / f"{number}.dcm")
+        assert both(deidentifier, make(*options), path) == ("left" if number else "same")
+        report = deidentifier.file(path, tmp_path / f"out{number}.dcm")
+        written = (tmp_path / report.name).read_bytes()
+        assert b"Quisling" not in written
+        assert options[1:2] == ("retain_uids",) or phantoms.SERIES.encode() not in written
+
+
+def test_every_way_of_length(make: Make, tmp_path: Path) -> None:
+    """Undefined lengths of sequences and items are written out, empty items stay, UN is understood."""
+    ds = phantoms.image()
+    empty, code, inner = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    for item in (code, inner):
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "DCM", "one"
+    code.AnatomicRegionModifierSequence = [pydicom.Dataset(), inner]
+    ds.AnatomicRegionSequence = [empty, code]
+    ds["AnatomicRegionSequence"].is_undefined_length = True
+    code["AnatomicRegionModifierSequence"].is_undefined_length = True
+    code.is_undefined_length_sequence_item = True
+    ds.add_new(0x00081140, "UN", b"")
+    path = phantoms.write(ds, tmp_path / "in.dcm")
+
+    assert both(make(), make(), path) == "same"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes(make: Make, tmp_path: Path, data: st.DataObject) -> None:
+    syntax = data.draw(st.sampled_from([EXPLICIT, IMPLICIT]))
+    options = data.draw(st.sampled_from(OPTIONS))
+    path = tmp_path / "in.dcm"
+    whole = bytearray(phantoms.write(phantoms.planted(phantoms.Canaries(), syntax), path).read_bytes())
+    small = bytearray(phantoms.write(phantoms.image(1, syntax), path).read_bytes())
+    damaged = data.draw(st.sampled_from([whole, small]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(132, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(200, len(damaged)))])
+    fast = make(*options)
+
+    for _ in range(2):  # also with what it remembers
+        both(fast, make(*options), path)
+
+
+@pytest.mark.shared
+def test_visible_files(make: Make, shared: Path) -> None:
+    paths = [p for p in sorted((shared / "data" / "visible").rglob("*")) if p.is_file()]
+    deidentifiers = [(make(*options), make(*options)) for options in OPTIONS[:2]]
+
+    for fast, exact in deidentifiers:
+        found = Counter(both(fast, exact, path) for path in paths)
+        assert found["same"] > 450, found
+
+
+def test_a_file_that_shrinks_while_it_is_copied_leaves_nothing(tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(bytes(100))
+    descriptor = os.open(source, os.O_RDONLY)
+
+    with pytest.raises(UnreadableDicom, match="shorter"), part_of(target) as part:
+        write(part, [b"header", FileRange(50, 51)], descriptor)
+    os.close(descriptor)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_where_the_kernel_can_not_copy_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(bytes(range(256)) * 4096)
+    descriptor = os.open(source, os.O_RDONLY)
+
+    with part_of(target) as part:
+        size = write(part, [b"ab", FileRange(3, 1 << 19), b"c" * 300_000, b"d"], descriptor)
+    os.close(descriptor)
+
+    assert size == target.stat().st_size
+    assert target.read_bytes() == b"ab" + source.read_bytes()[3 : 3 + (1 << 19)] + b"c" * 300_000 + b"d"
+
+
+def test_a_disk_error_is_not_taken_for_a_missing_kernel_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    (tmp_path / "in").write_bytes(bytes(100))
+    descriptor = os.open(tmp_path / "in", os.O_RDONLY)
+
+    with pytest.raises(OSError, match="Input/output"), part_of(tmp_path / "out") as part:
+        write(part, [FileRange(0, 100)], descriptor)
+    os.close(descriptor)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_media_directory_with_uids_is_refused(make: Make, tmp_path: Path) -> None:
+    ds = phantoms.image(sop_class="1.2.840.10008.1.3.10")
+
+    with pytest.raises(RefusedDicom, match="DICOMDIR"):
+        make().file(phantoms.write(ds, tmp_path / "in.dcm"), tmp_path / "out.dcm")
