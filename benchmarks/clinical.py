@@ -7,6 +7,7 @@ sequences, private blocks, values that change from slice to slice. No value is t
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import pydicom
@@ -261,3 +262,11 @@ def enhanced_mr(path: Path, frames: int) -> Path:
     data_set["PixelData"].VR = "OW"
     _write(data_set, path)
     return path
+
+
+if __name__ == "__main__":
+    target, kind_of_object, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    if kind_of_object == "ct":
+        ct_slices(target, size)
+    else:
+        enhanced_mr(target / "1.dcm", size)

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.profile import Profile
 from fiona_dagster.deid.rewriting import Rewriter
 from fiona_dagster.deid.rows import Unsure
-from fiona_dagster.deid.writing import part_of, write
+from fiona_dagster.deid.writing import Flusher, part_of, write
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 
@@ -185,10 +185,10 @@ class Deidentifier:
             "generation": self.generation,
         }
 
-    def file(self, source: Path, target: Path) -> FileReport:
+    def file(self, source: Path, target: Path, *, flush: bool = True) -> FileReport:
         """De-identifies one file into ``target`` (or a name of its own when ``target`` is a folder).
 
-        The copy appears under its name only when it is complete and on disk.
+        The copy appears under its name only when it is complete and, with ``flush``, on disk.
 
         Raises:
             UnreadableDicom: no DICOM, damaged, or cut off.
@@ -200,22 +200,24 @@ class Deidentifier:
             raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
         try:
             if target.is_dir():
-                return self._file(source, descriptor, None, target)
-            return self._file(source, descriptor, target, target.parent)
+                return self._file(source, descriptor, None, target, flush=flush)
+            return self._file(source, descriptor, target, target.parent, flush=flush)
         except RecursionError:
             raise RefusedDicom("sequences are nested too deep; such an object is not passed on") from None
         finally:
             os.close(descriptor)
 
-    def _file(self, source: Path, descriptor: int, target: Path | None, folder: Path) -> FileReport:
+    def _file(
+        self, source: Path, descriptor: int, target: Path | None, folder: Path, *, flush: bool
+    ) -> FileReport:
         try:
             copy = self.fast.copy(descriptor, self.project)
         except Unsure:
             pass
         else:
-            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor)
+            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
         with self.exact_copy(source) as copy:
-            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor)
+            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
 
     @contextmanager
     def exact_copy(self, source: Path) -> Iterator[Copy]:
@@ -240,8 +242,8 @@ class Deidentifier:
             )
 
     @staticmethod
-    def _store(copy: Copy, target: Path, descriptor: int) -> FileReport:
-        with part_of(target) as part:
+    def _store(copy: Copy, target: Path, descriptor: int, *, flush: bool) -> FileReport:
+        with part_of(target, flush=flush) as part:
             size = write(part, copy.pieces, descriptor)
         tally = copy.tally
         return FileReport(
@@ -279,19 +281,18 @@ def deidentify_study(
     out_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     report = StudyReport(deidentifier.header())
     taken: set[str] = set()
-    for number, source in enumerate(sources, 1):
-        part = out_dir / f".{number}.{os.getpid()}.tmp"
-        try:
-            done = deidentifier.file(source, part)
-            name = _free_name(done.sop_instance, taken)
-            part.replace(out_dir / name)
-            report.files.append(FileReport(**{**vars(done), "name": name}))
-        except (UnreadableDicom, RefusedDicom) as error:
-            report.failures.append(Failure(number, type(error).__name__, str(error)))
-        finally:
-            part.unlink(missing_ok=True)
-        if progress:
-            progress(number, len(sources))
+    with Flusher() as flusher:
+        for number, source in enumerate(sources, 1):
+            part = out_dir / f".{number}.{os.getpid()}.tmp"
+            try:
+                done = deidentifier.file(source, part, flush=False)
+                name = _free_name(done.sop_instance, taken)
+                flusher.keep(part, out_dir / name)
+                report.files.append(replace(done, name=name))
+            except (UnreadableDicom, RefusedDicom) as error:
+                report.failures.append(Failure(number, type(error).__name__, str(error)))
+            if progress:
+                progress(number, len(sources))
     return report
 
 

@@ -289,7 +289,8 @@ class Run:
         else:
             stop = self._alone(span, row, plan, made)
         outcome = self._outcome(b"".join(made), marks)
-        self.originals |= originals
+        originals |= outcome.originals
+        self.originals = originals
         if key is not None:
             if len(self.person.outcomes) >= rows.REMEMBERED:
                 self.person.outcomes.clear()

@@ -98,17 +98,18 @@ class Rewriter:
         """
         source = _Source(data, start, whole, syntax, sop_class)
         person = self._last
-        if person is None or person.task.implicit != (syntax == IMPLICIT):
+        known = person is not None and person.task.implicit == (syntax == IMPLICIT)
+        if person is None or not known:
             person = self._person((syntax == IMPLICIT, "", "", b""))
         try:
-            run, pieces, key = self._pass(source, person)
+            run, pieces, key = self._pass(source, person, listen=not known)
         except Cut:
             raise
         except Unsure:  # as far as this person is concerned
             _, _, key = self._pass(source, person, listen=True)
             if key == person.key:
                 raise
-        if key != person.key:
+        if key != person.key or not known:
             self._last = person = self._person(key)
             run, pieces, key = self._pass(source, person)
             if key != person.key:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from fiona_dagster.errors import UnreadableDicom
 
 _STEP = 64 << 20
 _JOINED = 1 << 18
+_FLUSHING, _AHEAD = 4, 64
+"""Files that are flushed at a time (their journal commits are shared), and that may wait for it."""
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
 """File systems between which, or kernels in which, ``copy_file_range`` does not work (copy_file_range(2))."""
 
@@ -52,6 +57,42 @@ def part_of(target: Path, *, flush: bool = True) -> Iterator[int]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+class Flusher:
+    """Flushes files that are written, and gives them their names, while the next ones are made.
+
+    Leaving its ``with`` block waits for all; the first error is raised there, or by a later :meth:`keep`.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_FLUSHING, thread_name_prefix="flush")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=kind is not None)
+        while kind is None and self._waiting:
+            self._waiting.popleft().result()
+
+    def keep(self, part: Path, target: Path) -> None:
+        """Makes a file durable under its name; waits where many are not done yet."""
+        self._waiting.append(self._threads.submit(_kept, part, target))
+        while self._waiting[0].done() or len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+            if not self._waiting:
+                break
+
+
+def _kept(part: Path, target: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.replace(target)
 
 
 def write(target: int, pieces: Iterable[bytes | memoryview | FileRange], source: int) -> int:
