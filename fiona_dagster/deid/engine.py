@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fiona_dagster.deid import pixels
+from fiona_dagster.deid import conditions, pixels
 from fiona_dagster.deid.content import ContentCleaner
 from fiona_dagster.deid.elements import (
     PIXEL_DATA,
@@ -137,6 +137,10 @@ class Engine:
         terms.learn(source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod)))
         task = Task(self, source, iod, terms)
         elements = task.data_set(source.elements, (), b"")
+        unmet = conditions.unmet(source.elements, elements)
+        elements = [e for e in elements if e.tag not in unmet]
+        for tag in unmet:
+            task.tally.add("condition not met", tag)
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
         leftovers = Leftovers(terms, task.originals, self.identities.uid, source.little)
@@ -333,7 +337,10 @@ class Task:
             raise RefusedDicom(f"sequences are nested deeper than {MAX_DEPTH}; it is not passed on")
         inner = (*now.place.within, element.tag)
         cleaned = ((self.data_set(item, inner, now.charset), item) for item in items)
-        return Element(element.tag, "SQ", b"", [new for new, old in cleaned if new or not old])
+        left = [new for new, old in cleaned if new or not old]
+        if items and not left and element.tag in conditions.NEVER_EMPTY:
+            return None
+        return Element(element.tag, "SQ", b"", left)
 
     def _keep(self, element: Element, now: Now) -> Element | None:
         tag, vr, known = element.tag, element.vr, dictionary_vr(element.tag)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
+from fiona_dagster.deid.conditions import DEPENDENT, NEVER_EMPTY
 from fiona_dagster.deid.elements import LONG, PIXELS, SHORT, Element
 from fiona_dagster.deid.encoding import encode, flat
 from fiona_dagster.deid.engine import UNCOUNTED, Engine, counted_name
@@ -25,8 +26,8 @@ REMEMBERED = 20_000
 """Rows, values and outcomes that are remembered before all are forgotten; hostile files hold any number."""
 LEAST_UID = 7
 """Bytes of the shortest UID that is looked for (1.2.3.4)."""
-_WHOLE = frozenset((0x00420011, 0x00420015, 0x7FE00001, 0x7FE00002, 0x7FE00003))
-"""Depend on other elements: a document and its length, extended offset tables."""
+_WHOLE = DEPENDENT | {0x00420011, 0x00420015, 0x7FE00001, 0x7FE00002, 0x7FE00003}
+"""Depend on other elements, like a document and its length, or extended offset tables."""
 
 Counted = tuple[str, str]
 """Name of the attribute ("" without one) and action."""
@@ -130,7 +131,7 @@ class Rows:
             return EXACT, None
         if action in REMOVED:
             return (EXACT if sequence and not self.engine.opaque(tag) else DROP), None
-        if action == "sequence" and vr == "SQ":
+        if action == "sequence" and vr == "SQ" and tag not in NEVER_EMPTY:
             return SEQUENCE, self.inside(tag)
         if action == "pixels" and not self.within and tag in PIXELS:
             return PIXEL, None
