@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -25,6 +25,8 @@ from fiona_dagster.deid.elements import (
     Reader,
     Value,
     beginning,
+    nothing,
+    released,
 )
 from fiona_dagster.deid.encoding import encode, flat
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
@@ -51,6 +53,7 @@ class Copy:
         instance, study: new UIDs.
         tally: what was done.
         held: why a transfer would hold this kind of object back.
+        release: see ``elements.DicomFile``.
     """
 
     pieces: Pieces
@@ -58,6 +61,7 @@ class Copy:
     study: str
     tally: Tally
     held: str
+    release: Callable[[], None] = nothing
 
 
 @lru_cache(maxsize=256)
@@ -132,9 +136,8 @@ class FastWay:
         start = [file_start(header.sop_class, instance, header.transfer_syntax), *made.pieces]
         pixels_of: Pieces = self._pixels(made, head, descriptor, tally) if made.pixels >= 0 else ()
         held = held_kind(header, tally.unchecked, project)
-        return Copy(
-            chain(start, pixels_of), instance, made.written.get(STUDY) or header.text(STUDY), tally, held
-        )
+        study = made.written.get(STUDY) or header.text(STUDY)
+        return Copy(chain(start, pixels_of), instance, study, tally, held, header.release)
 
     @staticmethod
     def _pixels(made: Rewritten, head: bytes, descriptor: int, tally: Tally) -> Pieces:
@@ -149,8 +152,9 @@ class FastWay:
             if not fill or not os.pread(descriptor, 1, size - 1)[0]:
                 new = head[pos : pos + 4] + (b"" if header.implicit else head[pos + 4 : pos + 6] + b"\0\0")
                 return [new + head[at - 4 : at], FileRange(at, length)]
-        view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-        reader = Reader(view, lambda _: True, implicit=header.implicit)
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        reader = Reader(memoryview(mapped), lambda _: True, implicit=header.implicit)
+        reader.release = header.release = released(mapped)
         stop, element = reader.element(pos, size, tag, length, 0)
         reader.after_pixels(stop, size)
         cleaned = pixels.clean(element, header)

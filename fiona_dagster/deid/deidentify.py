@@ -239,12 +239,13 @@ class Deidentifier:
                 self.map_or_keep(elements, STUDY, study),
                 tally,
                 held_kind(found, tally.unchecked, self.project),
+                found.release,
             )
 
     @staticmethod
     def _store(copy: Copy, target: Path, descriptor: int, *, flush: bool) -> FileReport:
         with part_of(target, flush=flush) as part:
-            size = write(part, copy.pieces, descriptor)
+            size = write(part, copy.pieces, descriptor, copy.release)
         tally = copy.tally
         return FileReport(
             target.name, copy.instance, copy.study, size, dict(tally.actions), dict(tally.tags), copy.held

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiona_dagster.dicom.dictionary import UIDS, dictionary_vr
@@ -82,6 +82,10 @@ class Element:
     streamed: Streamed | None = None
 
 
+def nothing() -> None:
+    """Where no file is mapped."""
+
+
 @dataclass
 class DicomFile:
     """A file that was read: transfer syntax, ascending elements, SOP class (if need be, of the meta)."""
@@ -89,6 +93,8 @@ class DicomFile:
     transfer_syntax: str
     elements: list[Element]
     sop_class: str
+    release: Callable[[], None] = field(default=nothing, repr=False, compare=False)
+    """Gives the memory back that the mapped file takes by now; its bytes stay readable."""
 
     @property
     def implicit(self) -> bool:
@@ -123,6 +129,7 @@ class Reader:
     ) -> None:
         self.data = data
         self.opaque = opaque
+        self.release = nothing
         self.implicit = implicit
         order = "<" if little else ">"
         self.tag_vr_short = struct.Struct(order + "HH2sH").unpack_from
@@ -255,7 +262,11 @@ class Reader:
         return items, pos
 
     def _fragments(self, pos: int, end: int) -> int:
+        number_of = 0
         while end - pos >= 8:
+            number_of += 1
+            if not number_of % 256:
+                self.release()
             group, number, length = self.tag_long(self.data, pos)
             tag = group << 16 | number
             pos += 8
@@ -307,7 +318,12 @@ def opened(path: Path, opaque: Callable[[int], bool]) -> Iterator[DicomFile]:
         if size < 8:
             raise UnreadableDicom(f"byte {size}: too short for DICOM")
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    yield _read(memoryview(mapped), opaque)  # the map is freed with the last slice of it
+    yield _read(memoryview(mapped), opaque, released(mapped))  # freed with the last slice of it
+
+
+def released(mapped: mmap.mmap) -> Callable[[], None]:
+    """Gives the memory of a mapped file back; what is read again comes out of the page cache."""
+    return lambda: mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def beginning(view: memoryview) -> tuple[str, str, int]:
@@ -335,7 +351,7 @@ def beginning(view: memoryview) -> tuple[str, str, int]:
     return syntax, sop_class, pos
 
 
-def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
+def _read(view: memoryview, opaque: Callable[[int], bool], release: Callable[[], None]) -> DicomFile:
     syntax, sop_class, pos = beginning(view)
     if syntax in DEFLATED:
         data = memoryview(inflate(view[pos:]))
@@ -343,11 +359,12 @@ def _read(view: memoryview, opaque: Callable[[int], bool]) -> DicomFile:
     else:
         data, begin = view, pos
     reader = Reader(data, opaque, little=syntax != BIG_ENDIAN, implicit=syntax == IMPLICIT)
+    reader.release = release
     elements, _ = reader.data_set(begin, len(data), 0)
     if not elements:
         raise UnreadableDicom(f"byte {begin}: the data set is empty")
     found = next((text(e.value) for e in elements if e.tag == 0x00080016), "")
-    return DicomFile(syntax, elements, found or sop_class)
+    return DicomFile(syntax, elements, found or sop_class, release)
 
 
 def _meta(view: memoryview, start: int) -> tuple[str, str, int]:

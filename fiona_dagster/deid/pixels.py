@@ -8,7 +8,7 @@ Pixel values are never changed, and large data never stand in memory: what is ke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from fiona_dagster.deid.codestreams import Layout, NotUnderstood, Parser, begins, foreign_bytes, parser_of
@@ -22,6 +22,7 @@ from fiona_dagster.deid.elements import (
     Element,
     Streamed,
     Value,
+    nothing,
     text,
 )
 
@@ -249,15 +250,19 @@ class _Masked:
 
 def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Cleaned:
     value = memoryview(element.value)
-    table, fragments = split(value)
+    table, fragments = split(value, source.release)
     made = Cleaned(element)
     groups = grouped(value, fragments, source.transfer_syntax)
     parse = parser_of(source.transfer_syntax, shape.plane, shape.frame)
     edits: list[tuple[int, int, bytes]] = []
     if len(groups) != shape.frames:  # what follows an image might be the next one
         return Cleaned(element, unchecked=True)
+    seen = 0
     for group in groups:
         layout = look(value, group, parse) if parse else None
+        if group[-1][1] - seen > _BLOCK:
+            source.release()
+            seen = group[-1][1]
         if layout is None:
             made.unchecked = True
         else:
@@ -283,11 +288,15 @@ def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Clean
     return made
 
 
-def split(value: memoryview) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+def split(
+    value: memoryview, release: Callable[[], None] = nothing
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Where the offset table and the fragments of encapsulated pixel data stand in their value."""
     spans: list[tuple[int, int]] = []
     pos = 0
     while len(value) - pos >= 8:
+        if not len(spans) % 256:
+            release()
         length = int.from_bytes(value[pos + 4 : pos + 8], "little")
         if bytes(value[pos : pos + 4]) == b"\xfe\xff\xdd\xe0" or length == UNDEFINED:
             break

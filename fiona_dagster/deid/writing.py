@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from fiona_dagster.errors import UnreadableDicom
 
 _STEP = 64 << 20
 _JOINED = 1 << 18
+_MAPPED = 8 << 20
+"""Bytes of a mapped file that are written at once."""
 _FLUSHING, _AHEAD = 4, 64
 """Files that are flushed at a time (their journal commits are shared), and that may wait for it."""
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
@@ -95,13 +97,19 @@ def _kept(part: Path, target: Path) -> None:
     part.replace(target)
 
 
-def write(target: int, pieces: Iterable[bytes | memoryview | FileRange], source: int) -> int:
+def write(
+    target: int,
+    pieces: Iterable[bytes | memoryview | FileRange],
+    source: int,
+    release: Callable[[], None] = lambda: None,
+) -> int:
     """Writes pieces one after the other; the number of bytes.
 
     Args:
         target: descriptor, open for writing at its end.
         pieces: bytes, and ranges of the original.
         source: descriptor of the original.
+        release: gives memory back that pieces which were written took.
 
     Raises:
         UnreadableDicom: the original ends before a range does: it changed while it was read.
@@ -118,7 +126,9 @@ def write(target: int, pieces: Iterable[bytes | memoryview | FileRange], source:
                 _all(target, b"".join(small))
                 small, waiting = [], 0
             if len(piece) > _JOINED:
-                _all(target, piece)
+                for at in range(0, len(piece), _MAPPED):
+                    _all(target, piece[at : at + _MAPPED])
+                    release()
             else:
                 small.append(piece)
                 waiting += len(piece)
