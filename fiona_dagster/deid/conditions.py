@@ -26,14 +26,15 @@ def unmet(before: list[Element], after: list[Element]) -> frozenset[int]:
         before: the original.
         after: what stays of it.
     """
-    there, left = {e.tag for e in before}, {e.tag for e in after}
+    there, left = {e.tag: e for e in before}, {e.tag: e for e in after}
     gone = set()
-    if COMMITTEE_NUMBER in there - left:
-        gone.add(COMMITTEE_NAME)
-    lists = left & {REFERENCED_SERIES, OTHER_STUDIES}
+    name = left.get(COMMITTEE_NAME)
+    if name and COMMITTEE_NUMBER in there.keys() - left.keys() and name.value != there[COMMITTEE_NAME].value:
+        gone.add(COMMITTEE_NAME)  # a stand-in: no option keeps it
+    lists = left.keys() & {REFERENCED_SERIES, OTHER_STUDIES}
     if lists and _refers(before, True) and not _refers(after, False):
         gone |= lists
-    return frozenset(gone & left)
+    return frozenset(gone)
 
 
 def _refers(elements: list[Element], unread: bool) -> bool:

@@ -265,7 +265,7 @@ class Reader:
         number_of = 0
         while end - pos >= 8:
             number_of += 1
-            if not number_of % 256:
+            if not number_of % 16:
                 self.release()
             group, number, length = self.tag_long(self.data, pos)
             tag = group << 16 | number

@@ -32,6 +32,8 @@ NATIVE = frozenset([IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, *DEFLATED])
 JOINED_LIMIT = 32 << 20
 """An image in several fragments is put together to be looked at, up to so many bytes."""
 _BLOCK = 1 << 20
+_RELEASED = 16
+"""Fragments after which mapped memory is given back: the kernel maps pages around each that is looked at."""
 _ZEROS = bytes(_BLOCK)
 _HALVED = {"YBR_FULL_422": (2, 3), "YBR_PARTIAL_422": (2, 3), "YBR_PARTIAL_420": (1, 2)}
 """Photometric interpretations with fewer samples than Samples per Pixel says (PS3.3 C.7.6.3.1.2)."""
@@ -252,7 +254,7 @@ def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Clean
     value = memoryview(element.value)
     table, fragments = split(value, source.release)
     made = Cleaned(element)
-    groups = grouped(value, fragments, source.transfer_syntax)
+    groups = grouped(value, fragments, source.transfer_syntax, source.release)
     parse = parser_of(source.transfer_syntax, shape.plane, shape.frame)
     edits: list[tuple[int, int, bytes]] = []
     if len(groups) != shape.frames:  # what follows an image might be the next one
@@ -295,7 +297,7 @@ def split(
     spans: list[tuple[int, int]] = []
     pos = 0
     while len(value) - pos >= 8:
-        if not len(spans) % 256:
+        if not len(spans) % _RELEASED:
             release()
         length = int.from_bytes(value[pos + 4 : pos + 8], "little")
         if bytes(value[pos : pos + 4]) == b"\xfe\xff\xdd\xe0" or length == UNDEFINED:
@@ -306,11 +308,16 @@ def split(
 
 
 def grouped(
-    value: memoryview, fragments: list[tuple[int, int]], transfer_syntax: str
+    value: memoryview,
+    fragments: list[tuple[int, int]],
+    transfer_syntax: str,
+    release: Callable[[], None] = nothing,
 ) -> list[list[tuple[int, int]]]:
     """The fragments of each image."""
     groups: list[list[tuple[int, int]]] = []
-    for span in fragments:
+    for number, span in enumerate(fragments):
+        if not number % _RELEASED:
+            release()
         if groups and not begins(transfer_syntax, value[span[0] : span[1]]):
             groups[-1].append(span)
         else:

@@ -28,7 +28,7 @@ OPTIONS = [
         "clean_graphics",
         "retain_safe_private",
     ),
-    ("retain_uids", "retain_long_full_dates", "retain_device_identity", "retain_institution_identity"),
+    ("retain_uids", "retain_long_full_dates", "retain_device_identity"),
 ]
 _VALUES = re.compile(r"UID [0-9.]+$|[0-9]+(?:\.[0-9]+){3,}|<[^>]*?>|`[^`]*`|=\s*\S+")
 """New UIDs and the names that errors quote."""
