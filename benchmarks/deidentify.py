@@ -4,7 +4,9 @@ All run as processes of their own, start included, one after the other in turn, 
 Ours is ``deidentify_study`` as a transfer calls it: every copy flushed, searched for left identity while it
 is made, reported. ``fiona verified`` also reads every copy again by pydicom and searches it. The others run
 with their defaults; ``pydicom`` is a plain script over our own table, ``dcmodify`` gets our table as options,
-on a copy. None of them flushes. Processor time counts most: rates follow the load of the machine.
+on a copy. None of them flushes. The start of the processes, taken from a run over one slice each, is left out
+of rates and ratios; beside them stand those with it. Goals are judged by processor time, since rates follow
+the load of the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -63,11 +65,29 @@ exec "$@"
 
 @dataclass
 class Run:
-    """One tool over one set of files: seconds, seconds of processor time, MiB of its largest process."""
+    """One tool over one set of files.
+
+    Attributes:
+        seconds, cpu: of the whole run, start included; ``cpu`` is processor time of all processes.
+        memory: MiB of the largest process.
+        start_seconds, start_cpu: of a run over one small object for each process, just before.
+    """
 
     seconds: float
     cpu: float
     memory: float
+    start_seconds: float = 0.0
+    start_cpu: float = 0.0
+
+    @property
+    def work(self) -> float:
+        """Seconds without the start."""
+        return max(self.seconds - self.start_seconds, 1e-6)
+
+    @property
+    def work_cpu(self) -> float:
+        """Processor time without the start."""
+        return max(self.cpu - self.start_cpu, 1e-6)
 
 
 def _make(folder: Path, kind: str, number: int) -> list[Path]:
@@ -148,11 +168,12 @@ def run(tool: str, python: Path, out: Path, files: list[Path], processes: int) -
 
 @dataclass(frozen=True)
 class Bench:
-    """What is the same for all cases: tools, interpreter of the others, folder to write in, rounds."""
+    """What is the same for all cases; ``small``: objects whose run is taken for the start."""
 
     tools: list[str]
     python: Path
     folder: Path
+    small: list[Path]
     rounds: int
 
 
@@ -168,10 +189,12 @@ def measure(bench: Bench, files: list[Path], processes: int) -> dict[str, list[R
     for number in range(bench.rounds):
         for tool in tools if number % 2 else reversed(tools):
             try:
+                start = run(tool, bench.python, folder / "out", bench.small[:processes], processes)
                 made = run(tool, bench.python, folder / "out", files, processes)
             except RuntimeError as error:
                 sys.stderr.write(f"{error}\n")
                 continue
+            made.start_seconds, made.start_cpu = start.seconds, start.cpu
             found[tool].append(made)
             sys.stderr.write(f"{tool}: {made.seconds:.2f} s, {made.cpu:.2f} s cpu, {made.memory:.0f} MiB\n")
     shutil.rmtree(folder / "out", ignore_errors=True)
@@ -179,35 +202,32 @@ def measure(bench: Bench, files: list[Path], processes: int) -> dict[str, list[R
 
 
 def _medians(runs: list[Run]) -> Run:
-    return Run(
-        *(statistics.median(getattr(each, name) for each in runs) for name in ("seconds", "cpu", "memory"))
-    )
+    names = [field.name for field in fields(Run)]
+    return Run(*(statistics.median(getattr(each, name) for each in runs) for name in names))
 
 
 def table(case: str, amount: float, unit: str, processes: int, found: dict[str, list[Run]]) -> list[str]:
-    """Rows of the page: rate, processor time for one unit, ratio to ours by both, memory."""
+    """Rows of the page, the fastest first."""
     medians = {tool: _medians(runs) for tool, runs in found.items() if runs}
     ours = medians[OURS]
-    rows = []
-    for tool, each in sorted(medians.items(), key=lambda item: item[1].seconds):
-        rows.append(
-            f"| {case}, {processes} | {tool} | {amount / each.seconds:,.0f} {unit}/s | "
-            f"{each.cpu / amount * 1000:.2f} | {each.seconds / ours.seconds:.1f} | "
-            f"{each.cpu / ours.cpu:.1f} | {each.memory:.0f} |"
-        )
-    return rows
+    return [
+        f"| {case}, {processes} | {tool} | {amount / each.work:,.0f} {unit}/s | "
+        f"{each.work_cpu / amount * 1000:.2f} | {each.work / ours.work:.1f} | "
+        f"{each.work_cpu / ours.work_cpu:.1f} | {amount / each.seconds:,.0f} {unit}/s | "
+        f"{each.seconds / ours.seconds:.1f} | {each.memory:.0f} |"
+        for tool, each in sorted(medians.items(), key=lambda item: item[1].work)
+    ]
 
 
 def missed(case: str, found: dict[str, list[Run]]) -> list[str]:
-    """Which goals are not reached."""
+    """Which goals are not reached, by processor time without the start, which other load disturbs least."""
     ours = _medians(found[OURS])
     others = {tool: _medians(found[tool]) for tool in OTHERS if found.get(tool)}
     told = [] if ours.memory < MEMORY else [f"{case}: {ours.memory:.0f} MiB"]
     for tool, each in others.items():
-        if each.seconds < GOAL * ours.seconds:
-            told.append(
-                f"{case}: {tool} takes {each.seconds / ours.seconds:.1f} times as long, not {GOAL:.0f}"
-            )
+        ratio = each.work_cpu / ours.work_cpu
+        if ratio < GOAL:
+            told.append(f"{case}: {tool} takes {ratio:.1f} times our processor time, not {GOAL:.0f}")
     return told
 
 
@@ -234,6 +254,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         python = options.python or environment(folder / "others")
+        small = _make(folder / "small", "ct", max(options.processes))
         for case in options.case:
             if case == "ct":
                 files = _make(folder / "ct", "ct", options.slices)
@@ -242,13 +263,13 @@ def main(arguments: list[str]) -> int:
                 files = _make(folder / "big", "mr", options.frames)
                 amount, unit = files[0].stat().st_size / 1e6, "MB"
             for processes in options.processes if case == "ct" else [1]:
-                found = measure(Bench(options.tools, python, folder, options.rounds), files, processes)
+                found = measure(Bench(options.tools, python, folder, small, options.rounds), files, processes)
                 rows += table(case, amount, unit, processes, found)
                 problems += missed(f"{case}, {processes}", found)
                 record[f"{case} {processes}"] = {t: [asdict(r) for r in runs] for t, runs in found.items()}
     head = [
-        "| case, processes | tool | rate | cpu ms a unit | times our time | times our cpu | MiB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| case, processes | tool | rate | cpu ms | times ours | cpu ours | with start | times ours | MiB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     sys.stdout.write("\n".join(head + rows + ["", *problems]) + "\n")
     if options.write:

@@ -22,18 +22,18 @@ from fiona_dagster.deid.elements import (
     UNDEFINED,
     DicomFile,
     Element,
+    FileRange,
     Reader,
     Value,
     beginning,
     nothing,
     released,
 )
-from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.encoding import encode, flat, in_memory, written
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
 from fiona_dagster.deid.rows import Cut, Unsure
-from fiona_dagster.deid.writing import FileRange
 
 IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"
 IMPLEMENTATION_VERSION = "FIONA_DAGSTER"
@@ -72,14 +72,14 @@ def _meta_around(sop_class: str, transfer_syntax: str) -> tuple[bytes, bytes]:
         Element(0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
         Element(0x00020013, "SH", IMPLEMENTATION_VERSION.encode()),
     ]
-    first, last = (b"".join(flat(encode(part, False, True))) for part in (before, after))
+    first, last = (written(part, False, True) for part in (before, after))
     return first, last
 
 
 def file_start(sop_class: str, instance: str, transfer_syntax: str) -> bytes:
     """Preamble of zeros and file meta information of our own (PS3.10 7.1)."""
     first, last = _meta_around(sop_class, transfer_syntax)
-    named = b"".join(flat(encode([Element(0x00020003, "UI", instance.encode())], False, True)))
+    named = written([Element(0x00020003, "UI", instance.encode())], False, True)
     length = (len(first) + len(named) + len(last)).to_bytes(4, "little")
     return bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + length + first + named + last
 
@@ -87,11 +87,11 @@ def file_start(sop_class: str, instance: str, transfer_syntax: str) -> bytes:
 def exact(found: DicomFile, elements: list[Element], instance: str) -> Pieces:
     """The pieces of a copy whose elements are at hand."""
     start = file_start(found.sop_class, instance, found.transfer_syntax)
-    chunks = flat(encode(elements, found.implicit, found.little))
+    chunks = encode(elements, found.implicit, found.little)
     if found.transfer_syntax not in DEFLATED:
-        return chain([start], chunks)
+        return chain([start], flat(chunks))
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed = b"".join(packer.compress(chunk) for chunk in chunks) + packer.flush()
+    packed = b"".join(packer.compress(chunk) for chunk in in_memory(chunks)) + packer.flush()
     return [start, packed + b"\0" * (len(packed) & 1)]
 
 
@@ -157,6 +157,7 @@ class FastWay:
         reader.release = header.release = released(mapped)
         stop, element = reader.element(pos, size, tag, length, 0)
         reader.after_pixels(stop, size)
+        element.at = at
         cleaned = pixels.clean(element, header)
         tally.unchecked = cleaned.unchecked
         tally.actions.update(cleaned.done)

@@ -61,6 +61,22 @@ class Streamed:
     blocks: Iterable[Value]
 
 
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of the original that are written as they stand.
+
+    Attributes:
+        start: place in the file.
+        length: how many.
+    """
+
+    start: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
 @dataclass(slots=True)
 class Element:
     """One data element.
@@ -72,6 +88,7 @@ class Element:
         items: the items of a sequence that was looked into, else ``None``.
         encapsulated: the value is written with undefined length.
         streamed: written in place of ``value``.
+        at: where the value begins in the original, so that the kernel can copy it; -1: it can't.
     """
 
     tag: int
@@ -80,6 +97,7 @@ class Element:
     items: list[list[Element]] | None = None
     encapsulated: bool = False
     streamed: Streamed | None = None
+    at: int = -1
 
 
 def nothing() -> None:
@@ -130,6 +148,7 @@ class Reader:
         self.data = data
         self.opaque = opaque
         self.release = nothing
+        self.in_file = False
         self.implicit = implicit
         order = "<" if little else ">"
         self.tag_vr_short = struct.Struct(order + "HH2sH").unpack_from
@@ -162,6 +181,8 @@ class Reader:
             last = tag
             found.append(element)
             if not depth and tag in PIXELS:
+                if self.in_file:
+                    element.at = pos - len(element.value)
                 self.after_pixels(pos, end)
                 break  # what follows is padding, signatures, or no part of the data set; none of it is kept
         else:
@@ -359,7 +380,7 @@ def _read(view: memoryview, opaque: Callable[[int], bool], release: Callable[[],
     else:
         data, begin = view, pos
     reader = Reader(data, opaque, little=syntax != BIG_ENDIAN, implicit=syntax == IMPLICIT)
-    reader.release = release
+    reader.release, reader.in_file = release, syntax not in DEFLATED
     elements, _ = reader.data_set(begin, len(data), 0)
     if not elements:
         raise UnreadableDicom(f"byte {begin}: the data set is empty")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from fiona_dagster.deid.elements import SHORT, UNDEFINED, Element, Streamed, Value, name_of
+from fiona_dagster.deid.elements import SHORT, UNDEFINED, Element, FileRange, Streamed, Value, name_of
 from fiona_dagster.errors import RefusedDicom
 
 
-def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed]:
+def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed | FileRange]:
     """The bytes of a data set in pieces; large values are passed through as they are."""
     order = "<" if little else ">"
-    chunks: list[Value | Streamed] = []
+    chunks: list[Value | Streamed | FileRange] = []
     _encode(elements, implicit, order, chunks)
     return chunks
 
 
-def flat(chunks: Iterable[Value | Streamed]) -> Iterator[Value]:
+def flat(chunks: Iterable[Value | Streamed | FileRange]) -> Iterator[Value | FileRange]:
     """The pieces with every streamed value made."""
     for chunk in chunks:
         if isinstance(chunk, Streamed):
@@ -26,7 +26,26 @@ def flat(chunks: Iterable[Value | Streamed]) -> Iterator[Value]:
             yield chunk
 
 
-def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Value | Streamed]) -> int:
+def in_memory(chunks: Iterable[Value | Streamed | FileRange]) -> Iterator[Value]:
+    """The pieces of elements that are no ranges of a file.
+
+    Raises:
+        TypeError: one is.
+    """
+    for chunk in flat(chunks):
+        if isinstance(chunk, FileRange):
+            raise TypeError("a range of the original has no bytes here")
+        yield chunk
+
+
+def written(elements: list[Element], implicit: bool, little: bool) -> bytes:
+    """The bytes of elements that are no pixel data of a file."""
+    return b"".join(in_memory(encode(elements, implicit, little)))
+
+
+def _encode(
+    elements: list[Element], implicit: bool, order: str, chunks: list[Value | Streamed | FileRange]
+) -> int:
     total = 0
     short, long = struct.Struct(order + "HH2sH").pack, struct.Struct(order + "HH2sHI").pack
     plain = struct.Struct(order + "HHI").pack
@@ -46,8 +65,8 @@ def _encode(elements: list[Element], implicit: bool, order: str, chunks: list[Va
             chunks.append(element.streamed)
             length = element.streamed.length
         else:
-            chunks.append(value)
             length = len(value)
+            chunks.append(FileRange(element.at, length) if element.at >= 0 else value)
             if length & 1:
                 chunks.append(b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
                 length += 1

@@ -10,7 +10,6 @@ import datetime
 import hmac
 import re
 import string
-from hashlib import sha256
 
 from fiona_dagster.dicom.dictionary import UIDS
 
@@ -87,7 +86,7 @@ class Identities:
 
     def _mac(self, purpose: str, *parts: str) -> bytes:
         message = "\0".join(("fiona", purpose, *parts)).encode("utf-8", "surrogateescape")
-        return hmac.new(self._secret, message, sha256).digest()
+        return hmac.digest(self._secret, message, "sha256")
 
     def uid(self, original: str) -> str:
         """The UID in place of ``original``: ``2.25.`` and 128 bits as a decimal number (PS3.5 B.2)."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fiona_dagster.deid import rows
 from fiona_dagster.deid.defined import is_defined
 from fiona_dagster.deid.elements import IMPLICIT, UNDEFINED, Element, Reader, text
-from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.encoding import written
 from fiona_dagster.deid.engine import MEDIA_DIRECTORY, SERIES, SOP_INSTANCE, STUDY, Engine, Now, Tally, is_uid
 from fiona_dagster.deid.leftovers import (
     SYMBOLS,
@@ -416,8 +416,9 @@ class Run:
             self._tell(tag, vr, value)
         for tag, vr, value, own in kept_values(made, charset):
             self._judge(tag, vr, value, own)
-        named = task.tally.tags
+        actions, named = task.tally.actions, task.tally.tags
         self.counted += named.elements()
-        more = task.tally.actions - Counter(action for _, action in named.elements())
-        self.counted += [("", action) for action in more.elements()]
-        out.append(b"".join(flat(encode(made, self.implicit, True))))
+        if sum(actions.values()) != sum(named.values()):  # some are counted without an attribute
+            more = actions - Counter(action for _, action in named.elements())
+            self.counted += [("", action) for action in more.elements()]
+        out.append(written(made, self.implicit, True))

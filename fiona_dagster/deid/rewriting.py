@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fiona_dagster.deid.assignment import Insertion
 from fiona_dagster.deid.elements import IMPLICIT, DicomFile
-from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.encoding import written
 from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.passage import BEHIND, Run
@@ -149,7 +149,7 @@ class Rewriter:
         if assigned is None:
             raise Unsure
         inserted = [
-            (each.element.tag, b"".join(flat(encode([each.element], bool(implicit), True))), each.unless)
+            (each.element.tag, written([each.element], bool(implicit), True), each.unless)
             for each in assigned
         ]
         iod = iod_of(sop_class)

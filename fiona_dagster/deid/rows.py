@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
 from fiona_dagster.deid.conditions import DEPENDENT, NEVER_EMPTY
 from fiona_dagster.deid.elements import LONG, PIXELS, SHORT, Element
-from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.encoding import written
 from fiona_dagster.deid.engine import UNCOUNTED, Engine, counted_name
 from fiona_dagster.deid.identities import dummy
 from fiona_dagster.deid.leftovers import CHARACTER_SET, MOMENTS, NUMBERS, SYMBOLS, WORDS
@@ -139,7 +139,7 @@ class Rows:
             return UID, action == "uid"
         if action in ("Z", "D") and not sequence and not (action == "D" and place.vr == "UI"):
             made = Element(tag, place.vr, b"" if action == "Z" else dummy(place.vr))
-            return CONSTANT, b"".join(flat(encode([made], self.implicit, True)))
+            return CONSTANT, written([made], self.implicit, True)
         if action == "keep" and not sequence and (vr == dictionary_vr(tag) or self.implicit):
             judged = dictionary_vr(tag) or vr
             searched = judged in WORDS or judged in SYMBOLS or judged in NUMBERS or judged in MOMENTS

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.errors import UnreadableDicom
 
 _STEP = 64 << 20
@@ -25,22 +25,6 @@ _FLUSHING, _AHEAD = 4, 64
 """Files that are flushed at a time (their journal commits are shared), and that may wait for it."""
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
 """File systems between which, or kernels in which, ``copy_file_range`` does not work (copy_file_range(2))."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRange:
-    """Bytes of the original that are written as they stand.
-
-    Attributes:
-        start: place in the file.
-        length: how many.
-    """
-
-    start: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
 
 
 @contextmanager

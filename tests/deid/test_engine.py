@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.deid import deidentify_study, verify_outputs
-from fiona_dagster.deid.elements import opened
-from fiona_dagster.deid.encoding import encode
+from fiona_dagster.deid.elements import FileRange, opened
+from fiona_dagster.deid.encoding import encode, flat
 from fiona_dagster.deid.reading import elements, read_header
 from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
@@ -171,9 +171,13 @@ def test_reading_and_writing_change_nothing(tmp_path: Path, syntax: str) -> None
     source = phantoms.write(phantoms.planted(phantoms.Canaries(), syntax), tmp_path / "in.dcm")
 
     with opened(source, lambda _tag: False) as found:
-        written = b"".join(encode(found.elements, found.implicit, found.little))
+        chunks = list(flat(encode(found.elements, found.implicit, found.little)))
 
     raw = source.read_bytes()
+    written = b"".join(
+        raw[chunk.start : chunk.start + chunk.length] if isinstance(chunk, FileRange) else chunk
+        for chunk in chunks
+    )
     meta = raw[: 144 + int.from_bytes(raw[140:144], "little")]
     copy = tmp_path / "copy.dcm"
     copy.write_bytes(meta + written)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fiona_dagster.deid import Deidentifier
 from fiona_dagster.deid.copies import Copy
+from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.deid.rows import Unsure
-from fiona_dagster.deid.writing import FileRange, part_of, write
+from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
 from tests.deid import phantoms
 from tests.deid.conftest import Make
