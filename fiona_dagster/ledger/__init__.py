@@ -20,7 +20,7 @@ from fiona_dagster.ledger.records import (
     read_records,
     records_folder,
     remove_parts,
-    restore_consents,
+    restore_common,
     restore_record,
     write_missing,
 )
@@ -147,7 +147,7 @@ __all__ = [
     "read_records",
     "records_folder",
     "remove_parts",
-    "restore_consents",
+    "restore_common",
     "restore_record",
     "utc_after",
     "utc_now",

@@ -16,11 +16,12 @@ from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy, PermanentError
 from fiona_dagster.ledger.evidence import EVIDENCE
-from fiona_dagster.ledger.records import records_folder, write_consents, write_record
+from fiona_dagster.ledger.records import records_folder, write_common, write_record
+from fiona_dagster.ledger.sendings import part_of
 from fiona_dagster.ledger.store import BUSY_SECONDS, utc_now
 
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
-_COUNTED = ("erasures", "sqlite_sequence")
+_COUNTED = ("erasures", "erased_generations", "sqlite_sequence")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
         db.execute("BEGIN IMMEDIATE")
         try:
             numbers = _transfers(db, link.project, link.participant, link.whole)
+            _use_up_generations(db, numbers)
             _delete(db, link, numbers)
             if counts:
                 names = ", ".join(counts)
@@ -137,7 +139,7 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
             _require_gone(db, link)
             for study in link.shared:
                 write_record(db, root, study)
-            write_consents(db, root)
+            write_common(db, root)
             _read_up_to_the_end(db, root)
         except BaseException:
             db.execute("ROLLBACK")
@@ -146,6 +148,20 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
         for study in link.whole:
             (records_folder(root) / f"{study}.json").unlink(missing_ok=True)
         write_anew(db)
+
+
+def _use_up_generations(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Copies may lie at targets for ever: what is sent of the same studies later must not get their UIDs."""
+    for number in numbers:
+        for study, project, highest in db.execute(
+            "SELECT study, project, max(generation) FROM sendings WHERE transfer = ? GROUP BY study, project",
+            (number,),
+        ).fetchall():
+            db.execute(
+                """INSERT INTO erased_generations (project, part, next) VALUES (?, ?, ?)
+                   ON CONFLICT (project, part) DO UPDATE SET next = max(next, excluded.next)""",
+                (project, part_of(study), highest + 1),
+            )
 
 
 def _read_up_to_the_end(db: sqlite3.Connection, root: DataRoot) -> None:

@@ -45,6 +45,7 @@ _BY_TRANSFER = {
         FROM verifications v JOIN packages p ON p.transfer = v.transfer AND p.revision = v.revision
         WHERE v.transfer = ?""",
 }
+_COMMON = ("withdrawn_consents", "erasures", "erased_generations")
 _STUDY = "SELECT revision, revision_digest, registered, flags, summary, retired FROM studies WHERE study = ?"
 
 
@@ -140,27 +141,31 @@ def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
     return len(missing)
 
 
-def write_consents(db: sqlite3.Connection, root: DataRoot) -> None:
-    """Writes which consents were withdrawn, as the open transaction sees it: no study's record tells that."""
-    found = db.execute("SELECT project, participant, time, told_by FROM withdrawn_consents")
+def write_common(db: sqlite3.Connection, root: DataRoot) -> None:
+    """Writes what no study's record tells, as the open transaction sees it: withdrawn consents, erasures."""
+    document: dict[str, Any] = {"format": FORMAT}
+    for table in _COMMON:
+        document[table] = [dict(row) for row in db.execute(f"SELECT * FROM {table}")]  # noqa: S608
     with room_errors(records_folder(root)):
-        _write(_consents_file(root), {"format": FORMAT, "withdrawn_consents": [dict(row) for row in found]})
+        _write(_common_file(root), document)
 
 
-def restore_consents(db: sqlite3.Connection, root: DataRoot) -> bool:
-    """Books the withdrawn consents into a new ledger; False: the file is there and can't be read."""
-    file = _consents_file(root)
+def restore_common(db: sqlite3.Connection, root: DataRoot) -> bool:
+    """Books what no study's record tells into a new ledger; False: the file is there and can't be read."""
+    file = _common_file(root)
     if not file.exists():
         return True
     try:
         document = json.loads(file.read_bytes())
         _insert(db, "withdrawn_consents", document["withdrawn_consents"])
+        for table in _COMMON[1:]:  # older versions wrote consents only
+            _insert(db, table, document.get(table, []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return True
 
 
-def _consents_file(root: DataRoot) -> Path:
+def _common_file(root: DataRoot) -> Path:
     return records_folder(root) / "consents.json"
 
 

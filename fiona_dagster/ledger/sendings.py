@@ -11,6 +11,7 @@ not contents, and many PACS keep what they have when the same UID comes again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Mapping
@@ -79,6 +80,11 @@ class Content:
     counted: int = 0
 
 
+def part_of(study: str) -> int:
+    """The one of 256 parts of all studies that a StudyInstanceUID falls into; many share each."""
+    return hashlib.sha256(study.encode()).digest()[0]
+
+
 class Sendings:
     """The table of sendings."""
 
@@ -118,7 +124,10 @@ class Sendings:
         return [row["target"] for row in found]
 
     def generation_for(self, study: str, project: str, participant: str, event: str) -> int:
-        """The generation of UIDs for this assignment: one more when another assignment was sent last."""
+        """The generation of UIDs for this assignment: one more when another assignment was sent last.
+
+        What an erasure left at targets counts as well, though nobody knows any more whose it is.
+        """
         row = self._store.row(
             """SELECT s.generation, t.participant, t.event,
                (SELECT max(generation) FROM sendings WHERE study = s.study AND project = s.project) AS highest
@@ -127,10 +136,14 @@ class Sendings:
             study,
             project,
         )
-        if row is None:
-            return 0
-        same = (row["participant"], row["event"]) == (participant, event)
-        return int(row["generation"]) if same else int(row["highest"]) + 1
+        if row is not None and (row["participant"], row["event"]) == (participant, event):
+            return int(row["generation"])
+        erased = self._store.row(
+            "SELECT next FROM erased_generations WHERE project = ? AND part = ?", project, part_of(study)
+        )
+        return max(
+            0 if row is None else int(row["highest"]) + 1, 0 if erased is None else int(erased["next"])
+        )
 
     def uncertain(self, study: str, project: str, target: str, content: Content) -> frozenset[str]:
         """What the target lists and we can't vouch for: the newest sending of a UID counts."""

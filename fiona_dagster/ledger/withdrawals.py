@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fiona_dagster.errors import ConsentWithdrawn, WithdrawalAsked
-from fiona_dagster.ledger.records import write_consents
+from fiona_dagster.ledger.records import write_common
 from fiona_dagster.ledger.rows import Request, Transfer, transfer_of
 from fiona_dagster.ledger.store import Store, utc_now
 
@@ -173,7 +173,7 @@ class Withdrawals:
                 "VALUES (?, ?, ?, ?)",
                 (project, participant, utc_now(), by),
             )
-            write_consents(db, self._store.root)
+            write_common(db, self._store.root)
 
     def give_consent_again(self, project: str, participant: str) -> bool:
         """New requests for this participant are accepted again; whether anything was withdrawn."""
@@ -181,7 +181,7 @@ class Withdrawals:
             gone = db.execute(
                 "DELETE FROM withdrawn_consents WHERE project = ? AND participant = ?", (project, participant)
             ).rowcount
-            write_consents(db, self._store.root)
+            write_common(db, self._store.root)
         return bool(gone)
 
 

@@ -22,7 +22,7 @@ from fiona_dagster import deid, landing
 from fiona_dagster.config import DataRoot, has_project, load_project_in_force, project_names
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_consents, restore_record
+from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_common, restore_record
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers import intake
@@ -108,7 +108,7 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
     ledger.evidence.read_journals()
     known = {study.study for study in ledger.receipts.studies()}
     with ledger.store.restoring() as db:
-        if not restore_consents(db, root):
+        if not restore_common(db, root):
             result.problems.append("site/.ledger/consents.json can't be read; restore it from the backup")
         for study, record in read_records(root):
             if record is None or study not in known:

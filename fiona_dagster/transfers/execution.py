@@ -303,10 +303,15 @@ def give_up(gateway: Gateway, transfer: Transfer, reason: str) -> None:
 
 
 def package_name(transfer: Transfer) -> str:
-    """File name of a package: assigned names only, safe on every file system, one for each revision."""
+    """File name of a package: assigned names only, safe on every file system.
+
+    One for each revision and generation, also where a project keeps UIDs and so has the same in all of them.
+    """
     parts = [transfer.project, _safe(transfer.participant), _safe(transfer.event), transfer.mapped_uid[-12:]]
     if transfer.study == transfer.mapped_uid:  # derived data, beside the package of what they were made of
         parts.append("derived")
+    if transfer.generation:
+        parts.append(f"g{transfer.generation}")
     return "_".join(part for part in parts if part) + f"_r{transfer.revision}.zip"
 
 
