@@ -52,6 +52,14 @@ class ArchiveRefused(Exception):
         self.code = code
 
 
+class _DiskFailed(Exception):
+    """Reading the archive's own file failed: no fault of the archive, so it is none of ``_BROKEN``."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class EntryDamaged(Exception):
     """An entry ends before its end, or its checksum is wrong; says why, without its name."""
 
@@ -82,6 +90,7 @@ class Entry:
 
         Raises:
             EntryDamaged: after those that could be read.
+            OSError: the disk can't be read.
         """
         checksum = count = 0
         try:
@@ -90,16 +99,24 @@ class Entry:
                     checksum = zlib.crc32(chunk, checksum)
                     count += len(chunk)
                     yield chunk
+        except _DiskFailed as failed:
+            raise failed.error from None
         except _BROKEN:
             raise EntryDamaged("entry of the archive is damaged") from None
         if count != self.size or checksum != self._checksum:
             raise EntryDamaged("entry of the archive is cut off or has a wrong checksum")
 
     def head(self) -> bytes:
-        """The first bytes, fewer if it is damaged."""
+        """The first bytes, fewer if it is damaged.
+
+        Raises:
+            OSError: the disk can't be read.
+        """
         try:
             with self._archive.open(self._info) as file:
                 return file.read(HEAD)
+        except _DiskFailed as failed:
+            raise failed.error from None
         except _BROKEN:
             return b""
 
@@ -117,7 +134,10 @@ class _Bounded:
         wanted = left if size < 0 else min(size, left)
         if wanted > MAX_DIRECTORY:
             raise ArchiveRefused("archive_too_large", "the archive's directory is too large")
-        data = self._file.read(wanted)
+        try:
+            data = self._file.read(wanted)
+        except OSError as error:
+            raise _DiskFailed(error) from None
         if wanted > _CHUNK and data.count(_ENTRY_SIGNATURE) > MAX_ENTRIES:
             raise ArchiveRefused("archive_too_large", f"the archive has more than {MAX_ENTRIES} entries")
         return data
@@ -132,12 +152,15 @@ class Archive:
 
     Raises:
         ArchiveRefused: no sound archive, or too large a claim.
+        OSError: the disk can't be read.
     """
 
     def __init__(self, file: BinaryIO, max_unpacked: int) -> None:
         bounded = _Bounded(file)
         try:
             self._zip = zipfile.ZipFile(bounded)
+        except _DiskFailed as failed:
+            raise failed.error from None
         except _BROKEN:
             raise ArchiveRefused("archive_broken", "the archive is damaged or cut off") from None
         entries = self._zip.infolist()

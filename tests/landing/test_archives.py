@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import stat
@@ -268,3 +269,25 @@ def test_damage_never_harms(
     assert all((data.path / receipt.path).is_file() for receipt in receipts)
     assert len(list(data.quarantine.glob("*.dcm"))) == report.quarantined
     assert not list((data.archive / ".incoming").iterdir())
+
+
+@pytest.mark.parametrize("reads", [0, 5, 8])
+def test_a_disk_that_fails_is_no_damaged_archive(reads: int) -> None:
+    class Failing(io.BytesIO):
+        left = 10**9
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            Failing.left -= 1
+            if Failing.left < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    def read_all(file: io.BytesIO) -> None:
+        for entry in archives.Archive(file, 1 << 30).entries():
+            entry.head()
+            list(entry.chunks())
+
+    file = Failing(zipped(("a", bytes(range(256)) * 8192), method=zipfile.ZIP_STORED))
+    Failing.left = reads
+    with pytest.raises(OSError, match="Input/output error"):
+        read_all(file)
