@@ -65,6 +65,9 @@ class DicomTarget(Section):
     called_ae_title: str
     calling_ae_title: str = "FIONA"
     timeout_seconds: float = Field(30.0, gt=0)
+    """Longest wait for a connection, for an association, and for an answer to an instance."""
+    associations: int = Field(1, ge=1, le=16)
+    """How many associations send one study at the same time."""
 
 
 Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]

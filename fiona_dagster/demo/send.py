@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fiona_dagster.demo.phantoms import DemoStudy
-from fiona_dagster.dicom.clients import Peer, read_instance, store_files
+from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 
 

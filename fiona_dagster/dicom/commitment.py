@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fiona_dagster.dicom.clients import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, Peer, association_with
+from fiona_dagster.dicom.clients import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, association_with
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.uids import (
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,

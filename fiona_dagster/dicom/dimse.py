@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fiona_dagster.dicom.uids import clean_uid
 from fiona_dagster.errors import UnreadableDicom
@@ -60,6 +61,20 @@ def decode_command(data: bytes) -> Command:
     Raises:
         UnreadableDicom: lengths that don't fit, or no Command Field.
     """
+    found = _elements(data)
+    if len(found.get(_FIELD, b"")) != 2:
+        raise UnreadableDicom("command set has no Command Field")
+    return Command(
+        field=_number(found, _FIELD),
+        message_id=_number(found, _MESSAGE_ID),
+        sop_class=clean_uid(found.get(_SOP_CLASS) or found.get(_REQUESTED_CLASS) or b""),
+        sop_instance=clean_uid(found.get(_INSTANCE) or found.get(_REQUESTED_INSTANCE) or b""),
+        has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
+        action=_number(found, _ACTION),
+    )
+
+
+def _elements(data: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at, end = 0, len(data)
     while at < end:
@@ -72,15 +87,40 @@ def decode_command(data: bytes) -> Command:
             raise UnreadableDicom("command set: an element is longer than the command")
         if group == 0:
             found[element] = data[start:at]
-    if len(found.get(_FIELD, b"")) != 2:
-        raise UnreadableDicom("command set has no Command Field")
-    return Command(
+    return found
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer as it came; its Error Comment may quote values and is left where it is.
+
+    Attributes:
+        field: Command Field, with :data:`RESPONSE` set.
+        message_id: Message ID Being Responded To.
+        status: Status.
+        has_data_set: whether a data set follows.
+    """
+
+    field: int
+    message_id: int
+    status: int
+    has_data_set: bool = False
+
+
+def decode_response(data: bytes) -> Response:
+    """Decodes the command set of an answer.
+
+    Raises:
+        UnreadableDicom: lengths that don't fit, or no Command Field, Status or Message ID.
+    """
+    found = _elements(data)
+    if not all(len(found.get(element, b"")) == 2 for element in (_FIELD, _ANSWERED_ID, _STATUS)):
+        raise UnreadableDicom("response has no Command Field, Message ID Being Responded To or Status")
+    return Response(
         field=_number(found, _FIELD),
-        message_id=_number(found, _MESSAGE_ID),
-        sop_class=clean_uid(found.get(_SOP_CLASS) or found.get(_REQUESTED_CLASS) or b""),
-        sop_instance=clean_uid(found.get(_INSTANCE) or found.get(_REQUESTED_INSTANCE) or b""),
+        message_id=_number(found, _ANSWERED_ID),
+        status=_number(found, _STATUS),
         has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
-        action=_number(found, _ACTION),
     )
 
 
@@ -96,6 +136,28 @@ def _element(element: int, value: bytes) -> bytes:
 def _uid(element: int, value: str) -> bytes:
     raw = value.encode("ascii", "replace")
     return _element(element, raw + b"\0" * (len(raw) % 2)) if raw else b""
+
+
+@lru_cache(maxsize=256)
+def _store_class(sop_class: str) -> bytes:
+    return _uid(_SOP_CLASS, sop_class) + _element(_FIELD, struct.pack("<H", C_STORE_RQ))
+
+
+_STORE_MIDDLE = _element(0x0700, b"\0\0") + _element(_DATA_SET_TYPE, b"\1\0")
+"""Priority medium; a data set follows."""
+
+
+def encode_store_request(message_id: int, sop_class: str, sop_instance: str) -> bytes:
+    """The command set of a C-STORE-RQ (PS3.7 table 9.3-1), priority medium.
+
+    Args:
+        message_id: 1 to 65535, not that of an operation that is still open.
+        sop_class: Affected SOP Class UID.
+        sop_instance: Affected SOP Instance UID.
+    """
+    body = _store_class(sop_class) + _element(_MESSAGE_ID, struct.pack("<H", message_id))
+    body += _STORE_MIDDLE + _uid(_INSTANCE, sop_instance)
+    return _element(0x0000, struct.pack("<I", len(body))) + body
 
 
 def encode_response(request: Command, status: int, comment: str = "", offending: int = 0) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fiona_dagster.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
@@ -140,6 +140,85 @@ def _item(kind: int, value: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(value)) + value
 
 
+def encode_associate_request(
+    called: str,
+    calling: str,
+    contexts: Sequence[ProposedContext],
+    max_pdu: int,
+    scp_roles: Sequence[str] = (),
+) -> bytes:
+    """A-ASSOCIATE-RQ (PS3.8 9.3.2).
+
+    Args:
+        called: AE title of the peer.
+        calling: ours.
+        contexts: what is proposed, at most :data:`MAX_CONTEXTS`.
+        max_pdu: largest P-DATA-TF that we receive, bytes.
+        scp_roles: SOP classes that we offer to be the SCP of (PS3.7 D.3.3.4).
+    """
+    titles = called.encode("ascii", "replace")[:16].ljust(16) + calling.encode("ascii", "replace")[:16].ljust(
+        16
+    )
+    body = struct.pack(">HH", 1, 0) + titles + bytes(32) + _item(0x10, APPLICATION_CONTEXT.encode())
+    for context in contexts:
+        syntaxes = b"".join(
+            _item(0x40, syntax.encode("ascii", "replace")) for syntax in context.transfer_syntaxes
+        )
+        abstract = _item(0x30, context.abstract_syntax.encode("ascii", "replace"))
+        body += _item(0x20, bytes([context.identifier, 0, 0, 0]) + abstract + syntaxes)
+    user = _user_information(max_pdu)
+    for uid in scp_roles:
+        raw = uid.encode("ascii", "replace")
+        user += _item(0x54, struct.pack(">H", len(raw)) + raw + b"\0\1")
+    body += _item(0x50, user)
+    return _HEADER.pack(ASSOCIATE_RQ, 0, len(body)) + body
+
+
+def _user_information(max_pdu: int) -> bytes:
+    user = _item(0x51, struct.pack(">I", max_pdu)) + _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
+    return user + _item(0x55, IMPLEMENTATION_VERSION.encode())
+
+
+@dataclass(frozen=True)
+class AssociateAccept:
+    """An A-ASSOCIATE-AC (PS3.8 9.3.3). ``max_pdu`` is what the peer receives, 0 for no limit."""
+
+    contexts: tuple[AnsweredContext, ...]
+    max_pdu: int = 16384
+
+
+def decode_associate_accept(body: bytes) -> AssociateAccept:
+    """Decodes what follows the six bytes of the PDU header.
+
+    The titles in it are not tested (PS3.8 9.3.3), nor what it says of presentation contexts that nobody
+    proposed: the caller looks for its own.
+
+    Raises:
+        UnreadableDicom: lengths that don't fit together, or too many presentation contexts.
+    """
+    if len(body) < 68:
+        raise UnreadableDicom("A-ASSOCIATE-AC is cut")
+    contexts: list[AnsweredContext] = []
+    max_pdu = 16384
+    for kind, value in _items(body[68:], "A-ASSOCIATE-AC"):
+        if kind == 0x21:
+            if len(value) < 4:
+                raise UnreadableDicom("A-ASSOCIATE-AC: presentation context is cut")
+            # A context that is refused may leave its transfer syntax out, or put anything there.
+            syntax = ""
+            if value[2] == ACCEPTED:
+                items = _items(value[4:], "presentation context")
+                syntax = next((clean_uid(data) for sub, data in items if sub == 0x40), "")
+            contexts.append(AnsweredContext(value[0], value[2], syntax))
+        elif kind == 0x50:
+            for sub, data in _items(value, "user information"):
+                if sub == 0x51 and len(data) == 4:
+                    max_pdu = struct.unpack(">I", data)[0]
+    if len(contexts) > MAX_CONTEXTS:
+        raise UnreadableDicom(f"A-ASSOCIATE-AC: more than {MAX_CONTEXTS} presentation contexts")
+    return AssociateAccept(tuple(contexts), max_pdu)
+
+
 def encode_associate_accept(
     request: AssociateRequest, answers: Sequence[AnsweredContext], max_pdu: int
 ) -> bytes:
@@ -155,16 +234,29 @@ def encode_associate_accept(
     for answer in answers:
         syntax = _item(0x40, answer.transfer_syntax.encode("ascii", "replace"))
         body += _item(0x21, bytes([answer.identifier, 0, answer.result, 0]) + syntax)
-    user = _item(0x51, struct.pack(">I", max_pdu))
-    user += _item(0x52, IMPLEMENTATION_CLASS_UID.encode())
-    user += _item(0x55, IMPLEMENTATION_VERSION.encode())
-    body += _item(0x50, user)
+    body += _item(0x50, _user_information(max_pdu))
     return _HEADER.pack(ASSOCIATE_AC, 0, len(body)) + body
 
 
 def encode_reject(cause: tuple[int, int, int]) -> bytes:
     """A-ASSOCIATE-RJ with (result, source, reason)."""
     return _HEADER.pack(ASSOCIATE_RJ, 0, 4) + bytes([0, *cause])
+
+
+def decode_reject(body: bytes) -> tuple[int, int, int]:
+    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 9.3.4).
+
+    Raises:
+        UnreadableDicom: it is cut.
+    """
+    if len(body) < 4:
+        raise UnreadableDicom("A-ASSOCIATE-RJ is cut")
+    return body[1], body[2], body[3]
+
+
+def encode_release_request() -> bytes:
+    """A-RELEASE-RQ."""
+    return _HEADER.pack(RELEASE_RQ, 0, 4) + bytes(4)
 
 
 def encode_release_response() -> bytes:
@@ -175,6 +267,28 @@ def encode_release_response() -> bytes:
 def encode_abort(reason: int) -> bytes:
     """A-ABORT by the service provider."""
     return _HEADER.pack(ABORT, 0, 4) + bytes([0, 0, 2, reason])
+
+
+def encode_user_abort() -> bytes:
+    """A-ABORT by the service user, who need not say why (PS3.8 9.3.8)."""
+    return _HEADER.pack(ABORT, 0, 4) + bytes(4)
+
+
+def data_values(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Message control header and fragment of each presentation data value in a P-DATA-TF (PS3.8 9.3.5).
+
+    Raises:
+        UnreadableDicom: lengths that don't fit together.
+    """
+    at = 0
+    while at < len(body):
+        if at + 6 > len(body):
+            raise UnreadableDicom("P-DATA-TF is cut")
+        length, _, control = struct.unpack_from(">IBB", body, at)
+        if length < 2 or at + 4 + length > len(body):
+            raise UnreadableDicom("presentation data value does not fit its PDU")
+        yield control, body[at + 6 : at + 4 + length]
+        at += 4 + length
 
 
 def encode_command(context: int, command: bytes, max_pdu: int) -> bytes:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from fiona_dagster.dicom.clients import (
     EXPLICIT_LITTLE_ENDIAN,
     IMPLICIT_LITTLE_ENDIAN,
-    Peer,
     association_with,
     find,
     find_instance_uids,
 )
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.uids import is_uid
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 

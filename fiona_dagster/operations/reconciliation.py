@@ -22,7 +22,7 @@ from fiona_dagster.transfers import withdrawals
 from fiona_dagster.transfers.context import Gateway
 
 if TYPE_CHECKING:  # imported when called: pynetdicom is slow to import
-    from fiona_dagster.dicom.clients import Peer
+    from fiona_dagster.dicom.peers import Peer
 
 Code = Literal[
     "requested_not_received",

@@ -16,7 +16,6 @@ from sqlite3 import Row
 from fiona_dagster import landing
 from fiona_dagster.config import CommitmentPeer, DataRoot
 from fiona_dagster.dicom import read_file_meta
-from fiona_dagster.dicom.clients import Peer
 from fiona_dagster.dicom.commitment import (
     CLASS_CONFLICT,
     NO_SUCH_INSTANCE,
@@ -24,6 +23,7 @@ from fiona_dagster.dicom.commitment import (
     Reference,
     report,
 )
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.errors import FionaError, PermanentError
 from fiona_dagster.landing import Commitment
 from fiona_dagster.landing.commitment import PendingCommitment, forget_request, pending_requests, postpone

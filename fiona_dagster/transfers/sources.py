@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from fiona_dagster.config import Source
-from fiona_dagster.dicom.clients import Peer
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.sources import count_study
 from fiona_dagster.errors import FionaError, PeerUnavailable
 from fiona_dagster.ledger import Count

@@ -20,7 +20,8 @@ from fiona_dagster.demo import sftp as demo_sftp
 from fiona_dagster.demo.peers import ResearchPacs, SftpServer
 from fiona_dagster.demo.phantoms import make_studies
 from fiona_dagster.demo.send import send_study
-from fiona_dagster.dicom.clients import Peer, count_instances, echo
+from fiona_dagster.dicom.clients import count_instances, echo
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, StorageFull
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from fiona_dagster.transfers.targets.sftp import deliver_sftp

@@ -16,7 +16,9 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.dicom.clients import Peer, read_instance, store_files
+from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.landing.commitment import pending_requests
 from fiona_dagster.transfers.commitment import answer_requests, verify
 from fiona_dagster.transfers.context import Gateway

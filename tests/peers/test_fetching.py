@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.dicom.clients import Peer
+from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.sources import move
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, UsageError
 from fiona_dagster.landing import import_paths

@@ -15,8 +15,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from fiona_dagster.dicom import clients
-from fiona_dagster.dicom.clients import Peer, count_instances, echo, find_instance_uids
+from fiona_dagster.dicom.clients import count_instances, echo, find_instance_uids
+from fiona_dagster.dicom import sender
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.requestor import Context, Open, Requestor
+from fiona_dagster.dicom.wire import Broken
 from fiona_dagster.errors import (
     ContentUnproven,
     DeliveryRefused,
@@ -65,6 +68,21 @@ def files(tmp_path: Path) -> list[Path]:
     folder.mkdir()
     made = [make_file(folder / f"{n}.dcm", n) for n in range(1, 6)]
     return [*made, make_file(folder / "6.dcm", 6, CT, IMPLICIT)]
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, change: Callable[[str, int], int]) -> None:
+    """Puts something between the answers of the PACS and the sender: gets UID and status, gives a status."""
+    store, answer, uids = Requestor.store, Requestor.answer, {}
+
+    def note(self: Requestor, context: Context, sop_instance: str, data: memoryview | Open) -> None:
+        uids[id(self)] = sop_instance
+        store(self, context, sop_instance, data)
+
+    def changed(self: Requestor, seconds: float) -> int:
+        return change(uids[id(self)], answer(self, seconds))
+
+    monkeypatch.setattr(Requestor, "store", note)
+    monkeypatch.setattr(Requestor, "answer", changed)
 
 
 def digests(files: list[Path]) -> dict[str, str]:
@@ -131,13 +149,7 @@ def test_a_record_without_its_file_is_not_success(orthanc: Orthanc, files: list[
 def test_a_file_that_changes_while_others_are_sent(
     orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = clients._send
-
-    def spoil(association: object, instance: clients.Instance) -> int | None:
-        make_file(files[0], 66)
-        return send(association, instance)
-
-    monkeypatch.setattr(clients, "_send", spoil)
+    answered(monkeypatch, lambda uid, status: make_file(files[0], 66) and status)
     with pytest.raises(NotVerified):
         _deliver(orthanc, files)
 
@@ -157,17 +169,15 @@ def test_a_cut_association_is_taken_up_again(orthanc: Orthanc, files: list[Path]
 def test_a_lost_response_is_unknown_and_sent_again(
     orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # pynetdicom's client loses some responses; it then says nothing and drops the association.
-    send, lost = clients._send, []
+    lost: list[str] = []
 
-    def lose(association: object, instance: clients.Instance) -> int | None:
-        status = send(association, instance)
+    def lose(uid: str, status: int) -> int:
         if not lost:
-            lost.append(instance.sop_instance)
-            return None
+            lost.append(uid)
+            raise Broken("lost on its way")
         return status
 
-    monkeypatch.setattr(clients, "_send", lose)
+    answered(monkeypatch, lose)
     proof = _deliver(orthanc, files)
 
     assert len(lost) == 1
@@ -178,17 +188,16 @@ def test_a_lost_response_is_unknown_and_sent_again(
 def test_instances_without_an_answer_are_named_to_the_ledger_only(
     orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = clients._send
+    def lose(uid: str, status: int) -> int:
+        if uid == "2.25.77.2":
+            raise Broken("lost on its way")
+        return status
 
-    def lose(association: object, instance: clients.Instance) -> int | None:
-        return None if instance.sop_instance == "2.25.77.2" else send(association, instance)
-
-    monkeypatch.setattr(clients, "_send", lose)
+    answered(monkeypatch, lose)
     with pytest.raises(InstancesMissing) as caught:
         _deliver(orthanc, files)
     assert caught.value.instances == {"2.25.77.2": "no answer"}
     assert "2.25" not in str(caught.value)
-    assert orthanc.sop_instance_uids() == UIDS - {"2.25.77.2"}
 
 
 @pytest.mark.parametrize(("status", "error"), [(0xA700, InstancesMissing), (0xC000, InstancesRefused)])
@@ -199,15 +208,10 @@ def test_refused_instances_are_not_success(
     status: int,
     error: type[Exception],
 ) -> None:
-    send = clients._send
-
-    def refuse(association: object, instance: clients.Instance) -> int | None:
-        return status if instance.sop_instance == "2.25.77.4" else send(association, instance)
-
-    monkeypatch.setattr(clients, "_send", refuse)
-    with pytest.raises(error, match=f"1 of 6 instances .*{status:04X}"):
+    answered(monkeypatch, lambda uid, said: status if uid == "2.25.77.4" else said)
+    with pytest.raises(error, match=f"1 of 6 instances .*{status:04X}") as caught:
         _deliver(orthanc, files)
-    assert orthanc.sop_instance_uids() == UIDS - {"2.25.77.4"}
+    assert caught.value.instances == {"2.25.77.4": f"{status:04X}"}  # type: ignore[attr-defined]
 
 
 def test_acknowledged_but_not_listed_is_not_proven(
@@ -230,7 +234,7 @@ def test_acknowledged_but_not_listed_is_not_proven(
 def test_more_kinds_than_one_association_can_offer(
     orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "MAX_CONTEXTS", 1)
+    monkeypatch.setattr(sender, "MAX_CONTEXTS", 1)
     files = [make_file(tmp_path / f"{n}.dcm", n, *kind) for n, kind in
              enumerate([(MR, EXPLICIT), (CT, EXPLICIT), (CT, IMPLICIT), (MR, IMPLICIT)], 1)]  # fmt: skip
     assert _deliver(orthanc, files).counts["found"] == 4

@@ -18,7 +18,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from fiona_dagster.dicom.clients import Peer, read_instance, store_files
+from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.dicom.sources import StudyCount, count_study
 from fiona_dagster.landing import import_paths
 from fiona_dagster.transfers.completion import find_complete_studies

@@ -9,15 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fiona_dagster.config import DicomTarget
-from fiona_dagster.dicom.clients import (
-    Instance,
-    Peer,
-    StoreResult,
-    count_instances,
-    find_instance_uids,
-    read_instance,
-    store_files,
-)
+from fiona_dagster.dicom.clients import count_instances, find_instance_uids
+from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import ContentUnproven, DeliveryRefused, NotVerified
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.targets import (
@@ -37,7 +32,10 @@ INDEXING_SECONDS = 10.0
 
 
 class _Gate:
-    """Hashes each file just before it is sent, and makes sure that it stayed as it was until the end."""
+    """Hashes every file before the first byte leaves, and makes sure that they stayed as they were.
+
+    The sender compares the very bytes that it sends once more.
+    """
 
     def __init__(self, expected: Mapping[str, str]) -> None:
         self._expected = expected
@@ -136,11 +134,13 @@ def deliver_dicom(
     known = (listed or frozenset()) & digests.keys() - uncertain
     missing = [instance for instance in instances if instance.sop_instance not in known]
 
-    def before(instance: Instance) -> None:
-        may_go_on()
-        gate.check(instance)
-
-    results = store_files(peer, missing, before=before) if missing else []
+    results = store_files(
+        peer,
+        missing,
+        digests=expected,
+        associations=target.associations,
+        before=lambda _: may_go_on(),
+    )
     gate.close()
     _complain(name, results)
     kind, count = _prove(name, peer, study, instances)
