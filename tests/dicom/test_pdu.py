@@ -4,12 +4,12 @@ import io
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import decode
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
 from fiona_dagster.dicom import dimse, pdu
 from fiona_dagster.errors import UnreadableDicom
@@ -101,3 +101,87 @@ def test_commands_are_split_where_the_peer_asks(command: bytes, limit: int) -> N
 )
 def test_ae_titles(title: str, sound: bool) -> None:
     assert pdu.is_ae_title(title) is sound
+
+
+uids = st.lists(st.integers(0, 10**9), min_size=1, max_size=5).map(lambda parts: ".".join(map(str, parts)))
+contexts = st.lists(st.tuples(uids, st.lists(uids, min_size=1, max_size=3)), max_size=128).map(
+    lambda found: tuple(
+        pdu.ProposedContext(2 * number + 1, abstract, tuple(syntaxes))
+        for number, (abstract, syntaxes) in enumerate(found)
+    )
+)
+
+
+@settings(max_examples=20)
+@given(contexts, st.integers(0, 2**32 - 1), st.lists(uids, max_size=3))
+def test_requests_and_accepts_come_back_as_they_went(
+    proposed: tuple[pdu.ProposedContext, ...], limit: int, roles: list[str]
+) -> None:
+    raw = pdu.encode_associate_request("PACS", "FIONA 1", proposed, limit, roles)
+    assert struct.unpack_from(">BxI", raw) == (pdu.ASSOCIATE_RQ, len(raw) - 6)
+    request = pdu.decode_associate_request(raw[6:])
+    assert (request.called_ae, request.calling_ae, request.max_pdu) == ("PACS", "FIONA 1", limit)
+    assert request.contexts == proposed
+
+    answers = tuple(
+        pdu.AnsweredContext(each.identifier, n % 2 * 4, "" if n % 2 else each.transfer_syntaxes[0])
+        for n, each in enumerate(proposed)
+    )
+    accept = pdu.decode_associate_accept(pdu.encode_associate_accept(request, answers, limit)[6:])
+    assert (accept.contexts, accept.max_pdu) == (answers, limit)
+
+
+def test_pynetdicom_reads_our_request() -> None:
+    raw = pdu.encode_associate_request(
+        "PACS", "FIONA", [pdu.ProposedContext(1, CT, (EXPLICIT,))], 16384, [CT]
+    )
+    request = A_ASSOCIATE_RQ()
+    request.decode(raw)
+    (context,) = request.presentation_context
+    assert (context.context_id, context.abstract_syntax, context.transfer_syntax) == (1, CT, [EXPLICIT])
+    assert request.user_information.maximum_length == 16384
+    role = request.user_information.role_selection[CT]
+    assert (role.scu_role, role.scp_role) == (False, True)
+
+
+@given(st.binary(max_size=300))
+def test_a_garbled_accept_is_unreadable_or_decoded(body: bytes) -> None:
+    try:
+        accept = pdu.decode_associate_accept(bytes(68) + body)
+    except UnreadableDicom:
+        return
+    assert len(accept.contexts) <= len(body) // 8
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 65535), uids, uids)
+def test_a_store_request_is_decoded(message: int, sop_class: str, instance: str) -> None:
+    raw = dimse.encode_store_request(message, sop_class, instance)
+    assert dimse.decode_command(raw) == dimse.Command(1, message, sop_class, instance, has_data_set=True)
+    assert decode(io.BytesIO(raw), True, True).CommandGroupLength == len(raw) - 12
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 65535), st.integers(0, 65535))
+def test_a_response_is_decoded(message: int, status: int) -> None:
+    request = dimse.Command(dimse.C_STORE_RQ, message, CT, "1.2.3", has_data_set=True)
+    raw = dimse.encode_response(request, status, "the comment is not kept")
+    assert dimse.decode_response(raw) == dimse.Response(0x8001, message, status)
+
+
+@given(st.binary(max_size=200))
+def test_a_garbled_response_is_unreadable_or_decoded(raw: bytes) -> None:
+    try:
+        response = dimse.decode_response(raw)
+    except UnreadableDicom:
+        return
+    assert 0 <= response.status <= 0xFFFF
+
+
+@given(st.binary(max_size=200))
+def test_data_values_are_what_is_there(body: bytes) -> None:
+    try:
+        found = list(pdu.data_values(body))
+    except UnreadableDicom:
+        return
+    assert sum(6 + len(part) for _, part in found) == len(body)

@@ -15,8 +15,8 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from fiona_dagster.dicom.clients import count_instances, echo, find_instance_uids
 from fiona_dagster.dicom import sender
+from fiona_dagster.dicom.clients import count_instances, echo, find_instance_uids
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Context, Open, Requestor
 from fiona_dagster.dicom.wire import Broken
