@@ -15,7 +15,14 @@ from fiona_dagster.redcap.layout import MESSAGE, REQUEST_FIELDS, STUDY, WITHDRAW
 
 OVERLAP = timedelta(minutes=10)
 """How much is read twice: clocks differ, and a look takes its time. What was dealt with is known."""
-_LISTED = ("transfer_requested_date", "transfer_project_name", "transfer_date")
+_LISTED = (
+    "transfer_requested_date",
+    "transfer_project_name",
+    "transfer_name",
+    "transfer_event_name",
+    "transfer_date",
+)
+"""Whatever decides where a study goes: what a list lacks, no difference could be seen in."""
 _GONE = ("transfer_requested_date = ''", "transfer_project_name = ''")
 """How REDCap's log tells that a request was emptied."""
 
@@ -38,7 +45,7 @@ class RequestReader:
         """Names of all records, as the last list had them."""
 
     def listing(self) -> list[TransferRequest]:
-        """Every request there is, without participant, event, mapped UID and errors: one call.
+        """Every request there is, without mapped UID, errors and message: one call.
 
         Raises:
             RedcapUnavailable: the list did not come whole.

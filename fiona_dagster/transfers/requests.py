@@ -188,13 +188,19 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
-    """Records with a request that is new, that awaits something, or whose outcome REDCap may have lost."""
+    """Records with a request that is new or other than known, or whose outcome REDCap may have lost.
+
+    Every word that says where a study goes is compared: a correction that was made while nobody polled (or
+    with a clock that is wrong) shows in no look at changes, and the study would go to the wrong participant.
+    """
     known = gateway.ledger.transfers.newest_of_requests()
     found = set()
     for request in listing:
         if request.active:
             row = known.get((request.study, request.instance, request.requested_date))
-            settled = row is not None and row.project == request.project and not row.awaits_removal
+            words = (request.project, request.participant, request.event)
+            same = row is not None and (row.project, row.participant, row.event) == words
+            settled = same and row is not None and not row.awaits_removal
             told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
             withdrawn = row is not None and row.state == "withdrawn"
             if withdrawn or not (settled and told):

@@ -139,6 +139,28 @@ def test_after_delivery_another_participant_is_refused_until_the_copy_is_removed
     assert found == [(PARTICIPANT, "stopped"), ("H002", "refused")]
 
 
+@pytest.mark.parametrize(
+    "correction", [{"transfer_name": "H002"}, {"transfer_event_name": "Year 1"}], ids=["participant", "event"]
+)
+def test_a_correction_made_while_nobody_polled_is_seen_by_the_list(
+    site: Site, correction: dict[str, str]
+) -> None:
+    """No look at changes shows it: those reach back some minutes before the last look, and no further."""
+    site.packaged()
+    site.fill(1, **correction)
+    wanted = {"transfer_name": PARTICIPANT, "transfer_event_name": EVENT, **correction}
+    with site.open() as gateway:
+        gateway.ledger.store.remember(requests.LISTED, "")
+        poll = requests.poll_requests(gateway, datetime.now(UTC) + timedelta(hours=4))
+    assert (poll.complete, len(poll.accepted)) == (True, 1)
+    with site.open() as gateway:
+        current = gateway.ledger.transfers.current(STUDY, PROJECT)
+    assert current is not None
+    assert {"transfer_name": current.participant, "transfer_event_name": current.event} == wanted
+    assert site.waiting_targets() == [], "the package under the wrong name is not delivered any more"
+    assert site.poll().accepted == ()
+
+
 def test_a_redcap_that_is_down_changes_nothing(site: Site) -> None:
     site.receive(1)
     site.ask()
