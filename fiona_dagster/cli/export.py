@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["zip", "tgz"]),
+    type=click.Choice(["zip", "tgz", "nifti"]),
     help="May be repeated. Default: package.formats of the project.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; progress on stderr.")
@@ -35,7 +35,8 @@ def export(
     """Packs every packaged or delivered study of PROJECT once more, into the folder OUT.
 
     Each is de-identified again from its originals, searched again, and must have exactly the bytes that were
-    verified before; otherwise it is refused and named, and the exit code is 1. Nothing is sent anywhere.
+    verified before; otherwise it is refused and named, and the exit code is 1. So are series that can't be
+    converted wholly to NIfTI. Nothing is sent anywhere.
     """
     from fiona_dagster.transfers import export as exporting
     from fiona_dagster.transfers.context import Gateway
@@ -48,8 +49,11 @@ def export(
         for result in exporting.export(gateway, transfers, out, wanted, by=landing.operator()):
             done.append(result)
             what = result.problem or f"{len(result.files)} files"
+            if result.partial:
+                what += " - PARTIAL: " + "; ".join(f"series {s.number}: {s.reason}" for s in result.partial)
             click.echo(f"{len(done)} of {len(transfers)}: study {result.study}: {what}", err=True)
     refused = [result for result in done if result.problem]
+    partial = [result for result in done if result.partial]
     if as_json:
         document = {
             "project": project,
@@ -60,10 +64,24 @@ def export(
                 if not result.problem
             ],
             "refused": [{"study": result.study, "reason": result.problem} for result in refused],
+            "partial": [
+                {
+                    "study": result.study,
+                    "SeriesInstanceUID": s.series,
+                    "SeriesNumber": s.number,
+                    "reason": s.reason,
+                }
+                for result in partial
+                for s in result.partial
+            ],
         }
         click.echo(json.dumps(document, indent=1))
     else:
         click.echo(f"{len(done) - len(refused)} of {len(transfers)} studies exported to {out}")
     if refused:
         click.echo(f"fiona: {len(refused)} studies of project {project} were refused, see above", err=True)
-    return 1 if refused else 0
+    if partial:
+        click.echo(
+            f"fiona: {len(partial)} studies of project {project} are partial as NIfTI, see above", err=True
+        )
+    return 1 if refused or partial else 0

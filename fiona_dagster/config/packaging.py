@@ -31,9 +31,9 @@ class PackageSettings(Section):
     """Folders of a series inside the package, at most five; values come from the de-identified headers, a
     folder whose values are all missing is left out. Files are numbered below it."""
 
-    formats: tuple[Literal["zip", "tgz"], ...] = ("zip",)
+    formats: tuple[Literal["zip", "tgz", "nifti"], ...] = ("zip",)
     """What ``fiona export`` writes unless told otherwise; what is delivered is always the ZIP. ``tgz``: the
-    original's three files for each series."""
+    original's three files for each series; ``nifti``: images by dcm2niix, named after BIDS."""
 
     @field_validator("layout")
     @classmethod

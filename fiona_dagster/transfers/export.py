@@ -18,8 +18,9 @@ from typing import Literal
 
 from fiona_dagster.errors import FionaError, NotVerified, RequestRefused, ResidualIdentifier, UsageError
 from fiona_dagster.ledger import Transfer
-from fiona_dagster.transfers import execution
+from fiona_dagster.transfers import execution, nifti
 from fiona_dagster.transfers.assembly import assemble
+from fiona_dagster.transfers.bids import session_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.layout import lay_out
@@ -30,7 +31,7 @@ from fiona_dagster.transfers.rules import require_project, rules_digest
 from fiona_dagster.transfers.triple import write_triples
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
-Format = Literal["zip", "tgz"]
+Format = Literal["zip", "tgz", "nifti"]
 Told = Callable[[int, int], None]
 
 
@@ -42,11 +43,13 @@ class Exported:
         study: original StudyInstanceUID.
         files: what was written; empty if it was refused.
         problem: why it was refused, or ``""``.
+        partial: series that are missing or not whole as NIfTI.
     """
 
     study: str
     files: tuple[Path, ...]
     problem: str = ""
+    partial: tuple[nifti.Partial, ...] = ()
 
 
 def transfers_to_export(gateway: Gateway, project: str, participants: Sequence[str] = ()) -> list[Transfer]:
@@ -81,22 +84,28 @@ def export(
 
     Raises:
         UsageError: ``out`` lies in the data root.
+        ConfigurationError: ``nifti`` is wanted and dcm2niix is not installed.
     """
     if out.resolve().is_relative_to(gateway.root.path.resolve()):
         raise UsageError(f"{out}: lies in the data root; choose a folder outside")
+    for project in {transfer.project for transfer in transfers}:
+        if "nifti" in (formats or gateway.project(project).package.formats):
+            nifti.converter()
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     for transfer in transfers:
         try:
             with study_lock(gateway, transfer.study):
-                files = _export(gateway, transfer, out, formats)
+                files, partial = _export(gateway, transfer, out, formats)
                 gateway.ledger.store.note(transfer.study, f"{transfer.project}: exported by {by}")
         except FionaError as error:
             yield Exported(transfer.study, (), str(error))
         else:
-            yield Exported(transfer.study, tuple(files))
+            yield Exported(transfer.study, tuple(files), partial=partial)
 
 
-def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[Format]) -> list[Path]:
+def _export(
+    gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[Format]
+) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     project = require_project(gateway, transfer)
     verified = gateway.ledger.transfers.verified_files(transfer)
     transfer = execution.transfer_of(gateway, transfer.study, transfer.project)
@@ -118,7 +127,12 @@ def _export(gateway: Gateway, transfer: Transfer, out: Path, formats: Sequence[F
         copy = scratch / "copy"
         _deidentify(gateway, transfer, copy)
         require_records(sorted(path.name for path in copy.iterdir()), verified)
-        return _pack(gateway, transfer, copy, out, formats or project.package.formats)
+        wanted = formats or project.package.formats
+        files = _pack(gateway, transfer, copy, out, wanted)
+        if "nifti" not in wanted:
+            return files, ()
+        images, partial = _images(gateway, transfer, copy, out)
+        return files + images, partial
     finally:
         shutil.rmtree(scratch)
         os.close(held)
@@ -167,3 +181,19 @@ def _pack(
         laid_out = lay_out([(name, copy / name) for name in sorted(verified)], template=look.layout)
         files += write_triples(laid_out, verified, target.with_suffix(""), types)
     return files
+
+
+def _images(
+    gateway: Gateway, transfer: Transfer, copy: Path, out: Path
+) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
+    verified = gateway.ledger.transfers.verified_files(transfer)
+    converted = nifti.convert(
+        lay_out([(name, copy / name) for name in sorted(verified)]),
+        verified,
+        copy.with_name("images"),
+        execution.types_of(gateway, transfer),
+        session_of(transfer, transfers_to_export(gateway, transfer.project)),
+    )
+    require_not_withdrawn(gateway, transfer)  # converting took its time
+    gateway.ledger.transfers.require_wanted(transfer)
+    return nifti.place(converted, out), converted.partial

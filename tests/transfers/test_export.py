@@ -120,7 +120,7 @@ def test_a_copy_with_other_bytes_than_the_verified_ones_is_refused(run: Site, tm
         with gateway.ledger.store.writing() as db:
             db.execute("UPDATE verifications SET files = ?", (changed,))
 
-    for format_ in ("zip", "tgz"):
+    for format_ in ("zip", "tgz", "nifti"):
         done = call(tmp_path / "out", "--format", format_)
         assert done.return_value == 1, done.output
         assert "verification record" in done.output
