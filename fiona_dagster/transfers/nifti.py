@@ -42,6 +42,8 @@ _OPTIONS = ("-g i", "-f s", "-z n", "-b y", "-ba y", "-w 2", "-v 0", "-d 0", "--
 """No defaults file, no compression, anonymous sidecars, nothing overwritten, little endian."""
 _CONVERTED = re.compile(r"^Convert (\d+) DICOM as ", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_RESAMPLED = re.compile(r"(_(Tilt|Eq)(_\d+)?)+$")
+"""What dcm2niix appends to the name of an image that it made from another; such images have no sidecar."""
 _HEADER, _DATA = 348, 352
 _TEXTS = ((4, 38), (140, 252), (328, 344))
 """From and to: data_type, db_name, extents, session_error; glmax, glmin, descrip, aux_file; intent_name."""
@@ -207,7 +209,9 @@ def _convert_series(
     description = files[0].header.text(SERIES_DESCRIPTION)
     images, used = [], set()
     for path in sorted(out.glob("*.nii")):
-        beside = {ending: path.with_suffix(ending) for ending in (".json", ".bval", ".bvec")}
+        made_from = path.with_stem(_RESAMPLED.sub("", path.stem))
+        beside = {ending: path.with_suffix(ending) for ending in (".bval", ".bvec")}
+        beside[".json"] = made_from.with_suffix(".json")
         used |= {path, *beside.values()}
         try:
             _clean_image(path)

