@@ -23,7 +23,7 @@ from fiona_dagster.deid.profile import Profile
 if TYPE_CHECKING:
     from fiona_dagster.deid.assigned import identifiers_used
     from fiona_dagster.deid.inspection import Finding
-    from fiona_dagster.deid.verify import Verification, verify_outputs
+    from fiona_dagster.deid.verify import Said, Verification, search_made_of, verify_outputs
 
 __all__ = [
     "Assignment",
@@ -33,6 +33,7 @@ __all__ = [
     "Finding",
     "Profile",
     "ProjectKey",
+    "Said",
     "StudyReport",
     "Verification",
     "basic_profile_only",
@@ -40,13 +41,16 @@ __all__ = [
     "deidentify_study",
     "identifiers_used",
     "project_key",
+    "search_made_of",
     "verify_outputs",
 ]
 
 _LATER = {
     "Finding": "inspection",
+    "Said": "verify",
     "Verification": "verify",
     "identifiers_used": "assigned",
+    "search_made_of": "verify",
     "verify_outputs": "verify",
 }
 """What reads by pydicom: imported when asked for; de-identifying has no need of its time and memory."""

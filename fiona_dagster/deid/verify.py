@@ -7,7 +7,7 @@ whether to send (the gate in transfers asks the ledger for a passed record of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.elements import opened, text
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY
+from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
 from fiona_dagster.deid.pixels import has_embedded_overlay
@@ -89,6 +90,48 @@ def verify_outputs(sources: Sequence[Path], out_dir: Path, deidentifier: Deident
         result.findings += inspection.findings
         result.warnings += inspection.warnings
     return result
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a file that was made of copies says.
+
+    Attributes:
+        words: its texts, one a line.
+        numbers: its numbers.
+    """
+
+    words: str
+    numbers: Sequence[int | float] = ()
+
+
+def search_made_of(
+    sources: Sequence[Path], out_dir: Path, deidentifier: Deidentifier, said: Iterable[Said]
+) -> list[Finding]:
+    """Looks for what identified the person in other files than DICOM; weak terms don't count.
+
+    Args:
+        sources: the originals.
+        out_dir: the folder of copies that the files were made of.
+        deidentifier: the rules and identities that were used.
+        said: what each file says.
+
+    Returns:
+        At most one finding for each file, without names and values.
+    """
+    result = Verification()
+    searches = _searches(sources, out_dir, deidentifier, result).values()
+    for file in said:
+        folded, raw = fold(file.words), file.words.encode("utf-8", "replace")
+        for search in searches:
+            if (
+                any(hit.term.strong for hit in search.terms.find(folded, thorough=True))
+                or search.terms.are_numbers(file.numbers)
+                or any(uid in raw for uid in search.uids)
+            ):
+                result.findings.append(Finding("image", "text", "identified the person in the originals"))
+                break
+    return result.findings
 
 
 def _searches(

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -183,17 +183,41 @@ def _pack(
     return files
 
 
+def _require_clean(
+    gateway: Gateway, transfer: Transfer, copy: Path, texts: Iterable[tuple[str, list[int | float]]]
+) -> None:
+    """Searches what dcm2niix made, as the copies were searched.
+
+    Raises:
+        ResidualIdentifier: something identifying stands there.
+    """
+    from fiona_dagster import deid
+
+    findings = deid.search_made_of(
+        [original.path for original in execution.sources(gateway, transfer)],
+        copy,
+        execution.deidentifier_of(gateway, transfer),
+        (deid.Said(words, numbers) for words, numbers in texts),
+    )
+    if findings:
+        raise ResidualIdentifier(
+            f"study {transfer.study}: {len(findings)} files of dcm2niix hold something identifying"
+        )
+
+
 def _images(
     gateway: Gateway, transfer: Transfer, copy: Path, out: Path
 ) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     verified = gateway.ledger.transfers.verified_files(transfer)
+    session = session_of(transfer, transfers_to_export(gateway, transfer.project))
     converted = nifti.convert(
         lay_out([(name, copy / name) for name in sorted(verified)]),
         verified,
         copy.with_name("images"),
         execution.types_of(gateway, transfer),
-        session_of(transfer, transfers_to_export(gateway, transfer.project)),
+        session,
     )
+    _require_clean(gateway, transfer, copy, nifti.texts(converted, session))
     require_not_withdrawn(gateway, transfer)  # converting took its time
     gateway.ledger.transfers.require_wanted(transfer)
     return nifti.place(converted, out), converted.partial

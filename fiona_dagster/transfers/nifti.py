@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import math
 import os
 import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -34,6 +35,7 @@ from fiona_dagster.transfers.layout import (
     whole_number,
 )
 from fiona_dagster.transfers.sidecar import clean_sidecar
+from fiona_dagster.transfers.sidecar import said as sidecar_said
 from fiona_dagster.transfers.writing import changed, write_synced
 
 TIME_LIMIT = 3600.0
@@ -190,6 +192,27 @@ def place(converted: Converted, out: Path) -> list[Path]:
     return images
 
 
+def texts(converted: Converted, session: Session) -> Iterator[tuple[str, list[int | float]]]:
+    """What each file says in words and in numbers, to be searched before it leaves.
+
+    Args:
+        converted: see :func:`convert`.
+        session: what of the names was assigned.
+    """
+    for name, path in converted.files:
+        words = [name.rpartition("/")[2].removeprefix(session.stem).replace("_", "\n")]
+        numbers: list[int | float] = []
+        if name.endswith(".gz"):
+            with gzip.open(path) as stream:
+                words.append(stream.read(_DATA).decode("latin-1"))
+        elif name.endswith(".json"):
+            more, numbers = sidecar_said(json.loads(path.read_text("ascii")))
+            words += more
+        else:
+            words.append(path.read_text("ascii"))
+        yield "\n".join(words), numbers
+
+
 def _convert_series(
     program: str, files: Sequence[PackedFile], verified: Mapping[str, str], folder: Path
 ) -> tuple[list[_Image], list[str]]:
@@ -221,7 +244,7 @@ def _convert_series(
                 for ending in (".bval", ".bvec")
                 if beside[ending].exists()
             }
-        except (ValueError, FileNotFoundError, struct.error):
+        except (ValueError, FileNotFoundError, RecursionError, struct.error):
             reasons.append("an image of another form than expected was left out")
             continue
         resampled = "".join(word for word in ("tilt", "eq") if f"_{word}" in path.stem.lower())

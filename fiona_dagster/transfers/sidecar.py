@@ -44,6 +44,9 @@ NUMBERS = _set(
 )
 """Keys whose value is a number, a truth value, or a list of numbers."""
 
+LARGEST = 10**12
+"""Whole numbers of an acquisition are smaller; ids are not always."""
+
 FLAGS = _set(
     """
     Interpolation2D Interpolation3D MTState NonlinearGradientCorrection PartialFourierEnabled RawImage
@@ -117,6 +120,19 @@ def _kept(key: str, value: Any) -> Any:
     return None
 
 
+def said(sidecar: Mapping[str, Any]) -> tuple[list[str], list[int | float]]:
+    """The texts of a cleaned sidecar, and its numbers."""
+    words: list[str] = []
+    numbers: list[int | float] = []
+    for value in sidecar.values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str):
+                words.append(each)
+            elif isinstance(each, int | float):
+                numbers.append(each)
+    return words, numbers
+
+
 def _matches(pattern: re.Pattern[str], value: Any) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
@@ -124,6 +140,8 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 def _numeric(value: Any) -> bool:
     if isinstance(value, list):
         return all(_numeric(each) and not isinstance(each, list) for each in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < LARGEST
     return isinstance(value, int | float) and math.isfinite(value)
 
 

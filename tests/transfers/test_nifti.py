@@ -148,6 +148,33 @@ def test_what_is_not_whole_is_named(packaged: str, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.shared
+def test_what_dcm2niix_made_is_searched(
+    packaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should the allow-lists ever let something through, the search for the person's terms stops it."""
+    clean_sidecar = nifti.clean_sidecar
+    leaks: list[tuple[str, Any]] = [
+        ("clean_sidecar", lambda text, said="": {**clean_sidecar(text, said), "Comment": "for Quisling"}),
+        ("clean_sidecar", lambda text, said="": {**clean_sidecar(text, said), "SeriesNumber": 19530704}),
+        ("clean_sidecar", lambda text, said="": {**clean_sidecar(text, said), "Original": packaged}),
+        ("_clean_image", planted_in),
+    ]
+    for name, leak in leaks:
+        with monkeypatch.context() as patched:
+            patched.setattr(nifti, name, leak)
+            done = call(tmp_path / "out", "--format", "nifti")
+        assert done.return_value == 1
+        assert "files of dcm2niix hold something identifying" in done.output
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def planted_in(path: Path) -> None:
+    with path.open("rb+") as stream:
+        stream.seek(148)
+        stream.write(b"of Quisling")
+
+
+@pytest.mark.shared
 def test_an_fmri_series(shared: Path, tmp_path: Path) -> None:
     sources = sorted((shared / "data" / "visible" / "mr_ge_fmri").glob("*.dcm"))
     laid_out, verified = copied(sources, tmp_path / "copy")
@@ -225,6 +252,7 @@ def test_what_leaves_of_a_sidecar() -> None:
         "ConversionSoftwareVersion": "Quisling",
     }
     others = {
+        "DelayTime": 10**400,
         "PatientName": 1,
         "AcquisitionTime": 12.5,
         "DeviceSerialNumber": 45160,
