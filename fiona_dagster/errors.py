@@ -169,3 +169,7 @@ class UnknownStudy(PermanentError):
 
 class StartFailed(PermanentError):
     """The services can't be started as things are: a port is taken, or what precedes the start failed."""
+
+
+class ErasureUnfinished(StartFailed):
+    """An erasure was cut short; nobody else writes below the data root until it is finished."""

@@ -29,7 +29,7 @@ from pynetdicom import AE, _config, evt
 from fiona_dagster.config import UMASK, DataRoot, Settings, load_settings_in_force
 from fiona_dagster.dicom import VERIFICATION, is_uid
 from fiona_dagster.errors import ConfigurationError, FionaError, StorageFull
-from fiona_dagster.landing import Caller, append_evidence, quarantine_file, step_file, write_step
+from fiona_dagster.landing import Caller, Use, append_evidence, quarantine_file, step_file, write_step
 from receiver import steps
 from receiver.admission import Admission, printable
 from receiver.log import log_to_stderr
@@ -239,6 +239,7 @@ def run(root: DataRoot) -> int:
 
     Raises:
         ConfigurationError: MPPSPORT is not set, or the address can't be listened on.
+        ErasureUnfinished, Busy: an erasure has the data root to itself, or was cut short.
     """
     os.umask(UMASK)
     log_to_stderr()
@@ -250,11 +251,12 @@ def run(root: DataRoot) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    server = MppsServer(root, settings)
-    sys.stdout.write("listening on {}:{}\n".format(*server.address))
-    sys.stdout.flush()
-    ended.wait()
-    server.stop()
+    with Use(root):
+        server = MppsServer(root, settings)
+        sys.stdout.write("listening on {}:{}\n".format(*server.address))
+        sys.stdout.flush()
+        ended.wait()
+        server.stop()
     return 0
 
 

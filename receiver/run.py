@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError
-from fiona_dagster.landing import prepare_counters
+from fiona_dagster.landing import Use, prepare_counters
 from receiver.listener import Listener
 from receiver.log import log_to_stderr
 from receiver.places import Places
@@ -38,10 +38,16 @@ def run(root: DataRoot, reading: SettingsApart) -> int:
 
     Raises:
         ConfigurationError: no configuration, or the address can't be listened on.
+        ErasureUnfinished, Busy: an erasure has the data root to itself, or was cut short.
     """
     log_to_stderr()
     if not root.path.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
+    with Use(root):  # inherited by its workers
+        return _run(root, reading)
+
+
+def _run(root: DataRoot, reading: SettingsApart) -> int:
     settings, problem = reading.result()
     if problem:
         logging.getLogger("fiona.receiver").warning("the last good configuration is in force: %s", problem)

@@ -204,6 +204,11 @@ class DataRoot:
         return self.path / "ledger" / "erasure.json"
 
     @property
+    def use_lock(self) -> Path:
+        """Held by everybody who writes below the data root (see ``landing.claim``)."""
+        return self.path / "ledger" / "in-use.lock"
+
+    @property
     def ledger_file(self) -> Path:
         """The ledger (SQLite, WAL)."""
         return self.path / "ledger" / "ledger.sqlite"

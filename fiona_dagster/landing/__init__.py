@@ -5,6 +5,7 @@ after a crash. Stays out: the network (receiver), what studies mean (studies), w
 """
 
 from fiona_dagster.landing.adopt import Adoption, adopt_orphans
+from fiona_dagster.landing.claim import Use, alone, require_no_erasure
 from fiona_dagster.landing.compare import digest_of
 from fiona_dagster.landing.conflicts import (
     REJECTED,
@@ -73,8 +74,10 @@ __all__ = [
     "Receipt",
     "Retried",
     "SiteChoice",
+    "Use",
     "Visit",
     "adopt_orphans",
+    "alone",
     "append_evidence",
     "archived_of",
     "dead_workshops",
@@ -102,6 +105,7 @@ __all__ = [
     "read_evidence",
     "read_journals",
     "remove_old_steps",
+    "require_no_erasure",
     "retry",
     "shelf_names",
     "step_file",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import Refusal, StorageUids, is_uid
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.door import workshops
 from fiona_dagster.landing.files import clear_workshops, sync_directory
 from fiona_dagster.landing.inspect import inspect_file
@@ -55,7 +56,15 @@ def adopt_orphans(root: DataRoot, *, everything: bool = False, thorough: bool = 
         root: the data root.
         everything: look at all studies, also those that did not change since the last full pass.
         thorough: do so if that was not done for a day (:data:`FULL_PASS_SECONDS`).
+
+    Raises:
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
+    with Use(root):
+        return _adopt_orphans(root, everything=everything, thorough=thorough)
+
+
+def _adopt_orphans(root: DataRoot, *, everything: bool, thorough: bool) -> Adoption:
     everything = everything or (thorough and _full_pass_is_due(root))
     result = Adoption(removed=clear_workshops(workshops(root)))
     mark = root.arrived / _MARK

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid
 from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.compare import digest_of, same_object
 from fiona_dagster.landing.conflicts import (
     ACCEPTED,
@@ -83,6 +84,7 @@ def decide(root: DataRoot, conflict: OpenConflict, decision: Decision, *, by: st
     Raises:
         UsageError: it does not wait for a decision any more.
         StorageFull: no room; the decision is finished later.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`; nothing was decided.
     """
     if not conflict.path.is_file():
         raise UsageError(f"{conflict.id}: no such conflict; `fiona conflicts list` shows those that are open")
@@ -92,7 +94,7 @@ def decide(root: DataRoot, conflict: OpenConflict, decision: Decision, *, by: st
         if archived.is_file():
             name = f"{archived.name}.{digest_of(archived)[:16]}.dcm"
             document["decision"]["superseded"] = name
-    with room_errors(root.conflicts):
+    with Use(root), room_errors(root.conflicts):
         write_json_new(conflict.path.with_suffix(".json"), document)
         sync_directory(conflict.path.parent)
         _finish(root, conflict.path, conflict.study, document)
@@ -105,8 +107,9 @@ def finish_decisions(root: DataRoot, study: str | None = None) -> int:
         How many there were.
     """
     waiting = [(path, uid) for path, uid in interrupted_decisions(root) if study in (None, uid)]
-    for path, uid in waiting:
-        _finish(root, path, uid, reason_of(path))
+    with Use(root):
+        for path, uid in waiting:
+            _finish(root, path, uid, reason_of(path))
     return len(waiting)
 
 

@@ -24,6 +24,7 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid
 from fiona_dagster.errors import StorageFull, UnreadableDicom
 from fiona_dagster.landing import files
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.compare import digest_of, same_object
 from fiona_dagster.landing.conflicts import SUPERSEDED, kept_at
 from fiona_dagster.landing.files import (
@@ -101,6 +102,9 @@ class Landing:
         root: the data root.
         reserve_mb: free space in MiB that is left on the disk (``receiver.reserve_mb``).
         durability: ``full``: what is filed is flushed; ``rename``: it is only complete under its name.
+
+    Raises:
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
 
     def __init__(self, root: DataRoot, *, reserve_mb: int = 0, durability: Durability = "full") -> None:
@@ -109,10 +113,15 @@ class Landing:
         self._flushed = durability == "full"
         self._reserve = reserve_mb * 1024 * 1024
         self._room_until = 0.0
-        make_directory(root.arrived)
-        make_directory(root.archive)
-        clear_workshops(workshops(root))
-        self._workshop = Workshop(workshops(root))
+        self._use = Use(root)
+        try:
+            make_directory(root.arrived)
+            make_directory(root.archive)
+            clear_workshops(workshops(root))
+            self._workshop = Workshop(workshops(root))
+        except BaseException:
+            self._use.close()
+            raise
         self.names = NamesCache(root, flushed=self._flushed)
         self.journals = FlushGroups()
         self._unwritten: dict[str, Kind] = {}
@@ -179,6 +188,7 @@ class Landing:
     def close(self) -> None:
         """Removes what is unfinished."""
         self._workshop.close()
+        self._use.close()
 
     def __enter__(self) -> Landing:
         return self

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from fiona_dagster.config import PROJECT_NAME, DataRoot
 from fiona_dagster.dicom import is_uid
 from fiona_dagster.errors import StorageFull
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.files import make_directory, room_errors, sync_directory
 from fiona_dagster.landing.receipt import now
 
@@ -129,6 +130,7 @@ def append_evidence(root: DataRoot, evidence: Evidence) -> None:
 
     Raises:
         StorageFull: no room; the line is not there, or torn and so without effect.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`; nothing was written.
     """
     text = json.dumps({"kind": KIND_OF[type(evidence)], **asdict(evidence)}, separators=(",", ":")).encode(
         "ascii"
@@ -136,7 +138,7 @@ def append_evidence(root: DataRoot, evidence: Evidence) -> None:
     # A newline in front ends what a crash may have left torn; an empty line means nothing.
     line = b"\n%08x %s\n" % (zlib.crc32(text), text)
     folder = evidence_folder(root)
-    with room_errors(folder):
+    with Use(root), room_errors(folder):
         make_directory(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(folder / now()[:10], flags, 0o600)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.files import make_directory, room_errors, sync_directory
 
 
@@ -30,10 +31,11 @@ def write_step(root: DataRoot, instance: str, content: bytes) -> None:
 
     Raises:
         StorageFull: no room; what was there before still is.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`; nothing was written.
     """
     path = step_file(root, instance)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with room_errors(path.parent):
+    with Use(root), room_errors(path.parent):
         make_directory(path.parent)
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -11,6 +11,7 @@ from typing import Literal
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import FileMeta, Refusal
 from fiona_dagster.errors import UsageError
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.door import Landing
 from fiona_dagster.landing.files import NewFile, make_directory, room_errors, sync_directory
 from fiona_dagster.landing.imports import Importer
@@ -145,6 +146,7 @@ def discard(root: DataRoot, entries: Iterable[Quarantined], *, acknowledged: boo
 
     Raises:
         UsageError: one of them may have been acknowledged; nothing was deleted.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`; nothing was deleted.
 
     Returns:
         The ids that are gone.
@@ -156,20 +158,21 @@ def discard(root: DataRoot, entries: Iterable[Quarantined], *, acknowledged: boo
             f"{held[0]}: stood in the archive, a sender may have deleted its copy; "
             "--acknowledged discards it all the same"
         )
-    make_directory(root.quarantine)
-    for entry in chosen:
-        note(
-            root,
-            entry.id,
-            "discarded",
-            by=operator(),
-            size=entry.size,
-            sha256=_sha256(entry) if entry.has_bytes else "",
-            code=entry.text("code"),
-            source=entry.text("source"),
-            acknowledged=entry.acknowledged,
-        )
-        _remove(root, entry)
+    with Use(root):
+        make_directory(root.quarantine)
+        for entry in chosen:
+            note(
+                root,
+                entry.id,
+                "discarded",
+                by=operator(),
+                size=entry.size,
+                sha256=_sha256(entry) if entry.has_bytes else "",
+                code=entry.text("code"),
+                source=entry.text("source"),
+                acknowledged=entry.acknowledged,
+            )
+            _remove(root, entry)
     return [entry.id for entry in chosen]
 
 

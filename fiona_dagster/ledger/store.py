@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PermanentError
+from fiona_dagster.landing.claim import Use
 from fiona_dagster.ledger import records
 from fiona_dagster.ledger.migrations import migrate
 
@@ -52,6 +53,7 @@ class Store:
 
     Raises:
         PermanentError: the file is damaged, or a newer version wrote it.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
@@ -59,7 +61,12 @@ class Store:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root
         self._keeps_records = True
-        self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+        self._use = Use(root)
+        try:
+            self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+        except BaseException:
+            self._use.close()
+            raise
         self._connection.row_factory = sqlite3.Row
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -67,9 +74,12 @@ class Store:
             self._connection.execute("PRAGMA foreign_keys=ON")
             migrate(self._connection, file)
         except sqlite3.DatabaseError as error:
-            self._connection.close()
+            self.close()
             if is_damage(error):
                 raise PermanentError(f"{file}: {DAMAGED}") from None
+            raise
+        except BaseException:
+            self.close()
             raise
         records.watch(self._connection)
 
@@ -145,3 +155,4 @@ class Store:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+        self._use.close()

@@ -20,6 +20,7 @@ from typing import Any
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.landing import alone
 from fiona_dagster.landing.erasing import erase_landed
 from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.ledger import Ledger, erasing
@@ -85,11 +86,11 @@ def erase(root: DataRoot, project: str, participant: str) -> Erased:
     """Erases the link of a participant of a project.
 
     Raises:
-        Busy: `fiona up` runs, or something still arrives; stop it first.
+        Busy: `fiona up`, `fiona receive` or another command uses the data root; stop it first.
         UsageError: nothing is known of this participant, or another erasure waits to be finished.
         RedcapUnavailable, RedcapRejected: REDCap could not be told; nothing was erased but maybe some of it.
     """
-    with hold_root(root, erasing=True):
+    with hold_root(root, erasing=True), alone(root):
         if root.erasure_file.exists():
             raise UsageError("an erasure was cut short; finish it first with `fiona erase --resume`")
         planned = plan(root, project, participant)
@@ -103,7 +104,7 @@ def resume(root: DataRoot) -> Erased:
     Raises:
         UsageError: there is none.
     """
-    with hold_root(root, erasing=True):
+    with hold_root(root, erasing=True), alone(root):
         if not root.erasure_file.exists():
             raise UsageError("no erasure waits to be finished")
         try:

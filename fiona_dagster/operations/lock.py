@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import Busy, StartFailed
+from fiona_dagster.errors import Busy
+from fiona_dagster.landing import require_no_erasure
 
 _LEFTOVER_SECONDS = 10.0
 
@@ -36,7 +37,7 @@ def hold_root(root: DataRoot, *, erasing: bool = False) -> Iterator[int]:
 
     Raises:
         Busy: another ``fiona up`` runs on this data root.
-        StartFailed: an erasure was cut short.
+        ErasureUnfinished: an erasure was cut short.
     """
     path = lock_file(root)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,10 +55,8 @@ def hold_root(root: DataRoot, *, erasing: bool = False) -> Iterator[int]:
                         f"`fiona up` already runs on {root.path} (process {owner}); stop it first"
                     ) from None
                 time.sleep(0.1)
-        if root.erasure_file.exists() and not erasing:
-            raise StartFailed(
-                f"{root.path}: an erasure was cut short; finish it first with `fiona erase --resume`"
-            )
+        if not erasing:
+            require_no_erasure(root)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         yield descriptor
