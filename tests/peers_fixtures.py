@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +212,19 @@ def _key(folder: Path, name: str) -> str:
     return " ".join((folder / f"{name}.pub").read_text().split()[:2])
 
 
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[Sshd]:
-    """A real OpenSSH sshd on a free port with host and user keys of its own."""
-    with running_sshd(tmp_path / "sshd") as running:
+@pytest.fixture(scope="module")
+def one_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A real OpenSSH sshd on a free port with host and user keys of its own, for all tests of a module."""
+    with running_sshd(tmp_path_factory.mktemp("sshd") / "sshd") as running:
         yield running
+
+
+@pytest.fixture
+def sshd(one_sshd: Sshd, tmp_path: Path) -> Sshd:
+    """The module's sshd, with an empty folder of this test's own to upload to."""
+    upload = tmp_path / "upload"
+    upload.mkdir()
+    return replace(one_sshd, upload=upload)
 
 
 @contextlib.contextmanager

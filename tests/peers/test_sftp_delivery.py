@@ -27,7 +27,7 @@ from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running
 from tests.sending import unrecorded
 
 pytestmark = pytest.mark.peers
-full = pytest.mark.skipif(not os.environ.get("FIONA_TEST_FULL"), reason="make test-full: 2,000 deliveries")
+PACKAGES = [20, 2000] if os.environ.get("FIONA_TEST_FULL") else [20]
 
 NAME = "DEMO_P001_baseline_1.zip"
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: more than one window of requests
@@ -418,7 +418,7 @@ def test_keys_of_an_agent(
         process.wait()
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(2000, marks=full)])
+@pytest.mark.parametrize("count", PACKAGES)
 def test_many_packages_leak_no_connection(sshd: Sshd, root: DataRoot, package: Path, count: int) -> None:
     def descriptors() -> int:
         return sum(1 for _ in Path("/proc/self/fd").iterdir())
