@@ -94,6 +94,16 @@ class Circuits:
                 (target,),
             )
 
+    def forget_idle(self) -> None:
+        """Forgets targets that no delivery waits for any more: taken out, or everything was withdrawn."""
+        idle = (
+            "FROM facts WHERE name LIKE 'circuit:%' AND NOT EXISTS (SELECT 1 FROM work "
+            f"WHERE work.kind = 'deliver' AND work.target = substr(facts.name, {len(_PREFIX) + 1}))"
+        )
+        if self._store.row(f"SELECT 1 {idle}") is not None:  # every tick asks; writing would wait for others
+            with self._store.writing() as db:
+                db.execute(f"DELETE {idle}")
+
     def may_probe(self, circuit: Circuit) -> bool:
         """Whether it is time for one delivery to try."""
         return circuit.probe_at <= utc_now()

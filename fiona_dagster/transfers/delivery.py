@@ -24,7 +24,7 @@ from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
-from fiona_dagster.transfers.targets import InstancesMissing, Proof
+from fiona_dagster.transfers.targets import ArrivedDamaged, InstancesMissing, Proof
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 PROOFS = ".proofs.json"
@@ -78,8 +78,9 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     _require_up(gateway, transfer, target_name)
     try:
         proof = _send(gateway, transfer, target_name, package, verified)
-    except InstancesMissing:
-        raise  # it answers; what is missing is this study's affair
+    except (InstancesMissing, ArrivedDamaged):
+        gateway.ledger.circuits.succeeded(target_name)  # it answers; what is missing is this study's affair
+        raise
     except PeerUnavailable:
         gateway.ledger.circuits.failed(target_name, transfer.study)
         raise
@@ -230,6 +231,7 @@ def settle(gateway: Gateway) -> Settled:
             landing.study_lock(gateway.root, transfer.study, blocking=False),
         ):
             closed += finish(gateway, transfer)
+    gateway.ledger.circuits.forget_idle()
     return Settled(closed, added, forgotten, restarted, tuple(problems.values()))
 
 

@@ -49,3 +49,17 @@ def test_a_target_that_is_down_is_shown_by_the_overview(root: DataRoot) -> None:
             ledger.circuits.failed("archive", study)
     (shown,) = overview(root)["targets_down"]
     assert (shown["target"], shown["failures"]) == ("archive", 3)
+
+
+def test_a_target_that_nothing_waits_for_is_forgotten(root: DataRoot) -> None:
+    with Ledger(root) as ledger:
+        for target in ("archive", "removed"):
+            for study in ("1.2", "1.3", "1.4"):
+                ledger.circuits.failed(target, study)
+        ledger.work.need("deliver", "1.2", 1, project="P", target="archive")
+        ledger.work.need("deliver", "1.2", 1, project="P", target="removed")
+        ledger.circuits.forget_idle()
+        assert [circuit.target for circuit in ledger.circuits.opened()] == ["archive", "removed"]
+        ledger.work.done("deliver:1.2:P:removed", 1)
+        ledger.circuits.forget_idle()
+        assert [circuit.target for circuit in ledger.circuits.opened()] == ["archive"]

@@ -21,7 +21,7 @@ from fiona_dagster.errors import (
     ProofAwaited,
     UsageError,
 )
-from fiona_dagster.transfers.targets import Proof, sftp
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, sftp
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
 from tests.sending import unrecorded
@@ -366,6 +366,55 @@ def test_the_originals_checksum_of_the_server_is_waited_for(
     checksum.write_text("0" * 32)
     with pytest.raises(DeliveryRefused, match="md5sum_server"):
         _deliver(sshd, root, package, proofs=["md5sum_server"])
+
+
+def test_the_servers_checksum_comes_in_the_order_of_the_setting(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First in the list it is waited for, and only when it does not come the next kind decides."""
+    monkeypatch.setattr(sftp, "SERVER_FILE_SECONDS", 0.1)
+    checksum = sshd.upload / f"{NAME}.md5sum_server"
+    both = ["md5sum_server", "readback"]
+    assert _deliver(sshd, root, package, proofs=both).kind == "sftp-readback"
+    checksum.write_text(hashlib.md5(CONTENT).hexdigest())  # noqa: S324 - the original's
+    assert _deliver(sshd, root, package, proofs=both).kind == "sftp-md5sum-server"
+    assert _deliver(sshd, root, package, proofs=both[::-1]).kind == "sftp-readback"
+
+    for path in sshd.upload.iterdir():
+        path.unlink()
+    rename = sftp._Delivery._give_name
+
+    def spoil(delivery: sftp._Delivery, part: str) -> None:
+        rename(delivery, part)
+        (sshd.upload / NAME).write_bytes(CONTENT[:-1] + b"!")
+
+    monkeypatch.setattr(sftp._Delivery, "_give_name", spoil)
+    with pytest.raises(ArrivedDamaged):
+        _deliver(sshd, root, package, proofs=both)
+    assert _there(sshd) == [], "what we put there and nothing proves is ours to remove"
+    (sshd.upload / NAME).write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(DeliveryRefused, match="is not the package"):
+        _deliver(sshd, root, package, proofs=both)
+    assert _there(sshd) == [NAME]
+
+
+@pytest.mark.parametrize("theirs", [b"other", CONTENT[:-1] + b"x"])
+def test_another_who_takes_the_name_first_is_not_overwritten(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, theirs: bytes
+) -> None:
+    """The race between looking and renaming."""
+    compare = sftp._Delivery._compare
+
+    def overtaken(delivery: sftp._Delivery, part: str) -> object:
+        kind = compare(delivery, part)
+        (sshd.upload / NAME).write_bytes(theirs)
+        return kind
+
+    monkeypatch.setattr(sftp._Delivery, "_compare", overtaken)
+    with pytest.raises(DeliveryRefused, match="never overwritten"):
+        _deliver(sshd, root, package)
+    assert (sshd.upload / NAME).read_bytes() == theirs
+    assert _there(sshd) == [NAME]
 
 
 def test_a_drop_box_is_never_called_proven(sshd: Sshd, root: DataRoot, package: Path) -> None:

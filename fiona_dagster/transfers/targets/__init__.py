@@ -90,6 +90,10 @@ class InstancesMissing(PeerUnavailable):
         self.instances = dict(instances)
 
 
+class ArrivedDamaged(PeerUnavailable):
+    """What arrived is not what was sent: it is removed, and sent anew. The target answers."""
+
+
 def utc_now() -> str:
     """The time now as it is written in proofs."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

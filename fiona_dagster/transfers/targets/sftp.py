@@ -25,11 +25,12 @@ from fiona_dagster.errors import (
     NotVerified,
     PeerUnavailable,
     PermanentError,
+    ProofAwaited,
     StorageFull,
     Superseded,
     UsageError,
 )
-from fiona_dagster.transfers.targets import Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, utc_now
 from fiona_dagster.transfers.targets.remote import (
     CHUNK,
     begins_as,
@@ -42,7 +43,7 @@ from fiona_dagster.transfers.targets.remote import (
     size_of,
     write,
 )
-from fiona_dagster.transfers.targets.sftp_proof import Wanted, ask, by_command, by_server_file
+from fiona_dagster.transfers.targets.sftp_proof import Proofs, Wanted, ask, by_command, by_server_file
 from fiona_dagster.transfers.targets.ssh import Link, connection, errors
 
 SERVER_FILE_SECONDS = 20.0
@@ -51,10 +52,6 @@ WORTH_RESUMING = 1 << 20
 """Bytes from which on it pays to compare what is there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
-
-
-class _Damaged(PeerUnavailable):
-    """What arrived is not what was sent: it is removed, and sent anew."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,8 @@ class _Delivery:
         self._local = local
         self._final = final
         self._blind = "agreement" in target.proofs
-        self.sent = self.flushed = False
+        self._proofs = Proofs.of(target.proofs)
+        self.sent = self.flushed = self._named = False
         self.resumed = 0
 
     def bring(self) -> ProofKind:
@@ -189,7 +187,7 @@ class _Delivery:
             return None
         if size != self._local.size:
             raise self._other_content(size)
-        answer = ask(self._link, self._final, self._local, self._target.proofs)
+        answer = ask(self._link, self._final, self._local, self._proofs.at_once)
         if answer is None:
             return self._after_the_name()
         if not answer.same:
@@ -197,18 +195,33 @@ class _Delivery:
         return answer.kind
 
     def _after_the_name(self) -> ProofKind:
-        """What only proves a file that has its name."""
-        if "md5sum_server" in self._target.proofs:
-            answer = by_server_file(self._link, self._final, self._local, SERVER_FILE_SECONDS)
-            if not answer.same:
-                raise DeliveryRefused(
-                    f"target {self._link.name}: the server's own checksum (md5sum_server) is not that of the "
-                    "package; have package and checksum removed there, then deliver again"
-                )
-            return answer.kind
+        """What only proves a file that has its name, and what is only asked for after that."""
         if self._blind:
             return "agreement"
-        raise self._no_proof()
+        if not self._proofs.server_file:
+            raise self._no_proof()
+        try:
+            answer = by_server_file(self._link, self._final, self._local, SERVER_FILE_SECONDS)
+        except ProofAwaited:
+            later = ask(self._link, self._final, self._local, self._proofs.later)
+            if later is None:
+                raise
+            answer = later
+        if answer.same:
+            return answer.kind
+        if self._named and answer.kind != "sftp-md5sum-server":
+            remove(self._link, self._final)  # ours, since a moment ago, and proven to nobody
+            raise self._damaged()
+        raise DeliveryRefused(
+            f"target {self._link.name}: by {' or '.join(self._target.proofs)}, what has the package's name "
+            "there is not the package; have it and its checksum removed there, then deliver again"
+        )
+
+    def _damaged(self) -> ArrivedDamaged:
+        return ArrivedDamaged(
+            f"target {self._link.name}: what lies there differs from what was sent; removed, trying "
+            "again may help"
+        )
 
     def _no_proof(self) -> DeliveryRefused:
         return DeliveryRefused(
@@ -245,7 +258,7 @@ class _Delivery:
             if arrived is not None and arrived != local.size:
                 # Writes are answered late: a full disk may show only here.
                 check_room(link, part, local.size - arrived)
-                raise _Damaged(
+                raise ArrivedDamaged(
                     f"target {link.name}: only {arrived} of {local.size} bytes arrived; trying again may help"
                 )
 
@@ -276,20 +289,18 @@ class _Delivery:
             return 0
 
     def _compare(self, part: str) -> ProofKind | None:
-        answer = ask(self._link, part, self._local, self._target.proofs)
+        answer = ask(self._link, part, self._local, self._proofs.at_once)
         if answer is None:
-            if not {"md5sum_server", "agreement"} & {*self._target.proofs}:
+            if not (self._blind or self._proofs.server_file):
                 raise self._no_proof()
             return None
         if not answer.same:
-            raise _Damaged(
-                f"target {self._link.name}: what lies there differs from what was sent; removed, trying "
-                "again may help"
-            )
+            raise self._damaged()
         return answer.kind
 
     def _give_name(self, part: str) -> None:
-        # SFTP's own rename fails where the new name exists (draft 02, section 6.5): no race can overwrite.
+        # SFTP's own rename fails where the new name exists (draft 02, section 6.5; OpenSSH makes a hard link):
+        # no race can overwrite. posix-rename@openssh.com would, so it is never used for a package.
         link = self._link
         with errors(link.name, "renaming"):
             try:
@@ -297,14 +308,13 @@ class _Delivery:
             except PermissionError:
                 raise
             except OSError:
-                if self._blind:
+                if self._blind or self._under_its_name() is None:
                     raise
-                if self._under_its_name() is not None:
-                    remove(link, part)
-                    return
-                link.client.posix_rename(part, self._final)
+                remove(link, part)
+                return
+        self._named = True
         if not self._blind and size_of(link, self._final) != self._local.size:
-            raise _Damaged(
+            raise ArrivedDamaged(
                 f"target {link.name}: the package is not there after renaming; trying again may help"
             )
 
@@ -350,7 +360,7 @@ def _reads(link: Link, path: str, size: int, digest: str) -> bool:
 
 def _leaves_nothing(error: FionaError) -> bool:
     """Whether what was sent so far is removed: all but what another attempt can continue."""
-    return isinstance(error, PermanentError | Superseded | StorageFull | _Damaged)
+    return isinstance(error, PermanentError | Superseded | StorageFull | ArrivedDamaged)
 
 
 def _pieces(stream: BinaryIO, size: int, seen: Callable[[bytes], object]) -> Iterator[None]:

@@ -54,6 +54,29 @@ class Answer:
     same: bool
 
 
+@dataclass(frozen=True)
+class Proofs:
+    """The setting ``proofs``, cut at the server's own checksum file, which comes after the file has its name.
+
+    Attributes:
+        at_once: kinds that are asked for before the file gets its name.
+        server_file: whether the checksum file counts.
+        later: kinds that are asked for when the checksum file does not come.
+    """
+
+    at_once: tuple[SftpProofSetting, ...]
+    server_file: bool
+    later: tuple[SftpProofSetting, ...]
+
+    @classmethod
+    def of(cls, proofs: tuple[SftpProofSetting, ...]) -> Proofs:
+        """The parts of a setting, in its order."""
+        if "md5sum_server" not in proofs:
+            return cls(proofs, server_file=False, later=())
+        where = proofs.index("md5sum_server")
+        return cls(proofs[:where], server_file=True, later=proofs[where + 1 :])
+
+
 def ask(link: Link, path: str, wanted: Wanted, kinds: Sequence[SftpProofSetting]) -> Answer | None:
     """Compares a remote file with what it is to be, by the first kind of proof that the server can give.
 
