@@ -96,13 +96,14 @@ class Circuits:
 
     def forget_idle(self) -> None:
         """Forgets targets that no delivery waits for any more: taken out, or everything was withdrawn."""
-        idle = (
-            "FROM facts WHERE name LIKE 'circuit:%' AND NOT EXISTS (SELECT 1 FROM work "
-            f"WHERE work.kind = 'deliver' AND work.target = substr(facts.name, {len(_PREFIX) + 1}))"
-        )
-        if self._store.row(f"SELECT 1 {idle}") is not None:  # every tick asks; writing would wait for others
-            with self._store.writing() as db:
-                db.execute(f"DELETE {idle}")
+        waited = {
+            f"{_PREFIX}{row['target']}"
+            for row in self._store.rows("SELECT DISTINCT target FROM work WHERE kind = 'deliver'")
+        }
+        for row in self._store.rows("SELECT name FROM facts WHERE name LIKE 'circuit:%'"):
+            if row["name"] not in waited:
+                with self._store.writing() as db:
+                    db.execute("DELETE FROM facts WHERE name = ?", (row["name"],))
 
     def may_probe(self, circuit: Circuit) -> bool:
         """Whether it is time for one delivery to try."""

@@ -299,8 +299,8 @@ class _Delivery:
         return answer.kind
 
     def _give_name(self, part: str) -> None:
-        # SFTP's own rename fails where the new name exists (draft 02, section 6.5; OpenSSH makes a hard link):
-        # no race can overwrite. posix-rename@openssh.com would, so it is never used for a package.
+        # SFTP's own rename fails where the new name exists (draft 02, section 6.5; OpenSSH makes a hard
+        # link): no race can overwrite. posix-rename@openssh.com would, so it is never used for a package.
         link = self._link
         with errors(link.name, "renaming"):
             try:
