@@ -34,6 +34,7 @@ from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
 from fiona_dagster.deid.rows import Cut, Unsure
+from fiona_dagster.errors import UnreadableDicom
 
 IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"
 IMPLEMENTATION_VERSION = "FIONA_DAGSTER"
@@ -117,7 +118,12 @@ class FastWay:
             raise Unsure
         for length in _HEADS:
             head = os.pread(descriptor, length, 0)
-            syntax, sop_class, start = beginning(memoryview(head))
+            try:
+                syntax, sop_class, start = beginning(memoryview(head))
+            except UnreadableDicom:
+                if len(head) == size:
+                    raise
+                continue  # file meta information of any length
             if syntax in DEFLATED or syntax == BIG_ENDIAN:
                 raise Unsure
             try:
@@ -125,6 +131,8 @@ class FastWay:
             except Cut:
                 if len(head) == size:
                     raise
+                continue
+            if made.pixels + 12 > len(head) < size:
                 continue
             return self._copy(made, head, descriptor, project)
         raise Unsure

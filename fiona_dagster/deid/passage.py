@@ -30,11 +30,12 @@ from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+_RESERVED = b"\0\0"
 _SMALL = 4096
 """Longer elements and values are not remembered."""
 _MAY_BE_UID = re.compile(rb"[0-9]+(?:[._\-][0-9]+){3}")
 _DAY = re.compile(rb"\d{8}")
-BEHIND = 0xFFFFFFFF
+BEHIND = 1 << 32
 """Greater than any tag."""
 _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
 _UID, _SEQUENCE, _PIXEL, _EXACT = rows.UID, rows.SEQUENCE, rows.PIXEL, rows.EXACT
@@ -72,10 +73,10 @@ class Run:
     def top(self, start: int, whole: bool) -> list[bytes]:
         """The new bytes of everything before the pixel data, with what is assigned."""
         out: list[bytes] = []
-        pos = self._elements(start, len(self.data), self.person.plan, out, self._upcoming[0])
+        self._elements(start, len(self.data), self.person.plan, out, self._upcoming[0])
         if self.pixels < 0:
-            if not whole or pos != len(self.data):
-                raise Unsure
+            if not whole:
+                raise Cut
             self._insert(out, BEHIND)
         return out
 
@@ -92,7 +93,7 @@ class Run:
             raise Unsure
         for tag in (SOP_INSTANCE, STUDY):  # names of files follow from them
             at = header.places[tag]
-            row = self.person.plan.found[self.data[at : at + self.width]]
+            row = self.person.plan.row(self.data[at : at + self.width])
             if tag not in self.written and row.kind != _DATA:
                 raise Unsure
         if self.suspects:
@@ -121,6 +122,8 @@ class Run:
             if row is None:
                 if places is None and data[pos : pos + 4] == _ITEM_END:
                     break
+                if end - pos < 8:
+                    raise self._cut(end)
                 row = plan.make(data[pos : pos + width])
             tag, kind, long, needs, counted, told, vr, _ = row
             if tag <= last:
@@ -141,6 +144,8 @@ class Run:
                 at = pos + 8
                 length = int.from_bytes(data[pos + 4 : at], "little")
             elif long:
+                if data[pos + 6 : pos + 8] != _RESERVED:
+                    raise self._cut(end) if pos + 8 > end else Unsure
                 at = pos + 12
                 length = int.from_bytes(data[pos + 8 : at], "little")
             else:
@@ -152,6 +157,8 @@ class Run:
                     raise self._cut(end)
                 if kind != _SEQUENCE:
                     kind = _EXACT
+            if length & 1 and kind <= _DATA:
+                raise Unsure  # it gets padding
             if told and kind != _EXACT and length <= 0x10000:
                 self._tell(tag, told, data[at:stop])
             if kind == _TEXT:
@@ -207,7 +214,10 @@ class Run:
             return pos
         head = 12 if row.long and not self.implicit else 8
         size = 2 if head == 8 and not self.implicit else 4
-        stop = pos + head + int.from_bytes(self.data[pos + head - size : pos + head], "little")
+        length = int.from_bytes(self.data[pos + head - size : pos + head], "little")
+        if length == UNDEFINED or (unless and row.kind == _EXACT):  # its own header may change
+            raise Unsure
+        stop = pos + head + length
         if stop > end:
             raise self._cut(end)
         there: list[bytes] = []
@@ -234,7 +244,8 @@ class Run:
         if self.listen:
             return
         own = charset is None or charset == person.charset
-        if own and (tag, value) in person.harmless:
+        known = (tag, vr.encode() + value if tag >> 16 & 1 else value)  # of private ones the file says the VR
+        if own and known in person.harmless:
             return
         if not person.leftovers.harmless(tag, vr, value, person.charset if charset is None else charset):
             raise Unsure
@@ -243,7 +254,7 @@ class Run:
         elif own and len(value) <= _SMALL:
             if len(person.harmless) >= rows.REMEMBERED:
                 person.harmless.clear()
-            person.harmless.add((tag, value))
+            person.harmless.add(known)
 
     def _uid(self, pos: int, value: bytes, row: Row, plan: Rows, out: list[bytes]) -> None:
         person, unlisted = self.person, bool(row.needs)
@@ -302,6 +313,8 @@ class Run:
     def _charset(self, span: _Span, row: Row, plan: Rows, out: list[bytes]) -> int:
         stop = span.at + span.length
         value = self.data[span.at : stop]
+        if span.length & 1:
+            raise Unsure
         if not plan.within:
             self.charset = value
         elif value and value != self.person.charset and not self.listen:
@@ -378,6 +391,8 @@ class Run:
             tag = int.from_bytes(group, "little") << 16 | number
             if elements and tag <= elements[-1].tag:
                 raise Unsure
+            if not plan.within:
+                self.header.places[tag] = pos
             try:
                 pos, element = reader.element(pos, end, tag, length, len(plan.within))
             except UnreadableDicom:

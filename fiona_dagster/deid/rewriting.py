@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fiona_dagster.deid.assignment import Insertion
-from fiona_dagster.deid.elements import IMPLICIT, DicomFile
+from fiona_dagster.deid.elements import IMPLICIT, PIXELS, DicomFile
 from fiona_dagster.deid.encoding import written
 from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task
 from fiona_dagster.deid.leftovers import Leftovers
@@ -146,7 +146,7 @@ class Rewriter:
         terms = Terms(exempt=self.engine.exempt)
         terms.learn((*each, charset) for each in told)  # type: ignore[misc]
         assigned = self._insertions(study)
-        if assigned is None:
+        if assigned is None or any(each.element.tag >= min(PIXELS) for each in assigned):
             raise Unsure
         inserted = [
             (each.element.tag, written([each.element], bool(implicit), True), each.unless)

@@ -24,6 +24,7 @@ TEXT, DATA, DROP, CONSTANT, UID, SEQUENCE, PIXEL, EXACT, PRIVATE, CHARSET = rang
 treated item by item, the pixel data, treated by the exact engine alone or as a group, the character set."""
 REMEMBERED = 20_000
 """Rows, values and outcomes that are remembered before all are forgotten; hostile files hold any number."""
+_PIXEL_VRS = frozenset(("OB", "OW", "OF", "OD"))
 LEAST_UID = 7
 """Bytes of the shortest UID that is looked for (1.2.3.4)."""
 _WHOLE = DEPENDENT | {0x00420011, 0x00420015, 0x7FE00001, 0x7FE00002, 0x7FE00003}
@@ -91,11 +92,15 @@ class Rows:
             inner = self._inner[tag] = Rows(self.engine, self.iod, self.implicit, (*self.within, tag))
         return inner
 
+    def row(self, key: bytes) -> Row:
+        """The row for the first bytes of an element, see :meth:`make`."""
+        return self.found.get(key) or self.make(key)
+
     def make(self, key: bytes) -> Row:
         """The row for the first bytes of an element: tag and VR, or the tag alone in implicit VR.
 
         Raises:
-            Unsure: no element of a known VR.
+            Unsure: no element of a known VR, or a character set or pixel data of an unusual one.
         """
         tag = int.from_bytes(key[:2], "little") << 16 | int.from_bytes(key[2:4], "little")
         known = dictionary_vr(tag)
@@ -121,8 +126,13 @@ class Rows:
         kind, needs = self._kind(tag, vr, place, step)
         counted = None if step.action in UNCOUNTED or kind == EXACT else (counted_name(tag), step.action)
         judged = dictionary_vr(tag) or vr
-        if tag == CHARACTER_SET and kind == TEXT:
+        if tag == CHARACTER_SET:
+            if kind != TEXT:
+                raise Unsure
             kind = CHARSET
+        usual = kind == PIXEL and (self.implicit or vr in _PIXEL_VRS)
+        if tag in PIXELS and not self.within and not usual:
+            raise Unsure
         return Row(tag, kind, long, needs, counted, told, judged, place)
 
     def _kind(self, tag: int, vr: str, place: Place, step: Step) -> tuple[int, object]:
