@@ -38,10 +38,13 @@ _LABELLED = re.compile(
     re.IGNORECASE,
 )
 _TITLED = re.compile(
-    r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Fru|Mme|Dott|Dra|Sr|Sra)\b\.?"
+    r"\b(?:(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Fru|Mme|Dott|Dra|Sr|Sra)\b\.?"
+    r"|(?:DR|PROF|MRS?|MS|DOTT|DRA|SRA?)\.|(?:MISS|HERR|FRAU|FRU|MME)\b\.?)"
     r"((?:[ ]+(?:med\.?|von|van|de|der|[A-Z]\.))*"
     r"(?:[ ]+[A-ZÀ-ÞŁŠŽ][^\W\d_]+(?:['\-][^\W\d_]+)*){1,3})"
 )
+_WORD = re.compile(r"[^\W\d_]+(?:['\-][^\W\d_]+)*")
+_ABBREVIATION = 3
 
 
 def cleaned(text: str, terms: Terms, longest: int | None = None, *, keep_dates: bool = False) -> str:
@@ -70,10 +73,19 @@ def _patterns(text: str) -> Iterator[tuple[int, int]]:
     for found in _LABELLED.finditer(text):
         yield found.span(1)
     for found in _TITLED.finditer(text):
-        for word in re.finditer(r"[^\W\d_]+(?:['\-][^\W\d_]+)*", found[1]):
-            if word[0].lower() in common_words():
-                break
-            yield found.start(1) + word.start(), found.start(1) + word.end()
+        yield from _names_in(found[1], found.start(1))
+
+
+def _names_in(words: str, at: int) -> Iterator[tuple[int, int]]:
+    """The names behind a title, up to a word of the field: a common one, or an abbreviation like ``TE``."""
+    mixed = False
+    for word in _WORD.finditer(words):
+        if word[0].lower() in common_words() or (
+            mixed and word[0].isupper() and 1 < len(word[0]) <= _ABBREVIATION
+        ):
+            break
+        mixed = mixed or not (word[0].isupper() or word[0].islower())
+        yield at + word.start(), at + word.end()
 
 
 def _dates(folded: str) -> Iterator[tuple[int, int]]:
