@@ -43,8 +43,6 @@ LANES = {
     "test_whole_way": "one service",
     "test_sites": "one service",
     "test_evidence": "one service",
-    "test_crashes": "kills and demo",
-    "test_demo": "kills and demo",
 }
 """Files with a whole service: those of a lane run one after the other, since too many starve each other."""
 

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -18,6 +19,7 @@ from fiona_dagster.redcap import IncomingProject, RedcapClient
 from fiona_dagster.transfers.verify import verify_package
 from tests.end_to_end.conftest import Site
 from tests.end_to_end.service import CHECKOUT, wait_until
+from tests.peers_fixtures import program
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.shared, pytest.mark.timeout(420)]
 
@@ -36,36 +38,57 @@ def studies_of(folder: Path) -> dict[str, int]:
     return {study: len(instances) for study, instances in found.items()}
 
 
-def test_three_vendors_arrive_at_openssh_and_orthanc(
-    site: Site, shared: Path, dcmtk: Callable[[str], str]
-) -> None:
-    service = site.service
-    wanted: dict[str, int] = {}
-    for name in SETS:
-        folder = shared / "data" / "visible" / name
-        wanted.update(studies_of(folder))
-        subprocess.run(
-            [
-                dcmtk("dcmsend"),
-                "-aec",
-                "FIONA",
-                "+sd",
-                "+r",
-                "--no-halt",
-                "127.0.0.1",
-                str(service.dicom_port),
-                folder,
-            ],
-            check=True,
-            capture_output=True,
-        )
-    assert len(wanted) == 3
+@dataclass(frozen=True)
+class Arrived:
+    """What was sent and imported, all of it assigned to STUDYA.
 
-    for number, study in enumerate(wanted):
+    Attributes:
+        sent: StudyInstanceUID -> number of instances of the studies that came from dcmsend.
+        imported: of the sound study beside the broken files.
+        code: what `fiona import` returned.
+        report: what it said.
+        left: files that it left outside of the data root.
+    """
+
+    sent: dict[str, int]
+    imported: dict[str, int]
+    code: int
+    report: dict[str, Any]
+    left: set[Path]
+
+
+@pytest.fixture(scope="module")
+def arrived(site: Site, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrived:
+    """Four studies on their way at once; a test of its own for each would wait four times as long."""
+    service, visible = site.service, shared / "data" / "visible"
+    sent: dict[str, int] = {}
+    for name in SETS:
+        sent.update(studies_of(visible / name))
+        sender = [program("dcmsend", "dcmtk"), "-aec", "FIONA", "+sd", "+r", "--no-halt", "127.0.0.1"]
+        command = [*sender, str(service.dicom_port), str(visible / name)]
+        environment = {**os.environ, "TCP_NODELAY": "1"}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    sound = visible / "ct_ge_tilt"
+    imported = studies_of(sound)
+    base = tmp_path_factory.getbasetemp()
+    before = _outside(base)
+    done = service.fiona("import", "--json", str(visible / "broken"), str(sound), check=False)
+    left = _outside(base) - before
+    for number, study in enumerate((*sent, *imported)):
         service.held(study)
         service.fiona(
             *("assign", study, "--project", "STUDYA", "--participant", f"A{number}", "--event", "Baseline")
         )
+    return Arrived(sent, imported, done.returncode, json.loads(done.stdout), left)
+
+
+def _outside(base: Path) -> set[Path]:
+    return {path for path in base.rglob("*") if not {"data", "redcap", "orthanc", "sshd"} & set(path.parts)}
+
+
+def test_three_vendors_arrive_at_openssh_and_orthanc(site: Site, arrived: Arrived) -> None:
+    service, wanted = site.service, arrived.sent
+    assert len(wanted) == 3
 
     in_orthanc = {}
     for study, instances in wanted.items():
@@ -103,26 +126,13 @@ def _check_redcap(site: Site, study: str, mapped_uid: str) -> None:
     assert request.errors == ()
 
 
-def test_broken_files_harm_nothing_and_a_sound_study_goes_on(
-    site: Site, shared: Path, tmp_path: Path
-) -> None:
+def test_broken_files_harm_nothing_and_a_sound_study_goes_on(site: Site, arrived: Arrived) -> None:
     service = site.service
-    before = {path for path in tmp_path.parent.rglob("*") if "data" not in path.parts}
-    sound = shared / "data" / "visible" / "ct_ge_tilt"
-    (study,) = studies_of(sound)
-    done = service.fiona(
-        "import", "--json", str(shared / "data" / "visible" / "broken"), str(sound), check=False
-    )
-    report = json.loads(done.stdout)
-
-    assert done.returncode == 1, "files went to quarantine"
-    assert report["quarantined"]
-    assert before == {path for path in tmp_path.parent.rglob("*") if "data" not in path.parts}
-
-    service.held(study)
-    service.fiona("assign", study, "--project", "STUDYA", "--participant", "B1", "--event", "E1")
-    transfer = service.delivered(study, "STUDYA")
-    assert transfer["package"]["instances"] == len(list(sound.iterdir()))
+    assert arrived.code == 1, "files went to quarantine"
+    assert arrived.report["quarantined"]
+    assert arrived.left == set()
+    for study, instances in arrived.imported.items():
+        assert service.delivered(study, "STUDYA")["package"]["instances"] == instances
 
     damaged = "1.3.6.1.4.1.5962.1.2.1.20040119072730.12322"
     wait_until("the damaged study is flagged", lambda: service.state(damaged) == "flagged")
