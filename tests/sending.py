@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from fiona_dagster.config import DataRoot
+from fiona_dagster.dicom.requestor import Context, Open, Requestor
 from fiona_dagster.ledger import Content, Ledger, Request
 
 
@@ -28,3 +31,28 @@ class Recorder:
 
 def unrecorded() -> None:
     """``begin`` of a target that needs no answer."""
+
+
+def exchanging(monkeypatch: pytest.MonkeyPatch, replace: Callable[[str, Callable[[], int]], int]) -> None:
+    """Puts something in the place of each exchange of a C-STORE with its answer.
+
+    ``replace`` gets the SOP Instance UID and what really sends and gives the status; it returns a status, or
+    raises ``Broken``.
+    """
+    store, answer = Requestor.store, Requestor.answer
+    asked: dict[int, tuple[Context, str, memoryview | Open]] = {}
+
+    def keep(self: Requestor, context: Context, sop_instance: str, data: memoryview | Open) -> None:
+        asked[id(self)] = (context, sop_instance, data)
+
+    def exchange(self: Requestor, seconds: float) -> int:
+        request = asked[id(self)]
+
+        def send() -> int:
+            store(self, *request)
+            return answer(self, seconds)
+
+        return replace(request[1], send)
+
+    monkeypatch.setattr(Requestor, "store", keep)
+    monkeypatch.setattr(Requestor, "answer", exchange)

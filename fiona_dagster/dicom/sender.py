@@ -47,7 +47,8 @@ def store_files(
         instances: what, see :func:`fiona_dagster.dicom.instances.read_instance`.
         digests: SHA-256 by ``str(path)`` that the very bytes which are sent must have; None: any.
         associations: how many at once; those that a peer refuses beyond the first are done without.
-        before: called before an instance is sent; what it raises ends the sending.
+        before: called before an instance is sent, with several associations before it is handed to one of
+            them; what it raises ends the sending.
         after: called with each result. Both are called in the caller's thread.
 
     Returns:
@@ -86,14 +87,17 @@ class _Lane:
         peer: Peer,
         contexts: Sequence[Context],
         digests: Mapping[str, str] | None,
+        *,
         take: Take,
         done: Done,
+        permit: Callable[[Instance], None],
     ) -> None:
         self._peer = peer
         self._contexts = contexts
         self._digests = digests
         self._take = take
         self._done = done
+        self._permit = permit
         self._rooms = [Room(), Room()]
         self._now: Ready | None = None
         self._ahead: Ready | None = None
@@ -128,6 +132,7 @@ class _Lane:
             if instance.context not in association.accepted:
                 self._finish(StoreResult(instance, None, NOT_ACCEPTED))
                 continue
+            self._permit(instance)
             try:
                 association.store(instance.context, instance.sop_instance, ready.data)
                 self._look_ahead()
@@ -212,7 +217,7 @@ class _Several:
         """Sends them all."""
         self._left.extend(waiting)
         if lanes <= 1:
-            self._lane(self._next, self._done).run()
+            self._lane(self._next, self._done, self._before).run()
             return
         threads = [threading.Thread(target=self._work, name=f"store-{n}") for n in range(lanes)]
         for thread in threads:
@@ -226,15 +231,12 @@ class _Several:
             for thread in threads:
                 thread.join()
 
-    def _lane(self, take: Take, done: Done) -> _Lane:
-        return _Lane(self._peer, self._contexts, self._digests, take, done)
+    def _lane(self, take: Take, done: Done, permit: Callable[[Instance], None]) -> _Lane:
+        return _Lane(self._peer, self._contexts, self._digests, take=take, done=done, permit=permit)
 
     def _next(self, wait: bool) -> Instance | None:
         del wait
-        if not self._left:
-            return None
-        self._before(self._left[0])
-        return self._left.popleft()
+        return self._left.popleft() if self._left else None
 
     def _hand_out(self, lanes: int) -> None:
         """Gives each lane one to send and one to look ahead at, so that a stop works almost at once."""
@@ -256,7 +258,7 @@ class _Several:
             self._left.extendleft(event.unfinished)
 
     def _work(self) -> None:
-        lane = self._lane(self._shared, self._events.put)
+        lane = self._lane(self._shared, self._events.put, lambda _: None)
         try:
             lane.run()
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread

@@ -18,7 +18,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from fiona_dagster.dicom import sender
 from fiona_dagster.dicom.clients import count_instances, echo, find_instance_uids
 from fiona_dagster.dicom.peers import Peer
-from fiona_dagster.dicom.requestor import Context, Open, Requestor
 from fiona_dagster.dicom.wire import Broken
 from fiona_dagster.errors import (
     ContentUnproven,
@@ -31,7 +30,7 @@ from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, 
 from fiona_dagster.transfers.targets import dicom as target_module
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from tests.peers_fixtures import CuttingProxy, Orthanc, free_port
-from tests.sending import Recorder
+from tests.sending import Recorder, exchanging
 
 pytestmark = pytest.mark.peers
 
@@ -72,17 +71,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def answered(monkeypatch: pytest.MonkeyPatch, change: Callable[[str, int], int]) -> None:
     """Puts something between the answers of the PACS and the sender: gets UID and status, gives a status."""
-    store, answer, uids = Requestor.store, Requestor.answer, {}
-
-    def note(self: Requestor, context: Context, sop_instance: str, data: memoryview | Open) -> None:
-        uids[id(self)] = sop_instance
-        store(self, context, sop_instance, data)
-
-    def changed(self: Requestor, seconds: float) -> int:
-        return change(uids[id(self)], answer(self, seconds))
-
-    monkeypatch.setattr(Requestor, "store", note)
-    monkeypatch.setattr(Requestor, "answer", changed)
+    exchanging(monkeypatch, lambda uid, send: change(uid, send()))
 
 
 def digests(files: list[Path]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.transfers import completion, delivery, execution, intake, outcome, requests
 from fiona_dagster.transfers.removal import confirm_removed
+from tests.sending import exchanging
 from tests.site import EVENT, PROJECT, STUDY, Site
 
 WRONG, RIGHT = "H001", "H002"
@@ -89,16 +91,14 @@ def broken_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 def break_after(site: Site, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """The PACS is full after so many instances."""
-    from fiona_dagster.dicom import clients
+    sent = 0
 
-    send, sent = clients._send, 0
-
-    def full(*values: object) -> int | None:
+    def full(_: str, send: Callable[[], int]) -> int:
         nonlocal sent
         sent += 1
-        return send(*values) if sent <= count else 0xA700  # type: ignore[arg-type]
+        return send() if sent <= count else 0xA700
 
-    monkeypatch.setattr(clients, "_send", full)
+    exchanging(monkeypatch, full)
 
 
 @pytest.mark.parametrize("instance", [1, 2], ids=["edited", "a second request"])
@@ -221,21 +221,18 @@ def test_a_correction_that_comes_while_it_is_sent_stops_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sensor takes no lock: it must be seen at once."""
-    from fiona_dagster.dicom import clients
-
     site.project(targets=["pacs"])
     site.receive(1, 2)
     write(site, WRONG)
     site.poll()
     site.make_package()
-    send = clients._send
 
-    def correct(*values: object) -> int | None:
+    def correct(_: str, send: Callable[[], int]) -> int:
         write(site, RIGHT)
         assert len(site.poll().refused) == 1
-        return send(*values)  # type: ignore[arg-type]
+        return send()
 
-    monkeypatch.setattr(clients, "_send", correct)
+    exchanging(monkeypatch, correct)
     before = site.transfer()
     with pytest.raises(Superseded):
         deliver(site)

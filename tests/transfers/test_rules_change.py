@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fiona_dagster.errors import RequestRefused, Superseded
 from fiona_dagster.transfers import delivery, execution, rules
+from tests.sending import exchanging
 from tests.site import PROJECT, STUDY, Site
 
 
@@ -130,17 +132,14 @@ def test_rules_that_change_between_verification_and_packaging(site: Site) -> Non
 
 
 def test_an_operator_stops_what_is_under_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fiona_dagster.dicom import clients
-
     site.project(targets=["pacs"])
     site.packaged()
-    send = clients._send
 
-    def end(*values: object) -> int | None:
+    def end(_: str, send: Callable[[], int]) -> int:
         site.project(targets=["pacs"], active=False)
-        return send(*values)  # type: ignore[arg-type]
+        return send()
 
-    monkeypatch.setattr(clients, "_send", end)
+    exchanging(monkeypatch, end)
     with pytest.raises(RequestRefused, match="not active"):
         deliver(site, "pacs")
     assert len(site.pacs.sop_instance_uids()) == 1
@@ -150,18 +149,17 @@ def test_other_bytes_of_other_rules_at_a_pacs_are_not_proven(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first attempt broke off under the old rules."""
-    from fiona_dagster.dicom import clients
     from fiona_dagster.errors import ContentUnproven, PeerUnavailable
 
     site.project(targets=["pacs"])
     site.packaged()
-    send, sent = clients._send, []
+    sent: list[str] = []
 
-    def full(*values: object) -> int | None:
-        sent.append(values)
-        return send(*values) if len(sent) == 1 else 0xA700  # type: ignore[arg-type]
+    def full(uid: str, send: Callable[[], int]) -> int:
+        sent.append(uid)
+        return send() if len(sent) == 1 else 0xA700
 
-    monkeypatch.setattr(clients, "_send", full)
+    exchanging(monkeypatch, full)
     with pytest.raises(PeerUnavailable):
         deliver(site, "pacs")
     monkeypatch.undo()
