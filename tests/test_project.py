@@ -170,6 +170,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("opt_out", settings.OptOutSettings),
         ("targets: SFTP", targets.SftpTarget),
         ("targets: DICOM", targets.DicomTarget),
+        ("targets: folder", targets.FolderTarget),
         ("completion", settings.CompletionSettings),
         ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),

@@ -26,13 +26,17 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.pass_context
 def check_(context: click.Context, *, as_json: bool) -> None:
-    """Names everything that is wrong with config.json, project and rule files; exit code 1 if anything is."""
+    """Names everything that is wrong with config.json, project and rule files; exit code 1 if anything is.
+
+    Folders that are targets are looked at, too: whether they are there and may be written to.
+    """
     from fiona_dagster.operations import configuration_problems
+    from fiona_dagster.transfers.targets.checking import unusable_targets
 
     root = DataRoot.from_environment()
     if not root.config.is_dir():
         raise ConfigurationError(f"{root.path}: no data root; run `fiona init` or set FIONA_DATA")
-    problems = configuration_problems(root)
+    problems = [*configuration_problems(root), *unusable_targets(root)]
     if as_json:
         click.echo(
             json.dumps({"data_root": str(root.path), "ok": not problems, "problems": problems}, indent=1)

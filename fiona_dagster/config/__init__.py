@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         Source,
         TokenSource,
     )
-    from fiona_dagster.config.targets import DicomTarget, SftpTarget, Target
+    from fiona_dagster.config.targets import DicomTarget, FolderTarget, PackageTarget, SftpTarget, Target
 
 __all__ = [
     "PROJECT_NAME",
@@ -65,8 +65,10 @@ __all__ = [
     "DataRoot",
     "DicomTarget",
     "Durability",
+    "FolderTarget",
     "OptOutSettings",
     "PackageSettings",
+    "PackageTarget",
     "ProjectSettings",
     "ReceiverSettings",
     "RedcapSettings",
@@ -104,6 +106,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "settings" if name[0].isupper() else "load"
     module = "access" if name in {"AllowedCaller", "TlsSettings"} else module
-    module = "targets" if name == "Target" or name.endswith("Target") else module
+    module = "targets" if name.endswith("Target") else module
     module = "apart" if name == "load_settings_apart" else module
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.root import DataRoot
 from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings, TokenSource
+from fiona_dagster.config.targets import FolderTarget
 from fiona_dagster.errors import ConfigurationError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -249,6 +250,7 @@ def check(root: DataRoot) -> list[str]:
                 problems.append(f"{path}: targets: no target {target!r} in config.json (there: {known})")
     if settings is not None:
         problems.extend(_missing_tls_files(root, settings))
+        problems.extend(_target_problems(root, settings))
     for name in settings.SITES if settings is not None else ():
         if not has_project(root, name):
             problems.append(
@@ -268,6 +270,20 @@ def _missing_tls_files(root: DataRoot, settings: Settings) -> list[str]:
             name = getattr(section.tls, key)
             if name and not resolve(root, name).is_file():
                 problems.append(f"{root.config_file}: {where}.tls.{key}: no file {resolve(root, name)}")
+    return problems
+
+
+def _target_problems(root: DataRoot, settings: Settings) -> list[str]:
+    """What can be seen of targets without asking them: files that are named, folders that can't be right."""
+    problems = []
+    for name, target in settings.targets.items():
+        where = f"{root.config_file}: targets.{name}"
+        for key in type(target).model_fields:
+            value = getattr(target, key)
+            if key.endswith("_file") and value and not resolve(root, value).is_file():
+                problems.append(f"{where}.{key}: no file {resolve(root, value)}")
+        if isinstance(target, FolderTarget) and Path(target.directory).is_relative_to(root.path):
+            problems.append(f"{where}.directory: lies in the data root; packages are here already")
     return problems
 
 

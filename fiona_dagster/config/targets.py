@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fiona_dagster.config.section import Section
 
@@ -70,4 +71,28 @@ class DicomTarget(Section):
     """How many associations send one study at the same time."""
 
 
-Target = Annotated[SftpTarget | DicomTarget, Field(discriminator="kind")]
+class FolderTarget(Section):
+    """A folder that takes packages, mostly a mounted share."""
+
+    kind: Literal["folder"]
+    directory: str
+    """Absolute path; it must exist, and is never made."""
+    marker: str = Field(".fiona-target", pattern=r"^[A-Za-z0-9._\-]{0,100}$")
+    """A file that somebody made in it once; without it the share counts as not mounted. Empty: the folder
+    alone is enough."""
+    file_mode: str = Field("0640", pattern=r"^0[0-7]{3}$")
+    """Permissions of what is put there, in octal, where the file system has them."""
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Longest that the file system may take for one call."""
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not Path(value).is_absolute():
+            raise ValueError("directory: an absolute path is needed")
+        return value
+
+
+PackageTarget = SftpTarget | FolderTarget
+"""Takes packages."""
+Target = Annotated[PackageTarget | DicomTarget, Field(discriminator="kind")]

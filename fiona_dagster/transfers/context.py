@@ -6,10 +6,9 @@ from types import TracebackType
 
 from fiona_dagster.config import (
     DataRoot,
-    DicomTarget,
     ProjectSettings,
     Settings,
-    SftpTarget,
+    Target,
     has_project,
     load_project_in_force,
     load_settings_in_force,
@@ -106,7 +105,7 @@ class Gateway:
         """
         return load_project_in_force(self.root, name)[0]
 
-    def target(self, name: str) -> SftpTarget | DicomTarget:
+    def target(self, name: str) -> Target:
         """A configured end-point.
 
         Raises:

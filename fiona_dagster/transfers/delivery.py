@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster import landing
-from fiona_dagster.config import ProjectSettings, SftpTarget, require_sending
+from fiona_dagster.config import DicomTarget, ProjectSettings, require_sending
 from fiona_dagster.errors import (
     Busy,
     ConfigurationError,
@@ -115,11 +115,10 @@ def _send(
 
     may_go_on()
     require_not_withdrawn(gateway, transfer)
-    # paramiko and pynetdicom are imported when they are needed: every run is a new process.
-    if isinstance(target, SftpTarget):
-        from fiona_dagster.transfers.targets.sftp import deliver_sftp
+    if not isinstance(target, DicomTarget):
+        from fiona_dagster.transfers.targets.packages import deliver_package
 
-        return deliver_sftp(
+        return deliver_package(
             target,
             gateway.root,
             gateway.root.path / package.path,
@@ -129,6 +128,7 @@ def _send(
             name=target_name,
             may_go_on=may_go_on,
         )
+    # pynetdicom is imported when it is needed: every run is a new process.
     from fiona_dagster.transfers.targets.dicom import deliver_dicom
 
     begun: list[Sending] = []

@@ -18,6 +18,7 @@ ProofKind = Literal[
     "sftp-readback",
     "sftp-digest",
     "sftp-md5sum-server",
+    "folder-readback",
     "agreement",
     "dicom-find",
     "dicom-find-count",

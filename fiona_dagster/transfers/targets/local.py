@@ -1,0 +1,82 @@
+"""The package in hand, as targets that take files need it: hashed, safely named, the one of the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fiona_dagster.errors import NotVerified, UsageError
+
+CHUNK = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
+
+
+@dataclass(frozen=True)
+class LocalPackage:
+    """What is to lie at a target, and a call that raises when it may not go there any more.
+
+    Attributes:
+        path: the ZIP.
+        size: its bytes.
+        md5: hexadecimal.
+        sha256: hexadecimal, the one in the ledger.
+        may_go_on: to be called before every MiB.
+    """
+
+    path: Path
+    size: int
+    md5: str
+    sha256: str
+    may_go_on: Callable[[], None]
+
+    def side_files(self, remote_name: str) -> dict[str, bytes]:
+        """Ending -> content of what lies beside the package, as ``md5sum -c`` and the like read it."""
+        return {
+            f".{kind}": f"{digest}  {remote_name}\n".encode()
+            for kind, digest in (("md5", self.md5), ("sha256", self.sha256))
+        }
+
+
+def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> LocalPackage:
+    """Reads the whole package and compares it with the ledger: half of the gate.
+
+    Args:
+        package: the ZIP.
+        expected_sha256: its digest in the ledger.
+        may_go_on: called before every MiB; what it raises ends the delivery.
+
+    Raises:
+        NotVerified: it is another one, or can't be read.
+    """
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    try:
+        with package.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                md5.update(chunk)
+                sha256.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
+    if sha256.hexdigest() != expected_sha256:
+        raise not_the_one()
+    return LocalPackage(package, size, md5.hexdigest(), expected_sha256, may_go_on)
+
+
+def not_the_one() -> NotVerified:
+    """The bytes in hand are not those of the ledger."""
+    return NotVerified("the package in hand is not the one in the ledger; package the study again")
+
+
+def require_safe_name(remote_name: str, target: str) -> None:
+    """Refuses a name that could mean something else at the other side.
+
+    Raises:
+        UsageError: it is not a plain file name.
+    """
+    if not _NAME.fullmatch(remote_name):
+        raise UsageError(
+            f"target {target}: the package's remote name may hold only letters, digits and . _ + -"
+        )
