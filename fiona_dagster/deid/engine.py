@@ -111,6 +111,12 @@ class Engine:
         """Whether the rules keep an attribute as it is, so that its value need not go elsewhere either."""
         return self.step(Place(tag, vr, within, iod)).action == "keep"
 
+    def known_terms(self) -> Terms:
+        """Terms of the person as far as they are known before an object is looked at."""
+        terms = Terms(exempt=self.exempt)
+        terms.learn(self.identities.told)
+        return terms
+
     def opaque(self, tag: int) -> bool:
         """Whether a sequence goes as a whole, so that nobody needs to look into it."""
         found = self._opaque.get(tag)
@@ -132,7 +138,7 @@ class Engine:
             raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
-        terms = Terms(exempt=self.exempt)
+        terms = self.known_terms()
         iod = iod_of(source.sop_class)
         terms.learn(source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod)))
         task = Task(self, source, iod, terms)
@@ -143,7 +149,8 @@ class Engine:
             task.tally.add("condition not met", tag)
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
-        leftovers = Leftovers(terms, task.originals, self.identities.uid, source.little)
+        originals = task.originals | self.identities.source_uids
+        leftovers = Leftovers(terms, originals, self.identities.uid, source.little)
         elements = leftovers.clean(elements)
         if leftovers.cleaned:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned

@@ -51,6 +51,10 @@ _ZONE = re.compile(r"[+-]\d{4}")
 _ALPHABET = string.ascii_letters + string.digits
 
 
+Told = tuple[int, str, bytes, bytes]
+"""Tag, VR, raw value and Specific Character Set of what tells whose an object is."""
+
+
 def is_well_known(uid: str) -> bool:
     """Whether the standard itself assigned this UID (PS3.6 annex A)."""
     return uid in UIDS
@@ -76,6 +80,10 @@ class Identities:
     """UIDs that are mapped already and stay as they are."""
     kept_words: frozenset[str] = frozenset()
     """Other values of which that is true."""
+    told: tuple[Told, ...] = ()
+    """What identified the person besides what an object says itself (of derived data: in the originals)."""
+    source_uids: frozenset[str] = frozenset()
+    """UIDs that must not stand anywhere besides those of an object itself."""
 
     def __init__(self, secret: bytes, participant: str, generation: int = 0) -> None:
         self._secret = secret
@@ -117,7 +125,8 @@ class Identities:
             letters.append(_ALPHABET[index])
         return "Fiona" + "".join(letters)
 
-    def _moved(self, year: str, month: str, day: str) -> str | None:
+    def moved(self, year: str, month: str, day: str) -> str | None:
+        """A day moved by the participant's number of whole days; ``None``: there is no such day."""
         try:
             moved = datetime.date(int(year), int(month), int(day)) + datetime.timedelta(self.shift_days)
         except (ValueError, OverflowError):
@@ -147,9 +156,9 @@ class Identities:
         if not part.isascii():
             return None
         if vr == "DA" and (found := _DATE.fullmatch(part)):
-            return self._moved(found[1], found[3], found[4])
+            return self.moved(found[1], found[3], found[4])
         if vr == "DT" and (found := _DATE_TIME.fullmatch(part)):
-            moved = self._moved(found[1], found[2], found[3])
+            moved = self.moved(found[1], found[2], found[3])
             return moved and moved + found[4] + (found[5] or "")
         if (vr == "TM" and _TIME.fullmatch(part)) or (vr == "SH" and _ZONE.fullmatch(part)):
             return part

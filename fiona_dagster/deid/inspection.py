@@ -256,10 +256,11 @@ class Inspection:
         readable = search.terms.find("\n".join(folded for _, folded in texts), True)
         if anywhere or readable:
             self._judge(anywhere, found, search.terms)
+        ours = tuple(prefix.encode() for prefix in self.identities.prefixes)
         for e, folded in texts:
             if search.terms.is_value(folded):
                 self._find(_place(e), "residual search: id")
-            if b"." in e.value and stray_uids(e.value, search.uids):
+            if b"." in e.value and any(not uid.startswith(ours) for uid in stray_uids(e.value, search.uids)):
                 self._find(_place(e), "residual search: uid")
         for e in found:
             if not self._excused(e) and _is_telling_number(e, search.terms):

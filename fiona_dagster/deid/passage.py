@@ -97,7 +97,8 @@ class Run:
             if tag not in self.written and row.kind != _DATA:
                 raise Unsure
         if self.suspects:
-            originals = {uid.encode("utf-8", "surrogateescape") for uid in self.originals}
+            known = self.originals | self.engine.identities.source_uids
+            originals = {uid.encode("utf-8", "surrogateescape") for uid in known}
             for is_text, value in self.suspects:
                 if uids_in(value, originals) or (is_text and stray_uids(value, originals)):
                     raise Unsure

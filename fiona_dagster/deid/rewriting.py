@@ -26,7 +26,6 @@ from fiona_dagster.deid.passage import BEHIND, Run
 from fiona_dagster.deid.person import Header, Person
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.rows import Counted, Cut, Rows, Unsure
-from fiona_dagster.deid.terms import Terms
 
 _PEOPLE = 8
 
@@ -143,7 +142,7 @@ class Rewriter:
     def _new_person(self, key: tuple[object, ...]) -> Person:
         implicit, sop_class, study, charset, *told = key
         assert isinstance(sop_class, str) and isinstance(study, str) and isinstance(charset, bytes)  # noqa: S101, PT018
-        terms = Terms(exempt=self.engine.exempt)
+        terms = self.engine.known_terms()
         terms.learn((*each, charset) for each in told)  # type: ignore[misc]
         assigned = self._insertions(study)
         if assigned is None or any(each.element.tag >= min(PIXELS) for each in assigned):

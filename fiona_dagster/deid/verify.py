@@ -22,7 +22,7 @@ from fiona_dagster.deid.pixels import has_embedded_overlay
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, bounded, elements, raw_value, read_header
-from fiona_dagster.deid.terms import Terms, tells
+from fiona_dagster.deid.terms import tells
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 _REPLACED = frozenset(("U", "D", "uid", "X", "Z", "private", "unknown"))
@@ -139,6 +139,7 @@ def _searches(
 ) -> dict[str, Search]:
     """What to look for, by *new* Study Instance UID."""
     made: dict[str, Search] = {}
+    identities = deidentifier.identities
     for source in sources:
         try:
             bounded(source)
@@ -149,7 +150,7 @@ def _searches(
             continue
         asked = _Asked(deidentifier, iod_of(raw_value(data_set, 0x00080016)))
         study = asked.new_uid(STUDY, raw_value(data_set, STUDY))
-        search = made.setdefault(study, Search(Terms(exempt=deidentifier.assigned_words())))
+        search = made.setdefault(study, Search(deidentifier.engine.known_terms()))
         overlays = ((e.tag, e.value) for e in found if e.tag >> 24 == 0x60 and not e.path)
         if has_embedded_overlay(overlays, data_set.original_encoding[1] is not False):
             search.overlays.add(asked.new_uid(SOP_INSTANCE, raw_value(data_set, SOP_INSTANCE)))
@@ -158,7 +159,8 @@ def _searches(
             for e in found
             if e.items < 0 and tells(e.tag, e.vr) and asked.action(e) != "keep"
         )
-        kept = {uid.encode("ascii") for uid in deidentifier.identities.kept_uids}
+        kept = {uid.encode("ascii") for uid in identities.kept_uids}
+        search.uids |= {uid for each in identities.source_uids for uid in _instance_uids(each.encode())}
         for e in found:
             if e.vr == "UI":
                 uids = search.uids if asked.action(e) in _REPLACED else kept

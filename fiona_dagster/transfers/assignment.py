@@ -136,6 +136,8 @@ class _Known:
         if source is not None:
             if any(transfer.project == source.project for transfer in gateway.ledger.transfers.all(uid)):
                 return study, Placing("requested", "derived", source.project)
+            if not derived.originals_of(gateway, source):
+                return study, Placing("waiting", reason=derived.MISSING)
             return study, Placing("asked", "derived", source.project, source.participant, source.event)
         transfers = gateway.ledger.transfers.all(uid)
         candidate = Candidate(

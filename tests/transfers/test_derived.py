@@ -140,6 +140,97 @@ def test_it_is_verified_like_everything_else(site: Site, monkeypatch: pytest.Mon
             execution.verify(gateway, transfer)
 
 
+def test_who_the_original_is_of_is_searched_in_what_was_made_of_its_copies(site: Site) -> None:
+    """Somebody who knew the person wrote into it what the copies don't say: it goes, and is searched for."""
+    _, copies = delivered(site)
+    instance = f"{STUDY}.3.1"
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator = "T-1", "99X"
+    region.CodeMeaning = f"knee of WENDELIN QUISLING, {instance}"
+    image = made_of(
+        copies[0],
+        PositionReferenceIndicator="Q u i s l i n g, born 4 Jul 1953",
+        AnatomicRegionSequence=[region],
+    )
+    image.RescaleType = "zx-83015577"
+    later = made_of(copies[0], SOPInstanceUID=f"{FOREIGN}.1.2", PositionReferenceIndicator="knee")
+    study = come_back(site, image, later)
+    with site.open() as gateway:
+        assignment.assign_held(gateway)
+    site.poll()
+    _, files = made(site, study)
+    key = ProjectKey.load(site.root, PROJECT)
+    assert key is not None
+    first, second = sorted(files, key=lambda copy: len(copy.PositionReferenceIndicator), reverse=True)
+    assert second.PositionReferenceIndicator == "knee"
+    meaning = first.AnatomicRegionSequence[0].CodeMeaning
+    assert meaning.startswith("knee of")
+    assert Identities(key.secret, PARTICIPANT).uid(instance) in meaning
+    shown = str(first).lower()
+    for planted in ("quisling", "q u i s", "wendelin", "83015577", "jul 1953", instance):
+        assert planted not in shown
+
+    leaks = {
+        "PositionReferenceIndicator": "seen by mr quisling",
+        "RescaleType": "ACC 4455667",
+        "ImageType": ["DERIVED", "PRIMARY", instance],
+    }
+    for keyword, value in leaks.items():  # what a rule that failed would leave
+        with site.open() as gateway:
+            transfer = execution.transfer_of(gateway, study, PROJECT)
+            execution.deidentify(gateway, transfer)
+            path = min(execution.working_copy(gateway, transfer).glob("*.dcm"))
+            leak = pydicom.dcmread(path)
+            setattr(leak, keyword, value)
+            leak.save_as(path)
+            with pytest.raises(ResidualIdentifier):
+                execution.verify(gateway, transfer)
+
+
+def test_without_the_originals_it_waits_for_a_person(site: Site) -> None:
+    original, copies = delivered(site)
+    study = come_back(site, made_of(copies[0]))
+    with site.open() as gateway:
+        lost = gateway.root.path / gateway.ledger.receipts.instances(original.study)[1]["path"]
+    kept = lost.rename(site.folder / "elsewhere")
+    with site.open() as gateway:
+        looked = assignment.assign_held(gateway)
+        assert (looked.asked, looked.waiting) == (0, 1)
+        with pytest.raises(RequestRefused, match="originals are not here"):
+            requests.assign(gateway, study, PROJECT, PARTICIPANT, EVENT)
+    kept.rename(lost)
+    with site.open() as gateway:
+        requests.assign(gateway, study, PROJECT, PARTICIPANT, EVENT)
+    site.poll()
+    lost.rename(site.folder / "elsewhere")
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, study, PROJECT)
+        with pytest.raises(RequestRefused, match="originals are not here"):
+            execution.deidentify(gateway, transfer)
+
+
+def test_it_keeps_the_identities_of_the_original_gateway(site: Site) -> None:
+    """A project in compatibility mode: UIDs of that form, dates moved by its constant."""
+    compatible = {"compatibility": {"date_increment": 42}, "targets": ["archive", "pacs"]}
+    site.project(**compatible)
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        for target in ("archive", "pacs"):
+            delivery.deliver(gateway, transfer, target)
+    copies = sorted(site.pacs.folder.glob(f"{transfer.mapped_uid}/*.dcm"))
+    before = read(copies[0])
+    study = come_back(site, made_of(copies[0], SeriesDate="20261120"), pydicom.dcmread(copies[1], force=True))
+    with site.open() as gateway:
+        assert assignment.assign_held(gateway).asked == 1
+    site.poll()
+    _, (copy,) = made(site, study)
+    assert copy.StudyInstanceUID == before.StudyInstanceUID == transfer.mapped_uid
+    assert (copy.StudyDate, copy.AccessionNumber) == (before.StudyDate, before.AccessionNumber)
+    assert copy.RelatedFrameOfReferenceUID == before.SOPInstanceUID
+    assert copy.SeriesDate == "20270101"  # 42 days later
+    assert copy.SOPInstanceUID.startswith("1.3.6.1.4.1.45037.")
+
+
 def test_it_goes_nowhere_else(site: Site) -> None:
     _, copies = delivered(site)
     site.project("LUNG")
