@@ -25,8 +25,8 @@ GONE = (
     "a person decides"
 )
 MISSING = (
-    "came back under the UID of a copy whose originals are not here any more, so that it can't be searched for "
-    "what identifies the person; have them sent again, or decide outside of the gateway"
+    "came back under the UID of a copy whose originals are not here any more, so that it can't be searched "
+    "for what identifies the person; have them sent again, or decide outside of the gateway"
 )
 _read: dict[tuple[str, int, int, str], Mapped] = {}
 
