@@ -5,26 +5,37 @@ ledger, Dagster's storage and logs; the project's key stays. What was delivered 
 is told before, and nobody can tell afterwards whose it was.
 
 A person who starts it must be able to finish it: the order of work is written to ``ledger/erasure.json``
-first, every step can be repeated, and nothing else starts on the data root until it is done.
+first, every step can be repeated, and nobody else writes below the data root until it is done
+(``landing.claim``). REDCap comes first, so that nothing is asked for again; where it can't be asked or told,
+nothing is erased here and the gateway goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError, UsageError
+from fiona_dagster.errors import (
+    FionaError,
+    PermanentError,
+    RedcapRejected,
+    RedcapUnavailable,
+    UnknownStudy,
+    UsageError,
+)
 from fiona_dagster.landing import alone
 from fiona_dagster.landing.erasing import erase_landed
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import Ledger, erasing
-from fiona_dagster.ledger.erasing import Link
+from fiona_dagster.ledger import erasing
+from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link, settled_requests
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
 from fiona_dagster.redcap.research import IMAGING, UID
@@ -44,6 +55,7 @@ class Plan:
         places: (target, number of studies) where copies lie as far as is known; nobody can tell afterwards.
         committed: instances whose safekeeping was confirmed to a sender.
         kept_ledgers: old ledgers that `fiona rebuild` kept; they go too.
+        unasked: no REDCap is configured that could say whether others want the studies: originals stay.
     """
 
     link: Link
@@ -51,6 +63,7 @@ class Plan:
     places: dict[str, int]
     committed: int
     kept_ledgers: int
+    unasked: bool
 
 
 @dataclass
@@ -61,25 +74,58 @@ class Erased:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Order:
+    """What is to be done, and how far it is: ``told``: REDCap has nothing of it any more."""
+
+    link: Link
+    counts: dict[str, int]
+    told: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
 def plan(root: DataRoot, project: str, participant: str) -> Plan:
     """What an erasure of this participant would do; changes nothing.
 
     Raises:
         UsageError: nothing is known of this participant in this project.
+        RedcapUnavailable, RedcapRejected: REDCap did not say whether others want the studies.
     """
-    with Ledger(root) as ledger:
-        ledger.receipts.read_journals()
-        ledger.evidence.read_journals()
-    link = erasing.read_link(root, project, participant)
-    if not link.whole and not link.shared:
-        raise UsageError(f"project {project}: nothing is known of such a participant")
-    places: dict[str, int] = {}
-    with Ledger(root) as ledger:
-        committed = sum(len(ledger.evidence.committed(study)) for study in link.whole)
+    with Gateway(root) as gateway:
+        gateway.ledger.receipts.read_journals()
+        gateway.ledger.evidence.read_journals()
+        link = read_link(root, project, participant)
+        if not link.whole and not link.shared:
+            raise UsageError(f"project {project}: nothing is known of such a participant")
+        unasked = not gateway.settings.redcap.url
+        needed = set(link.whole) if unasked else _asked_for_by_others(gateway, link)
+        if needed:
+            link = read_link(root, project, participant, needed)
+        places: dict[str, int] = {}
+        committed = sum(len(gateway.ledger.evidence.committed(study)) for study in link.whole)
         for study in (*link.whole, *link.shared):
-            for target in {sending.target for sending in ledger.sendings.at(study, project)}:
+            found = gateway.ledger.sendings.at(study, project)
+            for target in {each.target for each in found if each.transfer in link.numbers}:
                 places[target] = places.get(target, 0) + 1
-    return Plan(link, erasing.counts_of(root, link), places, committed, len(_kept_ledgers(root)))
+    return Plan(link, counts_of(root, link), places, committed, len(_kept_ledgers(root)), unasked)
+
+
+def _asked_for_by_others(gateway: Gateway, link: Link) -> set[str]:
+    """Studies that somebody else asked for in REDCap, whether or not that was seen here yet.
+
+    A request counts as soon as anything of it is filled in: somebody is at it.
+    """
+    settled = settled_requests(gateway.root, link.whole)
+    needed = set()
+    for study in link.whole:
+        with contextlib.suppress(UnknownStudy):  # never registered: nobody could ask
+            for request in gateway.incoming().requests_of(study):
+                whose = (request.project, request.participant)
+                key = (study, request.instance, request.requested_date, *whose)
+                own = whose == (link.project, link.participant)
+                if not own and not request.withdrawn and key not in settled:
+                    needed.add(study)
+    return needed
 
 
 def erase(root: DataRoot, project: str, participant: str) -> Erased:
@@ -88,14 +134,30 @@ def erase(root: DataRoot, project: str, participant: str) -> Erased:
     Raises:
         Busy: `fiona up`, `fiona receive` or another command uses the data root; stop it first.
         UsageError: nothing is known of this participant, or another erasure waits to be finished.
-        RedcapUnavailable, RedcapRejected: REDCap could not be told; nothing was erased but maybe some of it.
+        RedcapUnavailable, RedcapRejected: REDCap could not be asked or told; nothing was erased here.
     """
     with hold_root(root, erasing=True), alone(root):
         if root.erasure_file.exists():
             raise UsageError("an erasure was cut short; finish it first with `fiona erase --resume`")
+        return _begin(root, project, participant)
+
+
+def _begin(root: DataRoot, project: str, participant: str) -> Erased:
+    with _giving_up(root):
         planned = plan(root, project, participant)
-        _write_order(root, planned)
-        return _carry_out(root, planned.link, planned.counts)
+        order = _Order(planned.link, planned.counts)
+        _write_order(root, order)
+        with Gateway(root) as gateway:
+            if planned.unasked:
+                order.problems.append(
+                    "no REDCap is configured: what it may hold is not reached from here, and nobody can say "
+                    f"whether others asked for the {len(planned.link.shared)} studies: their originals stay"
+                )
+            else:
+                _in_redcap(gateway, planned.link, order.problems)
+    order.told = True
+    _write_order(root, order)
+    return _carry_out(root, order)
 
 
 def resume(root: DataRoot) -> Erased:
@@ -103,49 +165,77 @@ def resume(root: DataRoot) -> Erased:
 
     Raises:
         UsageError: there is none.
+        RedcapUnavailable, RedcapRejected: REDCap could not be asked or told; nothing was erased here.
     """
     with hold_root(root, erasing=True), alone(root):
         if not root.erasure_file.exists():
             raise UsageError("no erasure waits to be finished")
-        try:
-            document = json.loads(root.erasure_file.read_bytes())
-            link = Link(
-                project=document["link"]["project"],
-                participant=document["link"]["participant"],
-                whole=tuple(document["link"]["whole"]),
-                shared=tuple(document["link"]["shared"]),
-                uids=frozenset(document["link"]["uids"]),
-                instances=frozenset(document["link"]["instances"]),
-            )
-            counts = {str(name): int(number) for name, number in document["counts"].items()}
-        except (ValueError, KeyError, TypeError):
-            raise PermanentError(f"{root.erasure_file}: can't be read; restore it from the backup") from None
-        return _carry_out(root, link, counts)
+        order = _read_order(root)
+        if order.told:
+            return _carry_out(root, order)
+        # Nothing was erased here yet, and others may have asked for the studies since.
+        return _begin(root, order.link.project, order.link.participant)
 
 
-def _write_order(root: DataRoot, planned: Plan) -> None:
-    link = {
+def _read_order(root: DataRoot) -> _Order:
+    try:
+        document = json.loads(root.erasure_file.read_bytes())
+        link = Link(
+            project=document["link"]["project"],
+            participant=document["link"]["participant"],
+            whole=tuple(document["link"]["whole"]),
+            shared=tuple(document["link"]["shared"]),
+            numbers=tuple(document["link"]["numbers"]),
+            uids=frozenset(document["link"]["uids"]),
+            instances=frozenset(document["link"]["instances"]),
+        )
+        counts = {str(name): int(number) for name, number in document["counts"].items()}
+        return _Order(link, counts, bool(document["told"]), [str(each) for each in document["problems"]])
+    except (ValueError, KeyError, TypeError):
+        raise PermanentError(f"{root.erasure_file}: can't be read; restore it from the backup") from None
+
+
+def _write_order(root: DataRoot, order: _Order) -> None:
+    document = asdict(order)
+    document["link"] = {
         name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in asdict(planned.link).items()
+        for name, value in document["link"].items()
     }
     part = root.erasure_file.with_name(".erasure.json.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump({"link": link, "counts": planned.counts}, file)
+        json.dump(document, file)
         file.flush()
         os.fsync(file.fileno())
     part.replace(root.erasure_file)
     sync_directory(part.parent)
 
 
-def _carry_out(root: DataRoot, link: Link, counts: dict[str, int]) -> Erased:
-    """REDCap first, so that nothing is asked for again; the ledger last, since it knows what the rest is."""
-    result = Erased(counts)
-    with Gateway(root) as gateway:
-        if gateway.settings.redcap.url:
-            _in_redcap(gateway, link, result)
-        else:
-            result.problems.append("no REDCap is configured: what it may hold is not reached from here")
+def _remove_order(root: DataRoot) -> None:
+    root.erasure_file.unlink(missing_ok=True)
+    sync_directory(root.erasure_file.parent)
+
+
+@contextmanager
+def _giving_up(root: DataRoot) -> Iterator[None]:
+    """When something fails before anything was erased here: the gateway must be able to go on meanwhile."""
+    what = "nothing was erased here; start it again"
+    try:
+        yield
+    except RedcapUnavailable as error:
+        _remove_order(root)
+        raise RedcapUnavailable(f"{error}; {what} when REDCap answers") from error
+    except RedcapRejected as error:
+        _remove_order(root)
+        raise RedcapRejected(f"{error}; {what} when that is mended", error.status) from error
+    except FionaError:
+        _remove_order(root)
+        raise
+
+
+def _carry_out(root: DataRoot, order: _Order) -> Erased:
+    """What is here, when REDCap has nothing of it; the ledger last, since it knows what the rest is."""
+    link = order.link
     _on_disk(root, link)
     for study in link.whole:
         erase_landed(root, study, link.instances)
@@ -153,17 +243,14 @@ def _carry_out(root: DataRoot, link: Link, counts: dict[str, int]) -> Erased:
             name = f"{tree.site_name}.{study}" if tree.site_name else study
             for ending in (".lock", ".names"):
                 (root.locks / f"{name}{ending}").unlink(missing_ok=True)
-    wanted = link.uids | set(link.whole)
     # A resumed erasure whose rows are gone already counts nothing twice.
-    there = erasing.read_link(root, link.project, link.participant)
-    erasing.erase_rows(root, link, counts if there.whole or there.shared else {})
+    erasing.erase_rows(root, link, order.counts if is_there(root, link) else {})
     for path in _kept_ledgers(root):
         path.unlink(missing_ok=True)
-    result.problems += scrub_dagster(root, wanted)
-    scrub_logs(root, wanted)
-    root.erasure_file.unlink()
-    sync_directory(root.erasure_file.parent)
-    result.problems += [f"{path}: still names what was erased" for path in files_that_tell(root, wanted)]
+    result = Erased(order.counts, [*order.problems, *scrub_dagster(root, link.uids)])
+    scrub_logs(root, link.uids)
+    _remove_order(root)
+    result.problems += [f"{path}: still names what was erased" for path in files_that_tell(root, link.uids)]
     return result
 
 
@@ -175,7 +262,7 @@ def _kept_ledgers(root: DataRoot) -> list[Path]:
 # -- REDCap ------------------------------------------------------------------------------------------------
 
 
-def _in_redcap(gateway: Gateway, link: Link, result: Erased) -> None:
+def _in_redcap(gateway: Gateway, link: Link, problems: list[str]) -> None:
     """Records of the studies, requests for the participant, and what automatic assignment knew."""
     client = gateway.incoming().client
     there = {row.get("study_instance_uid", "") for row in _export(client, [*link.whole, *link.shared])}
@@ -193,7 +280,7 @@ def _in_redcap(gateway: Gateway, link: Link, result: Erased) -> None:
     ):
         rows = gateway.table(table)  # type: ignore[arg-type]
         if rows is None:
-            result.problems.append(f"no token of REDCap's {table} is configured: look there by hand")
+            problems.append(f"no token of REDCap's {table} is configured: look there by hand")
             continue
         record_id = rows.record_id_field()
         names = {
@@ -203,7 +290,7 @@ def _in_redcap(gateway: Gateway, link: Link, result: Erased) -> None:
         }
         if names:
             rows.delete_records(sorted(names), delete_logging=True)
-    _in_research_project(gateway, link, result)
+    _in_research_project(gateway, link, problems)
 
 
 def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:
@@ -212,13 +299,11 @@ def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:
     return rows if names else []
 
 
-def _in_research_project(gateway: Gateway, link: Link, result: Erased) -> None:
+def _in_research_project(gateway: Gateway, link: Link, problems: list[str]) -> None:
     """The entries that we made of delivered copies; what else the project knows is its own."""
     research = gateway.research(link.project) if gateway.has_project(link.project) else None
     if research is None:
-        result.problems.append(
-            f"no token of project {link.project}'s own REDCap is configured: look there by hand"
-        )
+        problems.append(f"no token of project {link.project}'s own REDCap is configured: look there by hand")
         return
     client = research.client
     record_id = client.record_id_field()
@@ -239,11 +324,11 @@ def _in_research_project(gateway: Gateway, link: Link, result: Erased) -> None:
 
 
 def _on_disk(root: DataRoot, link: Link) -> None:
-    for path in erasing.packages_of(root, link):
+    for path in packages_of(root, link):
         for place in {path, path.replace("outbox/", "DAIC/", 1)}:
             for ending in SIDE_FILES:
                 Path(f"{root.path / place}{ending}").unlink(missing_ok=True)
-    for number in erasing.transfers_of(root, link):
+    for number in link.numbers:
         for path_ in root.projects.glob(f"*/*transfer-{number}-*"):
             if path_.is_dir():
                 shutil.rmtree(path_)
@@ -262,6 +347,10 @@ def describe(planned: Plan) -> list[str]:
         f"{len(link.shared)} studies that others need, only what project {link.project} did with them goes",
         f"{counts['transfers']} transfers, {counts['packages']} packages, {counts['deliveries']} deliveries",
     ]
+    if planned.unasked:
+        lines.append(
+            "no REDCap is configured: nobody can say whether others want the studies, so all originals stay"
+        )
     for target, number in sorted(planned.places.items()):
         lines.append(
             f"copies of {number} studies lie at {target}: afterwards nobody here can tell which they are"

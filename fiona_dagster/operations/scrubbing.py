@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing.erasing import rewrite_lines
-from fiona_dagster.ledger.erasing import mentions, write_anew
+from fiona_dagster.ledger.erasing import write_anew
+from fiona_dagster.ledger.link import mentions
 
 _SQLITE = b"SQLite format 3\0"
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from fiona_dagster import landing
-from fiona_dagster.errors import RedcapRejected, StartFailed, UsageError
+from fiona_dagster.errors import ErasureUnfinished, RedcapRejected, RedcapUnavailable, UsageError
 from fiona_dagster.landing import Commitment, PerformedStep
 from fiona_dagster.ledger import utc_now
 from fiona_dagster.operations import erasure
@@ -121,23 +121,26 @@ def test_the_same_images_may_come_again_as_if_they_had_never_been_here(site: Sit
     assert site.make_package()[0].participant == "H002"
 
 
-@pytest.mark.parametrize("stage", ["_on_disk", "erase_landed", "scrub_dagster"])
 def test_cut_short_it_is_finished_before_anything_else_starts(
-    site: Site, monkeypatch: pytest.MonkeyPatch, stage: str
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Cut short again and again, each time a stage further; rows are counted once."""
     mapped = delivered(site)
 
     def die(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(erasure, stage, die)
-        with pytest.raises(KeyboardInterrupt):
+    for stage in ("_in_redcap", "_on_disk", "erase_landed", "scrub_dagster", "scrub_logs", "_remove_order"):
+        with monkeypatch.context() as patch:
+            patch.setattr(erasure, stage, die)
+            with pytest.raises(KeyboardInterrupt):
+                erasure.resume(site.root) if site.root.erasure_file.exists() else erase(site)
+        with pytest.raises(ErasureUnfinished, match="fiona erase --resume"), hold_root(site.root):
+            pass
+        with pytest.raises(ErasureUnfinished), site.open():
+            pass
+        with pytest.raises(UsageError, match="resume"):
             erase(site)
-    with pytest.raises(StartFailed, match="fiona erase --resume"), hold_root(site.root):
-        pass
-    with pytest.raises(UsageError, match="resume"):
-        erase(site)
     done = erasure.resume(site.root)
     assert done.counts["studies"] == 1
     assert traces(site.root.path, STUDY, mapped, PARTICIPANT, *PLANTED) == []
@@ -148,29 +151,54 @@ def test_cut_short_it_is_finished_before_anything_else_starts(
     assert_all_accounted(site.root)
 
 
-def test_redcap_that_refuses_stops_it_and_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_redcap_does_not_say_or_take_erases_nothing_and_stops_nobody(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     delivered(site)
 
     def refuse(*_arguments: object, **_more: object) -> int:
         raise RedcapRejected("You do not have Delete Record privileges", 403)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RedcapClient, "delete_records", refuse)
-        with pytest.raises(RedcapRejected):
+    def refused() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(RedcapClient, "delete_records", refuse)
+            with pytest.raises(RedcapRejected, match="nothing was erased here"):
+                erase(site)
+
+    def unreachable() -> None:
+        token = {"token_file": "secrets/redcap-token", "timeout_seconds": 1}
+        site.configure(redcap={"url": "http://127.0.0.1:9/api/", **token})
+        with pytest.raises(RedcapUnavailable, match="nothing was erased here"):
             erase(site)
-    assert list(site.root.archive.glob("scp_*/*"))
-    erasure.resume(site.root)
-    assert traces(site.root.path, STUDY, PARTICIPANT) == []
+
+    for attempt in (refused, unreachable):
+        attempt()
+        assert not site.root.erasure_file.exists()
+        assert len(list(site.root.archive.glob("scp_*/*"))) == 2
+        with site.open() as gateway:
+            assert gateway.ledger.receipts.study(STUDY).instances == 2
+
+    site.configure(redcap={})  # nobody can be asked: the originals stay, the link goes
+    done = erase(site)
+    assert any("their originals stay" in problem for problem in done.problems)
+    assert len(list(site.root.archive.glob("scp_*/*"))) == 2
+    assert traces(site.root.path, PARTICIPANT) == []
 
 
-def test_a_study_that_another_project_needs_stays_there(site: Site) -> None:
+@pytest.mark.parametrize("polled", [True, False])
+def test_a_study_that_another_project_needs_stays_there(site: Site, polled: bool) -> None:
+    """Also where its request stands in REDCap and was not seen here yet."""
     mapped = delivered(site)
     site.project("LUNG")
     site.ask(participant="H777", project="LUNG")
-    assert len(site.poll().accepted) == 1
+    if polled:
+        assert len(site.poll().accepted) == 1
+    assert erasure.plan(site.root, PROJECT, PARTICIPANT).link.shared == (STUDY,)
     erase(site)
-    assert list(site.root.archive.glob("scp_*/*"))
+    assert len(list(site.root.archive.glob("scp_*/*"))) == 2
     assert traces(site.root.path, mapped, PARTICIPANT) == []
+    if not polled:
+        assert len(site.poll().accepted) == 1
     with site.open() as gateway:
         (left,) = gateway.ledger.transfers.all(STUDY)
         assert (left.project, left.participant, left.event) == ("LUNG", "H777", EVENT)
