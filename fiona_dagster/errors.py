@@ -23,6 +23,7 @@
         ├── NotVerified           the gate: bytes in hand are not those of a passed verification
         ├── ResidualIdentifier    the verification found something identifying (never says the value)
         ├── RequestRefused        a transfer request that can't be carried out as written
+        │   ├── RequestChanged    it says something else in REDCap than what was carried out
         │   ├── RemovalAwaited    not before the removal of an older copy is confirmed
         │   └── ConsentWithdrawn  the participant withdrew the consent
         ├── ReleaseAwaited        the gate: a person has to look at the verified copy first
@@ -125,6 +126,10 @@ class ResidualIdentifier(PermanentError):
 
 class RequestRefused(PermanentError):
     """A transfer request can't be carried out as it is written."""
+
+
+class RequestChanged(RequestRefused):
+    """The request says something else in REDCap by now; its record is not ours to write into."""
 
 
 class RemovalAwaited(RequestRefused):

@@ -25,7 +25,7 @@ from fiona_dagster.ledger.records import (
     write_missing,
 )
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
-from fiona_dagster.ledger.rows import Delivery, Package, Request, Transfer, TransferState
+from fiona_dagster.ledger.rows import OTHER_WORDS, Delivery, Package, Request, Transfer, TransferState
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import LEFT_OUT, Transfers
@@ -103,6 +103,7 @@ __all__ = [
     "ALTERED",
     "FIRST_STUDIES",
     "LEFT_OUT",
+    "OTHER_WORDS",
     "STATES",
     "AccountedInstance",
     "Accounts",

@@ -6,7 +6,15 @@ import sqlite3
 
 from fiona_dagster.errors import RemovalAwaited, Superseded
 from fiona_dagster.ledger.releases import Releases
-from fiona_dagster.ledger.rows import Request, Transfer, TransferState, transfer_of
+from fiona_dagster.ledger.rows import (
+    OTHER_PROJECT,
+    OTHER_USE,
+    OTHER_WORDS,
+    Request,
+    Transfer,
+    TransferState,
+    transfer_of,
+)
 from fiona_dagster.ledger.sendings import PREVIOUS_SYSTEM, Sendings
 from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.withdrawals import LIVING, WithdrawalKind, Withdrawals
@@ -32,7 +40,8 @@ class Requests:
         """Whether this request, with this date and these very words, is the one that was dealt with last.
 
         A request whose project, participant or event was edited is looked at again, in whatever state it is;
-        so is one that awaited the removal of an older copy, once that is confirmed.
+        so is one that awaited the removal of an older copy, once that is confirmed, and one that was stopped
+        while REDCap said something else and that says these words again.
         """
         row = self._store.row(
             """SELECT * FROM transfers WHERE study = ? AND request = ? AND requested_date = ?
@@ -43,6 +52,8 @@ class Requests:
         )
         wanted = (request.project, request.participant, request.event)
         if row is None or (row["project"], row["participant"], row["event"]) != wanted:
+            return False
+        if transfer_of(row).said_otherwise:
             return False
         return not row["awaits_removal"] or bool(self._elsewhere(request))
 
@@ -87,30 +98,59 @@ class Requests:
             self.withdrawals.require_consent(request)
             self._tell_superseded(db, request)
             self._supersede(db, study, project)
-            self._leave_other_projects(db, request)
+            self.stop_others(request)
             transfer = self._insert(db, request, revision, "accepted", "")
             self._work.need("transfer", study, revision, project=project, again=True)
             self._store.note(study, f"request {request.instance} accepted for project {project}")
         return transfer
 
-    def _leave_other_projects(self, db: sqlite3.Connection, request: Request) -> None:
-        """The very request named another project before: nothing more is sent for that one."""
-        found = db.execute(
-            """SELECT DISTINCT project FROM transfers WHERE study = ? AND request = ? AND requested_date = ?
-               AND project != ? AND state IN ('accepted', 'packaged', 'failed')""",
-            (request.study, request.instance, request.requested_date, request.project),
-        ).fetchall()
-        for (left,) in found:
-            state = "stopped" if self.sendings.at(request.study, left) else "superseded"
-            db.execute(
-                """UPDATE transfers SET state = ?, changed = ?,
-                   reason = 'stopped: the request names another project now'
-                   WHERE study = ? AND project = ? AND request = ? AND requested_date = ?
-                   AND state IN ('accepted', 'packaged', 'failed')""",
-                (state, utc_now(), request.study, left, request.instance, request.requested_date),
-            )
-            self._work.drop(request.study, left)
-            self._store.note(request.study, f"{left}: {state}: the request names another project now")
+    def stop_others(self, request: Request, *, only_place: bool = False) -> list[Transfer]:
+        """What was taken up of this instance while it named another project, participant or event stops.
+
+        A request is one instance of REDCap's instrument and what it says. Whether it was edited or deleted
+        and its number given out again can't be told; in either case nobody asks any more for what it said
+        before. A date alone that differs asks for the same again. Idempotent.
+
+        Args:
+            request: what REDCap says.
+            only_place: a study has room for one request: the next project is asked for in the same place, so
+                that what was delivered before is no mistake to be followed up.
+
+        Returns:
+            What was stopped, as it stood before.
+        """
+        stopped = []
+        with self._store.writing() as db:
+            marks = ", ".join("?" for _ in LIVING)
+            found = db.execute(
+                f"""SELECT * FROM transfers WHERE study = ? AND request = ? AND state IN ({marks})
+                    AND (project != ? OR participant != ? OR event != ? OR ? = '')""",  # noqa: S608 - question marks
+                (
+                    request.study,
+                    request.instance,
+                    *LIVING,
+                    request.project,
+                    request.participant,
+                    request.event,
+                    request.requested_date,
+                ),
+            ).fetchall()
+            for transfer in map(transfer_of, found):
+                reason = _other_words(transfer, request, only_place)
+                if transfer.state == "stopped" and not (
+                    transfer.reason == OTHER_WORDS and reason == OTHER_PROJECT
+                ):
+                    continue
+                current = self.current(transfer.study, transfer.project)
+                if current is not None and current.id == transfer.id:
+                    self._work.drop(transfer.study, transfer.project)
+                db.execute(
+                    "UPDATE transfers SET state = 'stopped', reason = ?, changed = ? WHERE id = ?",
+                    (reason, utc_now(), transfer.id),
+                )
+                self._store.note(transfer.study, f"{transfer.project}: {reason}")
+                stopped.append(transfer)
+        return stopped
 
     def adopt(self, request: Request, mapped_uid: str, when: str) -> Transfer:
         """Books that the system before this one carried the request out; it is never sent again by itself.
@@ -366,3 +406,11 @@ class Requests:
     def outcome_due(self, transfer: Transfer) -> None:
         """REDCap has to be told how this transfer stands."""
         self._work.need("status", transfer.study, transfer.id, project=transfer.project, again=True)
+
+
+def _other_words(transfer: Transfer, request: Request, only_place: bool) -> str:
+    """Why a transfer is stopped whose request says something else."""
+    if request.project in ("", transfer.project):
+        return OTHER_WORDS
+    again = transfer.state == "delivered" and transfer.requested_date != request.requested_date
+    return OTHER_USE if only_place and again else OTHER_PROJECT

@@ -18,9 +18,16 @@ TransferState = Literal[
     "withdrawn",
     "adopted",
 ]
-"""``stopped``: a request names another participant or event than the one that was sent, or the copy was
-removed on purpose; ``withdrawn``: a person took the request back; ``adopted``: the system before this one
-carried it out. Nothing more is sent under any of them."""
+"""``stopped``: a request names another participant or event than the one that was sent, the request itself
+says something else now, or the copy was removed on purpose; ``withdrawn``: a person took the request back;
+``adopted``: the system before this one carried it out. Nothing more is sent under any of them."""
+
+
+SAYS_OTHERWISE = "stopped: the request in REDCap "
+"""Begins the reason of what was stopped because its request does not say that any more."""
+OTHER_WORDS = SAYS_OTHERWISE + "says something else now"
+OTHER_PROJECT = SAYS_OTHERWISE + "names another project now"
+OTHER_USE = SAYS_OTHERWISE + "was made again for another project, after this one had been delivered"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,11 @@ class Transfer:
     changed: str
     rules: str
     awaits_removal: bool
+
+    @property
+    def said_otherwise(self) -> bool:
+        """Whether it was stopped since its request says something else; undoing that asks for it again."""
+        return self.state == "stopped" and self.reason.startswith(SAYS_OTHERWISE)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fiona_dagster.errors import ConsentWithdrawn, WithdrawalAsked
 from fiona_dagster.ledger.records import write_common
-from fiona_dagster.ledger.rows import Request, Transfer, transfer_of
+from fiona_dagster.ledger.rows import OTHER_PROJECT, Request, Transfer, transfer_of
 from fiona_dagster.ledger.store import Store, utc_now
 
 WithdrawalKind = Literal["marked", "missing", "command", "consent"]
@@ -105,11 +105,17 @@ class Withdrawals:
         return [t for t in self.living(found.study) if _key(t) == found.key][-1:]
 
     def to_clean(self) -> list[tuple[Transfer, list[str]]]:
-        """Withdrawn transfers with the paths of their packages that were not delivered."""
+        """Withdrawn transfers with the paths of their packages that were not delivered.
+
+        Those whose request names another project now are among them: nobody asks for these copies either.
+        """
         packages: dict[int, list[str]] = {}
         for row in self._store.rows("SELECT transfer, path FROM packages WHERE path LIKE 'outbox/%'"):
             packages.setdefault(row["transfer"], []).append(row["path"])
-        found = self._store.rows("SELECT * FROM transfers WHERE state = 'withdrawn'")
+        found = self._store.rows(
+            "SELECT * FROM transfers WHERE state = 'withdrawn' OR (state = 'stopped' AND reason = ?)",
+            OTHER_PROJECT,
+        )
         return [(transfer_of(row), packages.get(row["id"], [])) for row in found]
 
     def cleaned(self, transfer: Transfer) -> None:
@@ -117,6 +123,15 @@ class Withdrawals:
         with self._store.writing() as db:
             db.execute(
                 "UPDATE packages SET path = '' WHERE transfer = ? AND path LIKE 'outbox/%'", (transfer.id,)
+            )
+
+    def forget(self, found: Withdrawal) -> None:
+        """What a person decided is of the past: REDCap says otherwise by now. The history keeps it."""
+        with self._store.writing() as db:
+            db.execute(
+                """DELETE FROM withdrawals WHERE study = ? AND project = ? AND request = ?
+                   AND requested_date = ? AND state = ?""",
+                (*found.key, found.state),
             )
 
     def forget_seen(self, keep: Collection[tuple[str, str, int, str]]) -> None:

@@ -138,7 +138,10 @@ def reconcile(gateway: Gateway, now: datetime | None = None) -> Reconciliation:
     result.gaps += _on_disk(gateway, studies, current)
     _at_targets(gateway, current, result)
     for place in withdrawals.follow_up(gateway):
-        reason = f"was withdrawn; something of it may still be at {place['target']}: `fiona removed`"
+        reason = (
+            "was withdrawn, or its request names another project; something of it may still be at "
+            f"{place['target']}: `fiona removed`"
+        )
         result.gaps.append(
             Gap(place["project"], place["study"], "withdrawn_but_there", reason, place["began"])
         )

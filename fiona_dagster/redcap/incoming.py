@@ -17,6 +17,7 @@ from fiona_dagster.dicom.uids import is_uid
 from fiona_dagster.errors import (
     ConfigurationError,
     RedcapRejected,
+    RequestChanged,
     RequestRefused,
     UnknownStudy,
     UsageError,
@@ -266,7 +267,8 @@ class IncomingProject:
             Whether anything had to be written.
 
         Raises:
-            RequestRefused: the request is gone, or is not the one that was carried out.
+            RequestChanged: the instance asks for something else than what was carried out.
+            RequestRefused: the request is gone.
         """
         self._still_there(study, instance, expected)
         wanted = {
@@ -295,7 +297,7 @@ class IncomingProject:
             expected.participant,
             expected.event,
         ):
-            raise RequestRefused(f"{where} was changed in REDCap meanwhile; its outcome is not written")
+            raise RequestChanged(f"{where} was changed in REDCap meanwhile; its outcome is not written")
 
     def _error_columns(self, errors: Collection[int]) -> dict[int, str]:
         """Export names of the boxes of ``transfer_error``, as the server says.

@@ -41,6 +41,8 @@ class RequestReader:
         self._zone = zone
         self.marks = (WITHDRAWN,) if incoming.knows_withdrawn else ()
         """The field of marks, where the project has it."""
+        self.only_place = "transfers" not in self._layout.repeating
+        """Whether a study has room for one request."""
         self.records: frozenset[str] = frozenset()
         """Names of all records, as the last list had them."""
 

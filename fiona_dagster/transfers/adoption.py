@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fiona_dagster.errors import UsageError
-from fiona_dagster.ledger import Request
 from fiona_dagster.redcap import RequestReader, TransferRequest
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.words import as_request
 
 ADOPTED = "redcap_adopted"
 """Fact of the ledger: the address of the REDCap whose finished transfers are known."""
@@ -97,15 +97,7 @@ def adopt(gateway: Gateway, *, report: bool = False) -> Inventory:
                 continue
             if (request.study, request.instance, request.requested_date) in known:
                 continue
-            asked = Request(
-                study=request.study,
-                project=request.project,
-                instance=request.instance,
-                requested_date=request.requested_date,
-                participant=request.participant,
-                event=request.event,
-            )
-            gateway.ledger.transfers.adopt(asked, request.mapped_uid, request.transfer_date)
+            gateway.ledger.transfers.adopt(as_request(request), request.mapped_uid, request.transfer_date)
             adopted += 1
         gateway.ledger.store.remember(ADOPTED, gateway.settings.redcap.url)
     return Inventory(found.finished, found.unfinished, adopted)

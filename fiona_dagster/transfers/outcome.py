@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime
 
-from fiona_dagster.errors import RequestRefused, UnknownStudy
+from fiona_dagster.errors import RequestChanged, RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR, IncomingProject
 from fiona_dagster.transfers import imaging
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.words import expected_of
 
 
 def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]:
@@ -26,43 +27,49 @@ def write_outcomes(gateway: Gateway, study: str, project: str) -> list[Transfer]
     """
     work = gateway.ledger.work.get(f"status:{study}:{project}")
     newest = {t.request: t for t in gateway.ledger.transfers.outcome_to_write(study, project)}
-    zone = gateway.settings.LOCALTIMEZONE
     incoming = gateway.incoming()
+    told = []
     for transfer in newest.values():
-        if transfer.state == "delivered":
-            incoming.write_outcome(
-                study,
-                transfer.request,
-                transfer_date=datetime.fromisoformat(transfer.changed),
-                zone=zone,
-                mapped_uid=transfer.mapped_uid,
-                message=_left_out(gateway, transfer),
-            )
-        elif transfer.state == "withdrawn":
-            _write_withdrawn(incoming, transfer)
-        elif transfer.state == "superseded":
-            incoming.write_outcome(study, transfer.request, message=transfer.reason)
-        else:
-            packaged = gateway.ledger.transfers.package(transfer) is not None
-            incoming.write_outcome(
-                study,
-                transfer.request,
-                zone=zone,
-                errors=(SEND_ERROR if packaged else ANONYMIZATION_ERROR,),
-                message=transfer.reason,
-            )
+        with contextlib.suppress(RequestChanged):  # its place in REDCap belongs to another request now
+            _write(gateway, incoming, transfer)
+            told.append(transfer)
     for transfer in newest.values():  # after everything that people wait for in Incoming
         if transfer.state == "delivered":
             imaging.write_entry(gateway, transfer)
     if work is not None:
         gateway.ledger.work.done(work.key, work.revision, work.token)
-    return list(newest.values())
+    return told
 
 
-def _write_withdrawn(incoming: IncomingProject, transfer: Transfer) -> None:
-    """Says that it was withdrawn and where something may lie. A record that is gone needs no word."""
-    with contextlib.suppress(UnknownStudy, RequestRefused):
-        incoming.write_outcome(transfer.study, transfer.request, withdrawn=True, message=transfer.reason)
+def _write(gateway: Gateway, incoming: IncomingProject, transfer: Transfer) -> None:
+    """The outcome of one transfer, if its request still says what was carried out."""
+    study, instance, expected = transfer.study, transfer.request, expected_of(transfer)
+    if transfer.state == "delivered":
+        incoming.write_outcome(
+            study,
+            instance,
+            transfer_date=datetime.fromisoformat(transfer.changed),
+            zone=gateway.settings.LOCALTIMEZONE,
+            mapped_uid=transfer.mapped_uid,
+            message=_left_out(gateway, transfer),
+            expected=expected,
+        )
+    elif transfer.state == "withdrawn":
+        with contextlib.suppress(UnknownStudy, RequestRefused):  # a record that is gone needs no word
+            incoming.write_outcome(
+                study, instance, withdrawn=True, message=transfer.reason, expected=expected
+            )
+    elif transfer.state == "superseded":
+        incoming.write_outcome(study, instance, message=transfer.reason, expected=expected)
+    else:
+        packaged = gateway.ledger.transfers.package(transfer) is not None
+        incoming.write_outcome(
+            study,
+            instance,
+            errors=(SEND_ERROR if packaged else ANONYMIZATION_ERROR,),
+            message=transfer.reason,
+            expected=expected,
+        )
 
 
 def _left_out(gateway: Gateway, transfer: Transfer) -> str | None:

@@ -27,6 +27,7 @@ from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
 from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
+from fiona_dagster.transfers.words import as_request, same_words
 
 log = logging.getLogger("fiona.transfers")
 
@@ -198,9 +199,8 @@ def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
     for request in listing:
         if request.active:
             row = known.get((request.study, request.instance, request.requested_date))
-            words = (request.project, request.participant, request.event)
-            same = row is not None and (row.project, row.participant, row.event) == words
-            settled = same and row is not None and not row.awaits_removal
+            same = row is not None and same_words(request, row)
+            settled = same and row is not None and not (row.awaits_removal or row.said_otherwise)
             told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
             withdrawn = row is not None and row.state == "withdrawn"
             if withdrawn or not (settled and told):
@@ -218,7 +218,7 @@ def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:
         if not request.active:
             continue
         filled += 1
-        if gateway.ledger.transfers.handled(_asked(request)):
+        if gateway.ledger.transfers.handled(as_request(request)):
             _tell_again(gateway, request)
             continue
         if request.withdrawn:
@@ -282,17 +282,6 @@ def _registered(gateway: Gateway, study: str) -> Study | None:
     return found if found.registered else None
 
 
-def _asked(request: TransferRequest) -> Request:
-    return Request(
-        study=request.study,
-        project=request.project,
-        instance=request.instance,
-        requested_date=request.requested_date,
-        participant=request.participant,
-        event=request.event,
-    )
-
-
 def _take_up(
     gateway: Gateway, events: projects.ProjectEvents, study: Study, request: TransferRequest
 ) -> Transfer:
@@ -301,17 +290,17 @@ def _take_up(
     Of two requests for the same study and project the newest counts, whichever was seen first.
     """
     transfers = gateway.ledger.transfers
-    newer = transfers.superseded_by(_asked(request))
+    newer = transfers.superseded_by(as_request(request))
     if newer is not None:
-        return transfers.supersede(_asked(request), newer)
+        return transfers.supersede(as_request(request), newer)
     try:
         check_assignment(gateway, study, request.project, request.participant, request.event)
         events.require(request.project, request.event)
-        return transfers.accept(_asked(request), study.registered)
+        return transfers.accept(as_request(request), study.registered)
     except RemovalAwaited as error:
-        return transfers.refuse(_asked(request), str(error), awaits_removal=True)
+        return transfers.refuse(as_request(request), str(error), awaits_removal=True)
     except RequestRefused as error:
-        return transfers.refuse(_asked(request), str(error))
+        return transfers.refuse(as_request(request), str(error))
 
 
 def assign(gateway: Gateway, study: str, project: str, participant: str, event: str) -> int:

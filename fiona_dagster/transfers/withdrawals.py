@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from fiona_dagster import landing
 from fiona_dagster.errors import Busy, RedcapUnavailable, UsageError
-from fiona_dagster.ledger import Sending, Transfer, Withdrawal
+from fiona_dagster.ledger import OTHER_WORDS, Sending, Transfer, Withdrawal
 from fiona_dagster.redcap import RequestReader, TransferRequest
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import remove_working_copy
+from fiona_dagster.transfers.words import as_request, request_of, same_words
 
 log = logging.getLogger("fiona.transfers")
 
@@ -55,34 +56,78 @@ def look(
         requests: what was read.
         complete: whether these are all that REDCap has.
     """
-    living = gateway.ledger.withdrawals.living()
-    marked = {(request.study, request.instance) for request in requests if request.withdrawn}
-    found: list[tuple[Transfer, str]] = [
-        (transfer, "marked") for transfer in living if (transfer.study, transfer.request) in marked
+    book = gateway.ledger.withdrawals
+    there = {(request.study, request.instance): request for request in requests}
+    pairs = [
+        (transfer, there.get((transfer.study, transfer.request)))
+        for transfer in book.living()
+        if transfer.request
+    ]
+    _forget_decisions(gateway, there)
+    found = [
+        (transfer, "marked")
+        for transfer, request in pairs
+        if request is not None and request.withdrawn and request.project == transfer.project
     ]
     if complete:
-        there = {(request.study, request.instance) for request in requests if request.active}
-        found += [(transfer, "missing") for transfer in _confirmed_missing(gateway, reader, living, there)]
-    return _act(gateway, found)
+        missing = [t for t, request in pairs if request is None or not (request.active or request.withdrawn)]
+        found += [(transfer, "missing") for transfer in _confirmed_missing(gateway, reader, missing)]
+    looked = _act(gateway, found)
+    for transfer, request in pairs:
+        if request is not None and not (request.active and same_words(request, transfer)):
+            _stop_others(gateway, transfer, request, only_place=reader.only_place)
+    return looked
+
+
+def _stop_others(gateway: Gateway, transfer: Transfer, request: TransferRequest, *, only_place: bool) -> None:
+    """What a request said before is not sent any more, whatever becomes of what it says now.
+
+    It was edited or emptied, or deleted and its number given out again. What it says now may be half filled
+    in, or refused: the older words don't stay in force because of that.
+    """
+    known = gateway.ledger.withdrawals.of(transfer)
+    stands = known is not None and (known.kind, known.state) == ("missing", "rejected")
+    settled = transfer.state == "stopped" and transfer.reason != OTHER_WORDS
+    if not settled and (request.active or not stands):
+        gateway.ledger.transfers.stop_others(as_request(request), only_place=only_place)
+
+
+def _forget_decisions(gateway: Gateway, there: Mapping[tuple[str, int], TransferRequest]) -> None:
+    """Somebody decided that a request stands; once REDCap agrees, the next withdrawal is a new one."""
+    for decided in gateway.ledger.withdrawals.all("rejected"):
+        request = there.get((decided.study, decided.request))
+        if request is not None and not request.withdrawn and (request.active or decided.kind == "marked"):
+            gateway.ledger.withdrawals.forget(decided)
 
 
 def _confirmed_missing(
-    gateway: Gateway, reader: RequestReader, living: list[Transfer], there: set[tuple[str, int]]
+    gateway: Gateway, reader: RequestReader, missing: Sequence[Transfer]
 ) -> list[Transfer]:
     book = gateway.ledger.withdrawals
-    missing = [t for t in living if t.request and (t.study, t.request) not in there]
     book.forget_seen({_key(transfer) for transfer in missing})
     confirmed = []
     for transfer in missing:
         known = book.of(transfer)
-        if known is not None and known.state != "seen":
+        if not _is_news(known, "missing"):
             continue
-        lists = (known.exports if known else 0) + 1
+        lists = (known.exports if known is not None and known.state == "seen" else 0) + 1
         if lists <= LISTS:
             book.book(transfer, "missing", "seen", exports=lists)
         if lists >= LISTS and _log_confirms(reader, transfer):
             confirmed.append(transfer)
     return confirmed
+
+
+def _is_news(known: Withdrawal | None, kind: str) -> bool:
+    """Whether what was found about a living transfer is to be acted upon.
+
+    Nobody decided about it, or about something else: that a request stands although it is missing says
+    nothing about a mark that a person sets afterwards. What was carried out under the same date was of
+    other words, or the transfer would not live.
+    """
+    if known is None or known.state in ("seen", "carried"):
+        return True
+    return known.state == "rejected" and known.kind != kind
 
 
 def _log_confirms(reader: RequestReader, transfer: Transfer) -> bool:
@@ -94,12 +139,11 @@ def _log_confirms(reader: RequestReader, transfer: Transfer) -> bool:
 
 
 def _act(gateway: Gateway, found: list[tuple[Transfer, str]]) -> Looked:
-    """Each request once; those that a person decided about already are left as decided."""
+    """Each request once; what a person decided about already is left as decided."""
     book = gateway.ledger.withdrawals
     new: dict[tuple[str, str, int, str], tuple[Transfer, str]] = {}
     for transfer, kind in found:
-        known = book.of(transfer)
-        if known is None or known.state == "seen":
+        if _is_news(book.of(transfer), kind):
             new.setdefault(_key(transfer), (transfer, kind))
     waiting = len(book.all("asked"))
     if new and len(new) + waiting > gateway.settings.redcap.withdrawals_at_once:
@@ -185,6 +229,9 @@ def decide(gateway: Gateway, study: str | None, *, confirm: bool, by: str) -> li
                 book.book(transfer, found.kind, "rejected", by=by)
                 gateway.ledger.store.note(found.study, f"{found.project}: the request stands, says {by}")
                 gateway.ledger.work.release(found.study, found.project)
+                if found.kind == "missing" and transfer.said_otherwise:  # emptied in REDCap, and stopped then
+                    revision = gateway.ledger.receipts.study(found.study).registered
+                    gateway.ledger.transfers.accept(request_of(transfer), revision)
     if confirm:
         clean(gateway)
     return chosen
@@ -242,12 +289,12 @@ def _withdraw_all(gateway: Gateway, living: list[Transfer], kind: str, by: str) 
 
 
 def require_not_withdrawn(gateway: Gateway, transfer: Transfer) -> None:
-    """Asks REDCap once more, directly before something is sent, whether the request was withdrawn.
+    """Asks REDCap once more, directly before something is sent, whether the request still says the same.
 
     A REDCap that is away holds nothing up: what was known at the last look counts then.
 
     Raises:
-        Superseded: it was; that is booked now.
+        Superseded: it was withdrawn, or changed; that is booked now.
         WithdrawalAsked, ConsentWithdrawn: see the ledger.
     """
     transfers = gateway.ledger.transfers
@@ -256,8 +303,7 @@ def require_not_withdrawn(gateway: Gateway, transfer: Transfer) -> None:
         return
     try:
         reader = RequestReader(gateway.incoming(), gateway.settings.LOCALTIMEZONE)
-        if reader.marks:
-            look(gateway, reader, reader.of([transfer.study]), complete=False)
+        look(gateway, reader, reader.of([transfer.study]), complete=False)
     except RedcapUnavailable as error:
         log.warning("sending without having asked REDCap once more: %s", error)
     transfers.require_wanted(transfer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -214,15 +215,13 @@ def test_a_record_beside_the_archive_has_it_before_the_ledger(ledger: Ledger, ar
     assert [row["removed_by"] for row in record["sendings"]] == ["Jo"]
 
 
-@pytest.mark.parametrize(("begun", "state"), [(False, "superseded"), (True, "stopped")])
+@pytest.mark.parametrize("changed", [{}, {"requested_date": "2027-01-01 10:00"}], ids=["same date", "later"])
 def test_a_request_that_names_another_project_leaves_the_first(
-    ledger: Ledger, transfer: Transfer, begun: bool, state: str
+    ledger: Ledger, transfer: Transfer, changed: dict[str, str]
 ) -> None:
-    if begun:
-        begin(ledger, transfer)
-    ledger.transfers.accept(asked(project="Q"), 1)
+    ledger.transfers.accept(replace(asked(project="Q"), **changed), 1)
     states = [(one.project, one.state) for one in ledger.transfers.all("1.2")]
-    assert states == [("P", state), ("Q", "accepted")]
+    assert states == [("P", "stopped"), ("Q", "accepted")]
     assert not ledger.transfers.handled(asked()), "and it may come back"
     assert [work.project for work in ledger.work.open("1.2")] == ["Q"]
     with pytest.raises(Superseded):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import requests as http
@@ -17,9 +19,12 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Content, Transfer, Transfers
 from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.redcap.dictionary import Dictionary
+from fiona_dagster.redcap.sandbox.setup import Setup
 from fiona_dagster.transfers import delivery, execution, intake, outcome, requests, withdrawals
 from tests.accounting import assert_all_accounted
 from tests.site import PARTICIPANT, PROJECT, STUDY, Site
+
+OTHER = "BRAIN"
 
 
 def list_all(site: Site, minutes: int = 20) -> requests.Poll:
@@ -42,6 +47,24 @@ def delete_request(site: Site, instance: int = 1) -> None:
     }
     answer = http.post(site.redcap.url, data=form, timeout=10)
     assert answer.status_code == 200, answer.text
+
+
+def overwrite(site: Site, fields: dict[str, str]) -> None:
+    """A person edits the request, or empties fields of it."""
+    row = {
+        "study_instance_uid": STUDY,
+        "redcap_repeat_instrument": "transfers",
+        "redcap_repeat_instance": 1,
+        **fields,
+    }
+    form = {
+        "token": site.redcap.tokens["Incoming"],
+        "content": "record",
+        "format": "json",
+        "overwriteBehavior": "overwrite",
+        "data": json.dumps([row]),
+    }
+    assert http.post(site.redcap.url, data=form, timeout=10).status_code == 200
 
 
 def told(site: Site, instance: int = 1) -> dict[str, str]:
@@ -191,30 +214,25 @@ def test_an_emptied_request_counts_as_deleted(site: Site) -> None:
     site.receive(1)
     site.ask()
     site.poll()
-    form = {
-        "token": site.redcap.tokens["Incoming"],
-        "content": "record",
-        "format": "json",
-        "overwriteBehavior": "overwrite",
-        "data": f'[{{"study_instance_uid": "{STUDY}", "redcap_repeat_instrument": "transfers",'
-        ' "redcap_repeat_instance": 1, "transfer_requested_date": ""}]',
-    }
-    assert http.post(site.redcap.url, data=form, timeout=10).status_code == 200
+    overwrite(site, {"transfer_requested_date": ""})
     assert list_all(site).withdrawn == ()
     assert len(list_all(site).withdrawn) == 1
+
+
+def asking(site: Site) -> dict[str, Any]:
+    """A configuration that lets a person decide about each withdrawal."""
+    return {
+        "url": site.redcap.url,
+        "token_file": "secrets/redcap-token",
+        "calls_per_minute": 6000,
+        "withdrawals_at_once": 0,
+    }
 
 
 @pytest.fixture
 def asked(site: Site) -> Site:
     """More withdrawals at once than allowed (none at all)."""
-    site.configure(
-        redcap={
-            "url": site.redcap.url,
-            "token_file": "secrets/redcap-token",
-            "calls_per_minute": 6000,
-            "withdrawals_at_once": 0,
-        }
-    )
+    site.configure(redcap=asking(site))
     site.packaged()
     site.fill(1, transfer_withdrawn="1")
     poll = site.poll()
@@ -308,3 +326,138 @@ def test_changes_are_read_between_two_lists(site: Site) -> None:
     site.ask()
     poll = site.poll()
     assert (poll.complete, len(poll.accepted)) == (False, 1)
+
+
+def held(site: Site, transfer: Transfer) -> None:
+    """The transfer goes no further, and nothing that was made of it is left to be sent."""
+    with site.open() as gateway:
+        (now,) = (each for each in gateway.ledger.transfers.all(STUDY) if each.id == transfer.id)
+        assert now.state in ("stopped", "withdrawn"), now
+        assert gateway.ledger.transfers.current(STUDY, PROJECT) is None
+        with pytest.raises(Superseded):
+            delivery.deliver(gateway, transfer, "archive")
+    assert site.waiting_targets() == []
+    assert not list(site.sftp["archive"].files.glob("*.zip"))
+
+
+@pytest.mark.parametrize("way", ["edited", "deleted, and its number given out again"])
+@pytest.mark.parametrize("known", [True, False], ids=["taken up", "refused"])
+def test_a_request_that_names_another_project_and_date_stops_the_first(
+    site: Site, way: str, known: bool
+) -> None:
+    """The number of the instance is the same; nobody asks for the first project any more."""
+    if known:
+        site.project(OTHER)
+    transfer, package = site.packaged()
+    if way != "edited":
+        delete_request(site)
+    words = {"transfer_name": PARTICIPANT, "transfer_event_name": "Baseline"}
+    date = (datetime.now(UTC) + timedelta(minutes=2)).strftime("%Y-%m-%d %H:%M")
+    site.fill(1, transfer_requested_date=date, transfer_project_name=OTHER, **words)
+    poll = site.poll()
+    assert [t.project for t in (poll.accepted if known else poll.refused)] == [OTHER]
+    held(site, transfer)
+    assert not (site.root.path / package.path).exists()
+    with site.open() as gateway:  # what is to be said of the first does not go into the other's record
+        gateway.ledger.transfers.outcome_due(transfer)
+        outcome.write_outcomes(gateway, STUDY, PROJECT)
+    assert told(site)["transfer_error_message"] == ""
+    assert_all_accounted(site.root)
+
+
+@pytest.mark.parametrize("repeats", [True, False], ids=["repeating", "room for one request"])
+def test_where_the_first_project_has_it_already_is_told(site: Site, repeats: bool) -> None:
+    if not repeats:
+        project = site.redcap.store.project("Incoming")
+        site.redcap.store.change_project("Incoming", project.dictionary, Setup.classic(["series"]))
+    site.project(OTHER)
+    transfer, _ = site.packaged()
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+        row = {"study_instance_uid": STUDY, "transfer_project_name": OTHER}
+        if repeats:
+            row |= {"redcap_repeat_instrument": "transfers", "redcap_repeat_instance": "1"}
+        gateway.incoming().client.import_records([{**row, "transfer_requested_date": "2099-01-01 10:00"}])
+    assert [t.project for t in site.poll().accepted] == [OTHER]
+    with site.open() as gateway:
+        places = [(place["project"], place["target"]) for place in withdrawals.follow_up(gateway)]
+        assert places == ([(PROJECT, "archive")] if repeats else []), "there is no other place to ask in"
+        assert gateway.ledger.transfers.new_revision(STUDY, 2)[0].project == OTHER, "no late images either"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"transfer_name": "nobody"}, {"transfer_name": ""}, {"transfer_project_name": ""}],
+    ids=["refused", "half filled in", "emptied"],
+)
+def test_older_words_do_not_stay_in_force(site: Site, edit: dict[str, str]) -> None:
+    """Whatever becomes of what a request says now. What is undone is asked for again, under its old date."""
+    transfer, _ = site.packaged()
+    before = told(site)
+    overwrite(site, edit)
+    poll = list_all(site)
+    assert poll.accepted == ()
+    held(site, transfer)
+    overwrite(site, {name: before[name] for name in edit})
+    (again,) = list_all(site, 40).accepted
+    assert (again.participant, again.requested_date) == (PARTICIPANT, transfer.requested_date)
+    assert list_all(site, 60).accepted == ()
+
+
+def test_a_change_is_seen_directly_before_sending(site: Site) -> None:
+    transfer, _ = site.packaged()
+    site.fill(1, transfer_name="H002")  # after the last poll
+    with site.open() as gateway, pytest.raises(Superseded):
+        delivery.deliver(gateway, transfer, "archive")
+    held(site, transfer)
+    assert [t.participant for t in site.poll().accepted] == ["H002"]
+
+
+def test_a_mark_counts_after_a_person_said_that_a_missing_request_stands(site: Site) -> None:
+    site.configure(redcap=asking(site))
+    transfer, _ = site.packaged()
+    before = told(site)
+    overwrite(site, {"transfer_requested_date": ""})
+    list_all(site)
+    assert list_all(site, 40).asked == 1
+    with site.open() as gateway:
+        withdrawals.decide(gateway, STUDY, confirm=False, by="somebody")
+        again = gateway.ledger.transfers.current(STUDY, PROJECT)
+    assert again is not None, "it goes on, although REDCap lacks it"
+    assert (list_all(site, 60).asked, newest(site).state) == (0, "accepted")
+    overwrite(site, {"transfer_requested_date": before["transfer_requested_date"]})
+    site.fill(1, transfer_withdrawn="1")
+    assert list_all(site, 80).asked == 1
+    with site.open() as gateway, pytest.raises(WithdrawalAsked):
+        gateway.ledger.transfers.require_wanted(newest(site))
+    assert transfer.id != again.id
+
+
+def test_a_mark_that_is_set_again_counts_again(asked: Site) -> None:
+    with asked.open() as gateway:
+        withdrawals.decide(gateway, STUDY, confirm=False, by="somebody")
+    asked.fill(1, transfer_withdrawn="0")
+    assert asked.poll().asked == 0
+    asked.fill(1, transfer_withdrawn="1")
+    assert asked.poll().asked == 1
+
+
+def test_a_mark_concerns_the_project_that_the_request_names(site: Site) -> None:
+    """What the place said before is stopped; it is not withdrawn by a mark on something else."""
+    site.project(OTHER)
+    transfer, _ = site.packaged()
+    site.fill(1, transfer_project_name=OTHER, transfer_withdrawn="1")
+    assert site.poll().withdrawn == ()
+    held(site, transfer)
+    assert newest(site).state == "stopped"
+
+
+def test_a_corrected_request_can_be_withdrawn_under_the_same_date(site: Site) -> None:
+    site.packaged()
+    site.fill(1, transfer_withdrawn="1")
+    assert len(site.poll().withdrawn) == 1
+    site.fill(1, transfer_withdrawn="0", transfer_name="H002")
+    assert len(site.poll().accepted) == 1
+    site.fill(1, transfer_withdrawn="1")
+    assert len(site.poll().withdrawn) == 1
+    assert newest(site).state == "withdrawn"
