@@ -32,8 +32,19 @@ class PackageSettings(Section):
     folder whose values are all missing is left out. Files are numbered below it."""
 
     formats: tuple[Literal["zip", "tgz", "nifti"], ...] = ("zip",)
-    """What ``fiona export`` writes unless told otherwise; what is delivered is always the ZIP. ``tgz``: the
-    original's three files for each series; ``nifti``: images by dcm2niix, named after BIDS."""
+    """What ``fiona export`` writes unless told otherwise: ``zip``, the package as it is delivered; ``tgz``,
+    the original's three files for each series; ``nifti``, images by dcm2niix, named after BIDS."""
+
+    deliver: tuple[Literal["dicom", "nifti", "tgz"], ...] = ("dicom",)
+    """What is delivered. The ZIP holds the ``dicom`` files, images as ``nifti``, or both; the original's
+    three files for each series (``tgz``) go beside it. With ``tgz`` alone it holds manifest and report."""
+
+    @field_validator("deliver")
+    @classmethod
+    def _deliver(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("what is delivered: dicom, nifti or tgz, or several of them, each once")
+        return value
 
     @field_validator("layout")
     @classmethod

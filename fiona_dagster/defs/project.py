@@ -22,6 +22,7 @@ from fiona_dagster.ledger import Package, Transfer, describe_review, work_key
 from fiona_dagster.transfers import delivery, execution, outcome, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
+from fiona_dagster.transfers.package import read_manifest
 from fiona_dagster.transfers.targets import Proof
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
@@ -275,6 +276,7 @@ class ProjectFactory:
                 "instances": package.instances,
                 "megabytes": _megabytes(package),
                 "targets": len(self.project.targets),
+                **_images(gateway, package),
             },
             _name_of(transfer),
         )
@@ -321,6 +323,14 @@ def _release_of(gateway: Gateway, transfer: Transfer) -> str:
     if review.waits:
         return f"waits for a person: {describe_review(review.reasons)}"
     return review.decision or "automatic, since enough studies were released"
+
+
+def _images(gateway: Gateway, package: Package) -> dict[str, Any]:
+    """How many series are not whole as NIfTI, where the project wants images."""
+    manifest = read_manifest(gateway.root.path / package.path)
+    if "nifti_partial" not in manifest:
+        return {}
+    return {"series_partial_as_nifti": len(manifest["nifti_partial"])}
 
 
 def _megabytes(package: Package) -> int:

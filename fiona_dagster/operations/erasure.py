@@ -41,6 +41,7 @@ from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, s
 from fiona_dagster.redcap.research import IMAGING, UID
 from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
 from fiona_dagster.studies.tree import forget_study
+from fiona_dagster.transfers.beside import remove_beside
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.withdrawals import SIDE_FILES
 
@@ -326,6 +327,7 @@ def _in_research_project(gateway: Gateway, link: Link, problems: list[str]) -> N
 def _on_disk(root: DataRoot, link: Link) -> None:
     for path in packages_of(root, link):
         for place in {path, path.replace("outbox/", "DAIC/", 1)}:
+            remove_beside(root.path / place)
             for ending in SIDE_FILES:
                 Path(f"{root.path / place}{ending}").unlink(missing_ok=True)
     for number in link.numbers:

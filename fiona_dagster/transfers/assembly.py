@@ -12,6 +12,7 @@ from typing import Any
 
 from fiona_dagster.config import PackageSettings
 from fiona_dagster.errors import NotVerified
+from fiona_dagster.transfers.beside import folder_of, listed
 from fiona_dagster.transfers.documents import (
     INDEX,
     REPORT_PAGE,
@@ -23,9 +24,17 @@ from fiona_dagster.transfers.documents import (
     series_table,
 )
 from fiona_dagster.transfers.layout import PackedSeries, lay_out
-from fiona_dagster.transfers.package import PackageInfo, Progress, build_package, software_version
+from fiona_dagster.transfers.nifti import Converted, Partial, digest_of
+from fiona_dagster.transfers.package import (
+    PackageInfo,
+    Progress,
+    build_package,
+    read_manifest,
+    software_version,
+)
 from fiona_dagster.transfers.pictures import picture
 from fiona_dagster.transfers.signature import SigningKey
+from fiona_dagster.transfers.triple import write_triples
 
 
 def assemble(
@@ -38,6 +47,7 @@ def assemble(
     key: SigningKey,
     look: PackageSettings,
     types: Mapping[str, Sequence[str]] | None = None,
+    images: Converted | None = None,
     progress: Progress | None = None,
 ) -> PackageInfo:
     """Packs the working copy of a study.
@@ -51,6 +61,7 @@ def assemble(
         key: signs the package.
         look: how the project wants its packages.
         types: new SeriesInstanceUID -> types that the site's rules gave the series.
+        images: NIfTI images made of the copy, if the project wants them in its packages.
         progress: called with (bytes packed, bytes in all).
 
     Raises:
@@ -66,20 +77,57 @@ def assemble(
         event=str(manifest.get("event", "")),
     )
     rows = series_rows(laid_out, types)
+    manifest = {**manifest, **_contents(laid_out, verified, target, types, look=look, images=images)}
     head = {"software": software_version(), **manifest}
     page = index_page(head, rows, lambda index: _picture(laid_out[index], verified), report)
-    packed = [file for series in laid_out for file in series.files]
+    packed = [file for series in laid_out for file in series.files] if "dicom" in look.deliver else []
+    files = [(file.name, file.path) for file in packed]
+    expected = {file.name: verified[file.record] for file in packed}
+    if images is not None:
+        files += images.files
+        expected |= {name: digest_of(path) for name, path in images.files}
     return build_package(
-        [(file.name, file.path) for file in packed],
+        files,
         target,
         manifest,
-        {file.name: verified[file.record] for file in packed},
+        expected,
         key=key,
         report=report,
         documents={INDEX: page, TABLE: series_table(rows), REPORT_PAGE: _report_page(report)},
         record=record_json(series_records(laid_out, types)),
         progress=progress,
     )
+
+
+def partial_of(package: Path) -> tuple[Partial, ...]:
+    """Series that a package lacks as NIfTI, wholly or partly, as its manifest says."""
+    found = read_manifest(package).get("nifti_partial", ())
+    return tuple(
+        Partial(each["SeriesInstanceUID"], int(each["SeriesNumber"]), each["reason"]) for each in found
+    )
+
+
+def _contents(
+    laid_out: Sequence[PackedSeries],
+    verified: Mapping[str, str],
+    target: Path,
+    types: Mapping[str, Sequence[str]],
+    *,
+    look: PackageSettings,
+    images: Converted | None,
+) -> dict[str, Any]:
+    """What the manifest says when there is anything but the DICOM files; writes the triples beside."""
+    if look.deliver == ("dicom",):
+        return {}
+    found: dict[str, Any] = {"contents": sorted(look.deliver)}
+    if images is not None:
+        found["nifti_partial"] = [
+            {"SeriesInstanceUID": each.series, "SeriesNumber": each.number, "reason": each.reason}
+            for each in images.partial
+        ]
+    if "tgz" in look.deliver:
+        found["beside"] = listed(write_triples(laid_out, verified, folder_of(target), types))
+    return found
 
 
 def _report_page(report: Mapping[str, Any]) -> bytes:

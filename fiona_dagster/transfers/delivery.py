@@ -21,10 +21,11 @@ from fiona_dagster.errors import (
     TargetDown,
 )
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
+from fiona_dagster.transfers.beside import companions_of, move_beside
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
-from fiona_dagster.transfers.targets import ArrivedDamaged, InstancesMissing, Proof
+from fiona_dagster.transfers.targets import ArrivedDamaged, InstancesMissing, Proof, together
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 PROOFS = ".proofs.json"
@@ -118,16 +119,24 @@ def _send(
     if not isinstance(target, DicomTarget):
         from fiona_dagster.transfers.targets.packages import deliver_package
 
-        return deliver_package(
-            target,
-            gateway.root,
-            gateway.root.path / package.path,
-            package.sha256,
-            remote_name=package_name(transfer),
-            begin=lambda: transfers.begin_sending(transfer, target_name, Content(package.sha256)),
-            name=target_name,
-            may_go_on=may_go_on,
-        )
+        path = gateway.root.path / package.path
+        # What lies beside a package goes first: where the package is, everything is.
+        files = [(each.path, each.sha256, each.path.name) for each in companions_of(path, package.sha256)]
+        files.append((path, package.sha256, package_name(transfer)))
+        proofs = [
+            deliver_package(
+                target,
+                gateway.root,
+                file,
+                sha256,
+                remote_name=remote_name,
+                begin=lambda: transfers.begin_sending(transfer, target_name, Content(package.sha256)),
+                name=target_name,
+                may_go_on=may_go_on,
+            )
+            for file, sha256, remote_name in files
+        ]
+        return together(proofs)
     # pynetdicom is imported when it is needed: every run is a new process.
     from fiona_dagster.transfers.targets.dicom import deliver_dicom
 
@@ -283,6 +292,7 @@ def _move_to_daic(gateway: Gateway, transfer: Transfer, package: Package) -> Non
     folder = gateway.root.daic / transfer.project
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = folder / source.name
+    move_beside(source, target)
     _write_proofs(gateway, transfer, source.with_name(f"{source.name}{PROOFS}"))
     for suffix in (".md5", ".sha256", ".json", PROOFS, ""):
         moved_from = Path(f"{source}{suffix}")

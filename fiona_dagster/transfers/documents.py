@@ -153,7 +153,8 @@ def index_page(
     facts = "".join(
         f"<dt>{title}</dt><dd>{escape(str(manifest[key]))}</dd>" for key, title in _FACTS if key in manifest
     )
-    body = "".join(_row(row, show(index)) for index, row in enumerate(rows))
+    linked = "dicom" in manifest.get("contents", ("dicom",))
+    body = "".join(_row(row, show(index), linked=linked) for index, row in enumerate(rows))
     deidentified = report.get("deidentification", {})
     held, left_out = deidentified.get("held_back", {}), int(deidentified.get("left_out", 0))
     held_text = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(held.items())) or "none"
@@ -178,7 +179,7 @@ def index_page(
 <p>De-identified by the rules in <a href="report.html">report.html</a>
 (the same as data: <a href="report.json">report.json</a>); objects held back: {escape(held_text)};
 left out since they can't be processed: {left_out}.
-The series once more as a table: <a href="series.csv">series.csv</a>.
+{_other_contents(manifest)}The series once more as a table: <a href="series.csv">series.csv</a>.
 Every file with size and SHA-256: <a href="manifest.json">manifest.json</a>.</p>
 <p>The pictures are small, show the middle of each series and are no images for reading.
 <code>fiona verify PACKAGE.zip --key PROJECT.pem</code> proves that nothing was changed,
@@ -189,7 +190,19 @@ and who made the package.</p>
     return page.encode("utf-8", "replace")
 
 
-def _row(row: Mapping[str, str], shown: bytes | str) -> str:
+def _other_contents(manifest: Mapping[str, Any]) -> str:
+    """What is there besides DICOM files, and what of it is not whole."""
+    said = []
+    if "nifti" in manifest.get("contents", ()):
+        partial = manifest.get("nifti_partial", ())
+        lacking = "; ".join(f"series {each['SeriesNumber']}: {each['reason']}" for each in partial)
+        said.append(f"Images as NIfTI lie in the folders here; not whole: {escape(lacking or 'none')}.")
+    if beside := manifest.get("beside"):
+        said.append(f"Beside this package belong {len(beside)} files, which the manifest lists.")
+    return "".join(f"{text}\n" for text in said)
+
+
+def _row(row: Mapping[str, str], shown: bytes | str, *, linked: bool) -> str:
     if isinstance(shown, bytes):
         data = base64.b64encode(shown).decode("ascii")
         picture = f'<img alt="series {escape(row["SeriesNumber"])}" src="data:image/png;base64,{data}">'
@@ -198,8 +211,9 @@ def _row(row: Mapping[str, str], shown: bytes | str) -> str:
     said = [row["Modality"], row["SeriesNumber"], row["SeriesDescription"], row["ClassifyType"]]
     text = "<br>".join(escape(part) for part in said if part)
     folder = escape(row["folder"])
+    place = f'<a href="{folder}/">{folder}</a>' if linked else ""
     uid = escape(row["SeriesInstanceUID"])
     return (
-        f'<tr><td>{picture}</td><td><a href="{folder}/">{folder}</a></td>'
+        f"<tr><td>{picture}</td><td>{place}</td>"
         f"<td>{text}<br><code>{uid}</code></td><td>{escape(row['instances'])}</td></tr>\n"
     )

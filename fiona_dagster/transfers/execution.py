@@ -25,11 +25,16 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Package, Transfer, work_key
 from fiona_dagster.transfers import derived, imaging
 from fiona_dagster.transfers.assembly import assemble
+from fiona_dagster.transfers.beside import remove_beside
+from fiona_dagster.transfers.bids import session_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
+from fiona_dagster.transfers.images import earlier_of, images_of
 from fiona_dagster.transfers.left_out import hold_back, named, not_sent
+from fiona_dagster.transfers.package import PackageInfo
 from fiona_dagster.transfers.release import reasons_for_review
 from fiona_dagster.transfers.rules import require_project, require_rules, require_site, rules_digest
+from fiona_dagster.transfers.scratch import scratch_folder
 from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
@@ -336,28 +341,65 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     folder = working_copy(gateway, transfer)
     target = gateway.root.outbox / transfer.project / package_name(transfer)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = assemble(
-        folder,
-        expected,
-        target,
-        manifest=manifest_of(gateway, transfer),
-        report=transfers.verification_report(transfer) or {},
-        key=signing_key(gateway, transfer.project),
-        look=gateway.project(transfer.project).package,
-        types=types_of(gateway, transfer),
-    )
+    remove_beside(target)
+    info = pack(gateway, transfer, folder, target)
     package = Package(
         path=str(info.path.relative_to(gateway.root.path)),
         size=info.size,
         md5=info.md5,
         sha256=info.sha256,
-        instances=info.files,
+        instances=len(expected),
         time="",
     )
     with gateway.ledger.store.writing():
         imaging.record(gateway, transfer, folder, list(expected))
         transfers.record_package(transfer, package, gateway.project(transfer.project).targets)
     return package
+
+
+def pack(gateway: Gateway, transfer: Transfer, copy: Path, target: Path) -> PackageInfo:
+    """The package of a transfer as its project wants it, for its delivery or once more for an export.
+
+    Args:
+        gateway: the open gateway.
+        transfer: whose.
+        copy: the folder that holds the verified copies.
+        target: where the ZIP shall stand; what belongs beside it stands there before.
+
+    Raises:
+        NotVerified: no passed verification, or a file differs from what was verified.
+        PermanentError: only NIfTI images were wanted, and nothing could be converted.
+    """
+    verified = gateway.ledger.transfers.verified_files(transfer)
+    look, types = gateway.project(transfer.project).package, types_of(gateway, transfer)
+    with scratch_folder(gateway.root, transfer.project) as scratch:
+        images = None
+        if "nifti" in look.deliver:
+            images = images_of(
+                copy,
+                verified,
+                scratch,
+                originals=[original.path for original in sources(gateway, transfer)],
+                deidentifier=deidentifier_of(gateway, transfer),
+                types=types,
+                session=session_of(transfer, earlier_of(gateway, transfer)),
+            )
+            if not images.files and "dicom" not in look.deliver:
+                raise PermanentError(
+                    f"study {transfer.study}: dcm2niix could convert none of it, and project "
+                    f"{transfer.project} wants images alone (package.deliver); nothing of it is sent"
+                )
+        return assemble(
+            copy,
+            verified,
+            target,
+            manifest=manifest_of(gateway, transfer),
+            report=gateway.ledger.transfers.verification_report(transfer) or {},
+            key=signing_key(gateway, transfer.project),
+            look=look,
+            types=types,
+            images=images,
+        )
 
 
 def types_of(gateway: Gateway, transfer: Transfer) -> dict[str, list[str]]:

@@ -7,11 +7,7 @@ of the one that its transfer has, or it is refused.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,15 +15,17 @@ from typing import Literal
 from fiona_dagster.errors import FionaError, NotVerified, RequestRefused, ResidualIdentifier, UsageError
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.transfers import execution, nifti
-from fiona_dagster.transfers.assembly import assemble
+from fiona_dagster.transfers.assembly import partial_of
+from fiona_dagster.transfers.beside import folder_of
 from fiona_dagster.transfers.bids import session_of
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.images import images_of
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.layout import lay_out
 from fiona_dagster.transfers.left_out import hold_back
-from fiona_dagster.transfers.leftovers import SCRATCH
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.rules import require_project, rules_digest
+from fiona_dagster.transfers.scratch import scratch_folder
 from fiona_dagster.transfers.triple import write_triples
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
@@ -118,24 +116,16 @@ def _export(
         raise RequestRefused(
             f"study {transfer.study}: the rules changed since its copy was verified; transfer it again first"
         )
-    parent = gateway.root.projects / transfer.project
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
-    held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(held, fcntl.LOCK_EX)  # tells `leftovers` that somebody is at it; goes with this process
-    try:
+    with scratch_folder(gateway.root, transfer.project) as scratch:
         copy = scratch / "copy"
         _deidentify(gateway, transfer, copy)
         require_records(sorted(path.name for path in copy.iterdir()), verified)
         wanted = formats or project.package.formats
-        files = _pack(gateway, transfer, copy, out, wanted)
-        if "nifti" not in wanted:
-            return files, ()
-        images, partial = _images(gateway, transfer, copy, out)
-        return files + images, partial
-    finally:
-        shutil.rmtree(scratch)
-        os.close(held)
+        files, partial = _pack(gateway, transfer, copy, out, wanted)
+        if "nifti" in wanted:
+            images, partial = _images(gateway, transfer, copy, out)
+            files += images
+        return files, partial
 
 
 def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:
@@ -158,66 +148,37 @@ def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:
 
 def _pack(
     gateway: Gateway, transfer: Transfer, copy: Path, out: Path, formats: Sequence[Format]
-) -> list[Path]:
+) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     verified = gateway.ledger.transfers.verified_files(transfer)
     gateway.ledger.transfers.require_wanted(transfer)  # making the copy took its time
-    look = gateway.project(transfer.project).package
-    types = execution.types_of(gateway, transfer)
     target = out / execution.package_name(transfer)
-    files = []
+    files: list[Path] = []
+    partial: tuple[nifti.Partial, ...] = ()
     if "zip" in formats:
-        info = assemble(
-            copy,
-            verified,
-            target,
-            manifest=execution.manifest_of(gateway, transfer),
-            report=gateway.ledger.transfers.verification_report(transfer) or {},
-            key=execution.signing_key(gateway, transfer.project),
-            look=look,
-            types=types,
-        )
-        files.append(info.path)
+        files.append(execution.pack(gateway, transfer, copy, target).path)
+        partial = partial_of(target)
     if "tgz" in formats:
-        laid_out = lay_out([(name, copy / name) for name in sorted(verified)], template=look.layout)
-        files += write_triples(laid_out, verified, target.with_suffix(""), types)
-    return files
-
-
-def _require_clean(
-    gateway: Gateway, transfer: Transfer, copy: Path, texts: Iterable[tuple[str, list[int | float]]]
-) -> None:
-    """Searches what dcm2niix made, as the copies were searched.
-
-    Raises:
-        ResidualIdentifier: something identifying stands there.
-    """
-    from fiona_dagster import deid
-
-    findings = deid.search_made_of(
-        [original.path for original in execution.sources(gateway, transfer)],
-        copy,
-        execution.deidentifier_of(gateway, transfer),
-        (deid.Said(words, numbers) for words, numbers in texts),
-    )
-    if findings:
-        raise ResidualIdentifier(
-            f"study {transfer.study}: {len(findings)} files of dcm2niix hold something identifying"
-        )
+        layout = gateway.project(transfer.project).package.layout
+        laid_out = lay_out([(name, copy / name) for name in sorted(verified)], template=layout)
+        types = execution.types_of(gateway, transfer)
+        written = write_triples(laid_out, verified, folder_of(target), types)
+        files += [path for path in written if path.suffix == ".tgz"]
+    return files, partial
 
 
 def _images(
     gateway: Gateway, transfer: Transfer, copy: Path, out: Path
 ) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     verified = gateway.ledger.transfers.verified_files(transfer)
-    session = session_of(transfer, transfers_to_export(gateway, transfer.project))
-    converted = nifti.convert(
-        lay_out([(name, copy / name) for name in sorted(verified)]),
+    converted = images_of(
+        copy,
         verified,
-        copy.with_name("images"),
-        execution.types_of(gateway, transfer),
-        session,
+        copy.parent,
+        originals=[original.path for original in execution.sources(gateway, transfer)],
+        deidentifier=execution.deidentifier_of(gateway, transfer),
+        types=execution.types_of(gateway, transfer),
+        session=session_of(transfer, transfers_to_export(gateway, transfer.project)),
     )
-    _require_clean(gateway, transfer, copy, nifti.texts(converted, session))
     require_not_withdrawn(gateway, transfer)  # converting took its time
     gateway.ledger.transfers.require_wanted(transfer)
     return nifti.place(converted, out), converted.partial

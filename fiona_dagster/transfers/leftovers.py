@@ -13,10 +13,9 @@ from fiona_dagster import landing
 from fiona_dagster.errors import Busy
 from fiona_dagster.ledger import Transfer, remove_parts
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.scratch import SCRATCH
 
 STALE_SECONDS = 3600.0
-SCRATCH = ".export-"
-"""Begins the names of folders that an export works in; whoever works in one holds a flock on it."""
 _COPY = re.compile(r"\.?transfer-(\d+)-r(\d+)(\.part|\.report\.json)?")
 
 
@@ -35,7 +34,8 @@ def remove_leftovers(gateway: Gateway) -> int:
             removed += _remove_copy(gateway, path, transfer, int(match[2]))
     for path in sorted(gateway.root.projects.glob(f"*/{SCRATCH}*")):
         removed += _remove_scratch(path)
-    for path in sorted(gateway.root.outbox.glob("*/.*.part")):
+    outbox = gateway.root.outbox
+    for path in (*sorted(outbox.glob("*/.*.part")), *sorted(outbox.glob("*/*/.*.part"))):
         if _age(path) > STALE_SECONDS:
             path.unlink(missing_ok=True)
             removed += 1

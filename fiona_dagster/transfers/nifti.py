@@ -169,7 +169,7 @@ def place(converted: Converted, out: Path) -> list[Path]:
     """
     for name, path in converted.files:
         there = out / name
-        if there.exists() and _digest(there) != _digest(path):
+        if there.exists() and digest_of(there) != digest_of(path):
             raise DeliveryRefused(
                 "the folder holds other images under the same names (from other rules, or another version "
                 "of the programs); nothing is overwritten: remove them, or export into an empty folder"
@@ -223,7 +223,7 @@ def _convert_series(
     for index, file in enumerate(files):
         link = inside / f"{index:06d}.dcm"
         os.link(file.path, link)
-        if _digest(link) != verified[file.record]:
+        if digest_of(link) != verified[file.record]:
             raise changed()
     said, reasons = _run(program, inside, out)
     converted = sum(int(count) for count in _CONVERTED.findall(said))
@@ -337,6 +337,7 @@ def _finish(name: str, image: _Image, ready: Path, index: int) -> list[tuple[str
     return files
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from fiona_dagster.errors import RequestChanged, RequestRefused, UnknownStudy
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.redcap import ANONYMIZATION_ERROR, SEND_ERROR, IncomingProject
 from fiona_dagster.transfers import imaging
+from fiona_dagster.transfers.assembly import partial_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.words import expected_of
 
@@ -74,7 +75,11 @@ def _write(gateway: Gateway, incoming: IncomingProject, transfer: Transfer) -> N
 
 def _left_out(gateway: Gateway, transfer: Transfer) -> str | None:
     """What a delivered transfer is lacking, if the project goes on without what can't be processed."""
-    left_out = gateway.ledger.transfers.left_out(transfer)
-    if not left_out:
-        return None
-    return f"delivered without {left_out} instances that could not be de-identified; see report.json"
+    said = []
+    if left_out := gateway.ledger.transfers.left_out(transfer):
+        said.append(f"without {left_out} instances that could not be de-identified; see report.json")
+    package = gateway.ledger.transfers.package(transfer)
+    path = gateway.root.path / package.path if package is not None and package.path else None
+    if path is not None and path.is_file() and (partial := partial_of(path)):
+        said.append(f"with {len(partial)} series that are missing or not whole as NIfTI; see manifest.json")
+    return f"delivered {', '.join(said)}" if said else None

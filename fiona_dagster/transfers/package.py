@@ -65,7 +65,7 @@ class PackageInfo:
         size: bytes.
         md5: hexadecimal digest of the whole ZIP.
         sha256: hexadecimal digest of the whole ZIP.
-        files: number of DICOM files inside.
+        files: number of files inside, besides the documents.
     """
 
     path: Path
@@ -117,7 +117,8 @@ def build_package(
         StorageFull: no room for the package.
         UsageError: an unsafe or repeated name, or a lacking manifest entry.
     """
-    require_records([name for name, _ in files], expected)
+    if files or expected or not manifest_extra.get("beside"):
+        require_records([name for name, _ in files], expected)
     content = sorted(((name, path, expected[name]) for name, path in files), key=lambda item: item[0])
     _check_names([MANIFEST, REPORT, *(documents or {}), *(name for name, _, _ in content)])
     if not all("/" in name for name, _, _ in content) or any("/" in name for name in documents or {}):

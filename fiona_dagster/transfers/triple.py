@@ -45,7 +45,7 @@ def write_triples(
         types: new SeriesInstanceUID -> types that the site's rules gave the series.
 
     Returns:
-        The archives.
+        The files of all series.
 
     Raises:
         NotVerified: a file differs from its record; that series does not appear.
@@ -67,7 +67,7 @@ def write_triples(
             part.replace(archive)
         finally:
             part.unlink(missing_ok=True)
-        written.append(archive)
+        written += [archive, base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md5sum")]
     return written
 
 

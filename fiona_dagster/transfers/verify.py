@@ -66,7 +66,7 @@ def verify_package(path: Path, key: bytes | None = None) -> list[str]:
             problems = _verify(stream, path.stat().st_size, key)
     except OSError as error:
         raise UsageError(f"{path}: can't be read ({error.strerror}); name a package") from None
-    return problems + _check_sides(path)
+    return problems + _check_sides(path) + ([] if problems else _check_beside(path))
 
 
 def _verify(stream: BinaryIO, length: int, key: bytes | None) -> list[str]:
@@ -201,6 +201,23 @@ def _check_seal(
     if not signature_holds(named, sha256.digest(), signature):
         return ["archive comment: the signature does not match"]
     return []
+
+
+def _check_beside(path: Path) -> list[str]:
+    """Files that the manifest says belong beside the package, as far as they are there: see ``beside``."""
+    problems: list[str] = []
+    for entry in read_manifest(path).get("beside", ()):
+        name = str(entry["name"])
+        if not zipformat.is_safe_name(name) or "/" in name:
+            problems.append(f"{MANIFEST}: beside: a name that no file may have")
+            continue
+        for there in (path.with_name(name), path.with_suffix("") / name):
+            if there.is_file():
+                with there.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                if digest != entry["sha256"]:
+                    problems.append(f"{name} beside the package: changed (differs from the manifest)")
+    return problems
 
 
 def _check_sides(path: Path) -> list[str]:

@@ -18,6 +18,7 @@ from fiona_dagster import landing
 from fiona_dagster.errors import Busy, RedcapUnavailable, UsageError
 from fiona_dagster.ledger import OTHER_WORDS, Sending, Transfer, Withdrawal
 from fiona_dagster.redcap import RequestReader, TransferRequest
+from fiona_dagster.transfers.beside import remove_beside
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import remove_working_copy
 from fiona_dagster.transfers.words import as_request, request_of, same_words
@@ -194,6 +195,7 @@ def clean(gateway: Gateway) -> int:
         with contextlib.suppress(Busy), landing.study_lock(gateway.root, transfer.study, blocking=False):
             remove_working_copy(gateway, transfer)
             for path in packages:
+                remove_beside(gateway.root.path / path)
                 for ending in SIDE_FILES:
                     Path(f"{gateway.root.path / path}{ending}").unlink(missing_ok=True)
             gateway.ledger.withdrawals.cleaned(transfer)

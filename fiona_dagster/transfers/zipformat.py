@@ -56,7 +56,7 @@ UNSIGNED = Form(1, signed=False)
 """How packages were made up to 2026-11; still verified."""
 SIGNED = Form(2, signed=True)
 
-_SAFE_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,99}")
+_SAFE_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,199}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 

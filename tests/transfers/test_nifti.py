@@ -8,6 +8,7 @@ import json
 import math
 import struct
 import subprocess
+import zipfile
 from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
@@ -22,11 +23,18 @@ from hypothesis import strategies as st
 
 from fiona_dagster import landing
 from fiona_dagster.cli.export import export as command
-from fiona_dagster.errors import ConfigurationError, DeliveryRefused, NotVerified, RequestRefused
+from fiona_dagster.errors import (
+    ConfigurationError,
+    DeliveryRefused,
+    NotVerified,
+    PermanentError,
+    RequestRefused,
+)
 from fiona_dagster.ledger import Transfer
-from fiona_dagster.transfers import execution, intake, nifti, sidecar
+from fiona_dagster.transfers import delivery, execution, intake, nifti, outcome, sidecar
 from fiona_dagster.transfers.bids import Kind, Runs, Session, kind_of, session_of
 from fiona_dagster.transfers.layout import lay_out
+from fiona_dagster.transfers.verify import read_manifest, verify_package
 from tests.site import PARTICIPANT, PROJECT, Site, landing_tree
 
 WHO = ("Quisling", "ZX83015577", "Sintef Sykehus", "19530704", "1953-07-04")
@@ -54,14 +62,20 @@ def identified(source: Path, folder: Path) -> list[Path]:
     return made
 
 
+def keeping(site: Site, **package: Any) -> None:
+    """The project file of these tests."""
+    site.project(
+        options=["retain_long_modified_dates", "retain_safe_private", "clean_descriptors"],
+        siemens_csa="rewrite",
+        package=package,
+    )
+
+
 @pytest.fixture
 def packaged(site: Site, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A study of four field maps, packaged; its StudyInstanceUID."""
     monkeypatch.setenv("FIONA_DATA", str(site.root.path))
-    site.project(
-        options=["retain_long_modified_dates", "retain_safe_private", "clean_descriptors"],
-        siemens_csa="rewrite",
-    )
+    keeping(site)
     identified(shared / "data" / "visible" / "mr_siemens_fmap", tmp_path / "originals")
     assert landing.import_paths(site.root, [tmp_path / "originals"]).failed == 0
     (study,) = site.complete()
@@ -166,6 +180,53 @@ def test_what_dcm2niix_made_is_searched(
         assert done.return_value == 1
         assert "files of dcm2niix hold something identifying" in done.output
         assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.shared
+def test_images_are_delivered_in_the_package(packaged: str, site: Site) -> None:
+    keeping(site, deliver=["nifti"])
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, packaged, PROJECT)
+        package = execution.make_package(gateway, transfer)
+        assert package.instances == len(gateway.ledger.transfers.verified_files(transfer))
+        delivery.deliver(gateway, transfer, "archive")
+    (sent,) = site.sftp["archive"].files.glob("*.zip")
+    assert verify_package(sent) == []
+    with zipfile.ZipFile(sent) as archive:
+        names, index = archive.namelist(), archive.read("index.html").decode()
+        whole = b"".join(map(archive.read, names))
+    assert len([name for name in names if name.endswith(".nii.gz")]) == 4
+    assert not any(name.endswith(".dcm") for name in names)
+    assert "Images as NIfTI" in index
+    assert read_manifest(sent)["contents"] == ["nifti"]
+    assert read_manifest(sent)["nifti_partial"] == []
+    assert not any(who.encode() in whole for who in (*WHO, packaged))
+
+
+@pytest.mark.shared
+def test_a_delivery_says_what_is_not_whole(
+    packaged: str, site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ending = tmp_path / "dcm2niix"
+    ending.write_text("#!/bin/sh\nexit 3\n")
+    ending.chmod(0o700)
+    monkeypatch.setattr(nifti, "converter", lambda: str(ending))
+    with site.open() as gateway:
+        transfer = execution.transfer_of(gateway, packaged, PROJECT)
+        keeping(site, deliver=["nifti"])
+        with pytest.raises(PermanentError, match="could convert none of it"):
+            execution.make_package(gateway, transfer)
+        keeping(site, deliver=["dicom", "nifti"])
+        execution.make_package(gateway, transfer)
+        delivery.deliver(gateway, transfer, "archive")
+        outcome.write_outcomes(gateway, packaged, PROJECT)
+        rows = gateway.incoming().client.export_records(records=[packaged])
+    (sent,) = site.sftp["archive"].files.glob("*.zip")
+    partial = read_manifest(sent)["nifti_partial"]
+    assert [each["SeriesNumber"] for each in partial] == [3, 4, 5, 6]
+    assert "exit code 3" in partial[0]["reason"]
+    said = "".join(row["transfer_error_message"] for row in rows)
+    assert said == "delivered with 4 series that are missing or not whole as NIfTI; see manifest.json"
 
 
 def planted_in(path: Path) -> None:

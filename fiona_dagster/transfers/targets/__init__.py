@@ -7,8 +7,9 @@ ledger only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -65,6 +66,28 @@ class Proof:
     def to_private_json(self) -> dict[str, Any]:
         """Everything, for the ledger."""
         return {**self.to_json(), "private": dict(self.private)}
+
+
+def has_side_files(name: str) -> bool:
+    """Whether checksum files belong beside a delivered file: not beside those that lie beside archives."""
+    return not name.endswith((".md5sum", ".json"))
+
+
+def together(proofs: Sequence[Proof]) -> Proof:
+    """One proof for several files of a delivery, of which the last is the package.
+
+    Args:
+        proofs: of each file, at one target. What was not proven for one of them is not proven for all.
+    """
+    last = proofs[-1]
+    if len(proofs) == 1:
+        return last
+    counts = Counter[str]()
+    for proof in proofs:
+        counts.update(proof.counts)
+    counts["flushed"] = min(proof.counts.get("flushed", 0) for proof in proofs)
+    weakest = next((proof for proof in proofs if not proof.proven), last)
+    return replace(weakest, counts=dict(counts), digests=last.digests, private=last.private, time=last.time)
 
 
 class InstancesRefused(DeliveryRefused):

@@ -86,13 +86,19 @@ def deliver_folder(
         begin()
         final = Path(target.directory) / remote_name
         delivery.bring(final)
-        for ending, text in local.side_files(remote_name).items():
+        sides = local.side_files(remote_name)
+        for ending, text in sides.items():
             delivery.put_text(Path(f"{final}{ending}"), text)
     return Proof(
         kind="folder-readback",
         target=name,
         time=utc_now(),
-        counts={"files": 3, "bytes": local.size, "sent": int(delivery.sent), "resumed": delivery.resumed},
+        counts={
+            "files": 1 + len(sides),
+            "bytes": local.size,
+            "sent": int(delivery.sent),
+            "resumed": delivery.resumed,
+        },
         digests={"md5": local.md5, "sha256": local.sha256},
         private={"remote_path": str(final)},
     )

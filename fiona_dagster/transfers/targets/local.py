@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.errors import NotVerified, UsageError
+from fiona_dagster.transfers.targets import has_side_files
 
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
@@ -34,6 +35,8 @@ class LocalPackage:
 
     def side_files(self, remote_name: str) -> dict[str, bytes]:
         """Ending -> content of what lies beside the package, as ``md5sum -c`` and the like read it."""
+        if not has_side_files(remote_name):
+            return {}
         return {
             f".{kind}": f"{digest}  {remote_name}\n".encode()
             for kind, digest in (("md5", self.md5), ("sha256", self.sha256))

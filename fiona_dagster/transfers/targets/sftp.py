@@ -30,7 +30,7 @@ from fiona_dagster.errors import (
     Superseded,
     UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, has_side_files, utc_now
 from fiona_dagster.transfers.targets.remote import (
     CHUNK,
     begins_as,
@@ -110,14 +110,15 @@ def deliver_sftp(
         begin()
         delivery = _Delivery(link, target, local, final)
         kind = delivery.bring()
-        for algorithm, digest in (("md5", local.md5), ("sha256", local.sha256)):
+        sides = {"md5": local.md5, "sha256": local.sha256} if has_side_files(remote_name) else {}
+        for algorithm, digest in sides.items():
             delivery.put_text(f"{final}.{algorithm}", f"{digest}  {remote_name}\n".encode())
     return Proof(
         kind=kind,
         target=name,
         time=utc_now(),
         counts={
-            "files": 3,
+            "files": 1 + len(sides),
             "bytes": local.size,
             "sent": int(delivery.sent),
             "resumed": delivery.resumed,
