@@ -15,10 +15,10 @@ from fiona_dagster.deid.deidentify import (
     FileReport,
     StudyReport,
     basic_profile_only,
-    deidentify_study,
 )
 from fiona_dagster.deid.keys import ProjectKey, project_key
 from fiona_dagster.deid.profile import Profile
+from fiona_dagster.deid.study import deidentify_study
 
 if TYPE_CHECKING:
     from fiona_dagster.deid.assigned import identifiers_used

@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from itertools import chain
+from typing import NamedTuple
 
 from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.deid import pixels
@@ -30,7 +32,7 @@ from fiona_dagster.deid.elements import (
     released,
 )
 from fiona_dagster.deid.encoding import encode, flat, in_memory, written
-from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally, Telling
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
 from fiona_dagster.deid.rows import Cut, Unsure
@@ -45,6 +47,20 @@ Pieces = Iterable[Value | FileRange]
 """Can be gone through once; large values are made on the way."""
 
 
+class Heard(NamedTuple):
+    """What an original told; in memory only.
+
+    Attributes:
+        study: its Study Instance UID.
+        told: what identifies its person.
+        header: digest of what the copy has before the pixel data, b"" where that is not known.
+    """
+
+    study: str
+    told: frozenset[Telling]
+    header: bytes = b""
+
+
 @dataclass
 class Copy:
     """What is written, and what is said about it.
@@ -54,6 +70,7 @@ class Copy:
         instance, study: new UIDs.
         tally: what was done.
         held: why a transfer would hold this kind of object back.
+        heard: what the original told of its person.
         release: see ``elements.DicomFile``.
     """
 
@@ -62,6 +79,7 @@ class Copy:
     study: str
     tally: Tally
     held: str
+    heard: Heard
     release: Callable[[], None] = nothing
 
 
@@ -144,8 +162,10 @@ class FastWay:
         start = [file_start(header.sop_class, instance, header.transfer_syntax), *made.pieces]
         pixels_of: Pieces = self._pixels(made, head, descriptor, tally) if made.pixels >= 0 else ()
         held = held_kind(header, tally.unchecked, project)
-        study = made.written.get(STUDY) or header.text(STUDY)
-        return Copy(chain(start, pixels_of), instance, study, tally, held, header.release)
+        original = header.text(STUDY)
+        heard = Heard(original, made.told, sha256(b"".join(start)).digest())
+        study = made.written.get(STUDY) or original
+        return Copy(chain(start, pixels_of), instance, study, tally, held, heard, header.release)
 
     @staticmethod
     def _pixels(made: Rewritten, head: bytes, descriptor: int, tally: Tally) -> Pieces:

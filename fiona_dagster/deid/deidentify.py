@@ -1,16 +1,16 @@
-"""De-identifies files and whole studies.
+"""De-identifies files.
 
-Belongs here: files in, files out, reports. Stays out: rules (``profile``), their execution (``engine``), and
-the decision whether a copy may leave (``verify`` and the gate in transfers).
+Belongs here: files in, files out, reports. Stays out: studies (``study``), rules (``profile``), their
+execution (``engine``), and the decision whether a copy may leave (``verify`` and the gate in transfers).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.compatibility import identities_for
-from fiona_dagster.deid.copies import Copy, FastWay, exact
+from fiona_dagster.deid.copies import Copy, FastWay, Heard, exact
 from fiona_dagster.deid.elements import DicomFile, Element, opened, text
-from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine
+from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine, Telling
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities
 from fiona_dagster.deid.keys import ProjectKey
@@ -29,7 +29,7 @@ from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.profile import Profile
 from fiona_dagster.deid.rewriting import Rewriter
 from fiona_dagster.deid.rows import Unsure
-from fiona_dagster.deid.writing import Flusher, part_of, write
+from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 
@@ -194,30 +194,67 @@ class Deidentifier:
             UnreadableDicom: no DICOM, damaged, or cut off.
             RefusedDicom: can be read but not passed on.
         """
+        made = self.heard(source, target, flush=flush)
+        if made is None:
+            raise AssertionError("a copy without a digest to compare is always made")
+        return made[0]
+
+    def heard(
+        self, source: Path, target: Path, *, flush: bool = True, unless: bytes = b""
+    ) -> tuple[FileReport, Heard] | None:
+        """As :meth:`file`, with what the original told of its person.
+
+        Args:
+            source: the original.
+            target: of the copy.
+            flush: the copy is on disk when this returns.
+            unless: digest of a header (``copies.Heard``).
+
+        Returns:
+            ``None``: the copy would have this very header, and was not made.
+        """
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
         try:
             if target.is_dir():
-                return self._file(source, descriptor, None, target, flush=flush)
-            return self._file(source, descriptor, target, target.parent, flush=flush)
+                return self._heard(source, descriptor, (None, target), flush=flush, unless=unless)
+            return self._heard(source, descriptor, (target, target.parent), flush=flush, unless=unless)
         except RecursionError:
             raise RefusedDicom("sequences are nested too deep; such an object is not passed on") from None
         finally:
             os.close(descriptor)
 
-    def _file(
-        self, source: Path, descriptor: int, target: Path | None, folder: Path, *, flush: bool
-    ) -> FileReport:
+    def _heard(
+        self, source: Path, descriptor: int, place: tuple[Path | None, Path], *, flush: bool, unless: bytes
+    ) -> tuple[FileReport, Heard] | None:
+        target, folder = place
         try:
             copy = self.fast.copy(descriptor, self.project)
         except Unsure:
             pass
         else:
+            if copy.heard.header == unless:
+                return None
             return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
         with self.exact_copy(source) as copy:
             return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
+
+    @contextmanager
+    def knowing(self, told: Mapping[str, Iterable[Telling]]) -> Iterator[None]:
+        """Inside of the block, copies are made as if their originals told this, too.
+
+        Args:
+            told: by (original) Study Instance UID.
+        """
+        try:
+            self.engine.know(told)
+            self.fast.rewriter.forget()
+            yield
+        finally:
+            self.engine.know({})
+            self.fast.rewriter.forget()
 
     @contextmanager
     def exact_copy(self, source: Path) -> Iterator[Copy]:
@@ -239,17 +276,19 @@ class Deidentifier:
                 self.map_or_keep(elements, STUDY, study),
                 tally,
                 held_kind(found, tally.unchecked, self.project),
+                Heard(study, frozenset(self.engine.told(found))),
                 found.release,
             )
 
     @staticmethod
-    def _store(copy: Copy, target: Path, descriptor: int, *, flush: bool) -> FileReport:
+    def _store(copy: Copy, target: Path, descriptor: int, *, flush: bool) -> tuple[FileReport, Heard]:
         with part_of(target, flush=flush) as part:
             size = write(part, copy.pieces, descriptor, copy.release)
         tally = copy.tally
-        return FileReport(
+        report = FileReport(
             target.name, copy.instance, copy.study, size, dict(tally.actions), dict(tally.tags), copy.held
         )
+        return report, copy.heard
 
     @staticmethod
     def map_or_keep(elements: list[Element], tag: int, original: str) -> str:
@@ -260,47 +299,3 @@ class Deidentifier:
 def _value(found: DicomFile, tag: int) -> str:
     element = found.find(tag)
     return text(element.value) if element else ""
-
-
-def deidentify_study(
-    deidentifier: Deidentifier,
-    sources: Sequence[Path],
-    out_dir: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> StudyReport:
-    """De-identifies files into ``out_dir``, one copy each, named by new UIDs.
-
-    Args:
-        deidentifier: rules and identities.
-        sources: the files; their order decides which of two with the same UID gets the plain name.
-        out_dir: made if missing; nothing but copies is put there.
-        progress: told (done, total) after each file.
-
-    Returns:
-        The report. Files that failed are in it by position, with the reason; the others are done.
-    """
-    out_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    report = StudyReport(deidentifier.header())
-    taken: set[str] = set()
-    with Flusher() as flusher:
-        for number, source in enumerate(sources, 1):
-            part = out_dir / f".{number}.{os.getpid()}.tmp"
-            try:
-                done = deidentifier.file(source, part, flush=False)
-                name = _free_name(done.sop_instance, taken)
-                flusher.keep(part, out_dir / name)
-                report.files.append(replace(done, name=name))
-            except (UnreadableDicom, RefusedDicom) as error:
-                report.failures.append(Failure(number, type(error).__name__, str(error)))
-            if progress:
-                progress(number, len(sources))
-    return report
-
-
-def _free_name(instance: str, taken: set[str]) -> str:
-    name, number = f"{instance}.dcm", 1
-    while name in taken:
-        number += 1
-        name = f"{instance}_{number}.dcm"
-    taken.add(name)
-    return name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 REMEMBERED = 20_000
 """Answers of the profile that are kept; hostile files hold any number of tags."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+Telling = tuple[int, str, bytes, bytes]
+"""Tag, VR, value and character set of what tells whose an object is."""
 
 
 def is_uid(value: str) -> bool:
@@ -87,6 +89,9 @@ class Engine:
         profile: what to do.
         identities: new UIDs and shifted dates.
         exempt: words that the request assigns, folded.
+
+    Attributes:
+        studies: what all objects of a study tell, and the terms that follow, by original Study Instance UID.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Engine:
         self.profile = profile
         self.identities = identities
         self.exempt = exempt
+        self.studies: dict[str, tuple[frozenset[Telling], Terms]] = {}
         self._steps: dict[Place, Step] = {}
         self._opaque: dict[int, bool] = {}
 
@@ -138,10 +144,8 @@ class Engine:
             raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
         for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
             self._required(source, tag, f"{name} Instance UID")
-        terms = self.known_terms()
-        iod = iod_of(source.sop_class)
-        terms.learn(source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod)))
-        task = Task(self, source, iod, terms)
+        terms = self.terms(self.told(source), text(source.find(STUDY).value))  # type: ignore[union-attr]
+        task = Task(self, source, iod_of(source.sop_class), terms)
         elements = task.data_set(source.elements, (), b"")
         unmet = conditions.unmet(source.elements, elements)
         elements = [e for e in elements if e.tag not in unmet]
@@ -155,6 +159,29 @@ class Engine:
         if leftovers.cleaned:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned
         return elements, task.tally
+
+    def told(self, source: DicomFile) -> list[Telling]:
+        """What an object tells of its person."""
+        iod = iod_of(source.sop_class)
+        values = source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod))
+        return [each for each in values if each[2]]
+
+    def terms(self, told: Collection[Telling], study: str) -> Terms:
+        """Search terms for an object of a study that tells this."""
+        known, of_all = self.studies.get(study, (frozenset(), None))
+        if of_all is not None and known.issuperset(told):
+            return of_all
+        made = self.known_terms()
+        made.learn((*told, *sorted(known)))
+        return made
+
+    def know(self, told: Mapping[str, Iterable[Telling]]) -> None:
+        """From now on objects are treated as if each told this, by original Study Instance UID."""
+        self.studies = {}
+        for study, values in told.items():
+            terms = self.known_terms()
+            terms.learn(sorted(values))
+            self.studies[study] = frozenset(values), terms
 
     @staticmethod
     def _required(source: DicomFile, tag: int, name: str) -> None:

@@ -36,6 +36,7 @@ REPLACEMENT = "REMOVED"
 LONGEST = {"SH": 16, "LO": 64}
 
 
+_DAY = re.compile(rb"\d{8}")
 Keeps = Callable[[int, str, tuple[int, ...]], bool]
 """Whether the rules keep what stands in a tag, by its VR and the sequences around it."""
 
@@ -53,7 +54,12 @@ def source_values(
             for item in e.items:
                 yield from source_values(item, keeps, charset, (*within, e.tag))
         elif tells(e.tag, e.vr) and len(e.value) <= 0x10000 and not keeps(e.tag, e.vr, within):
-            yield e.tag, e.vr, bytes(e.value), charset
+            yield e.tag, e.vr, what_tells(e.tag, e.vr, bytes(e.value)), charset
+
+
+def what_tells(tag: int, vr: str, value: bytes) -> bytes:
+    """The part of a value that terms are taken from: of a moment its day, which is that of all slices."""
+    return value[:8] if vr == "DT" and _DAY.match(value) and not tells(tag, "") else value
 
 
 def charset_of(elements: list[Element]) -> bytes:

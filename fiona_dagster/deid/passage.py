@@ -22,10 +22,10 @@ from fiona_dagster.deid.leftovers import (
     source_values,
     stray_uids,
     uids_in,
+    what_tells,
 )
 from fiona_dagster.deid.person import Header, Outcome, Person, Suspect, Told
 from fiona_dagster.deid.rows import Counted, Cut, Row, Rows, Unsure
-from fiona_dagster.deid.terms import tells
 from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -34,7 +34,6 @@ _RESERVED = b"\0\0"
 _SMALL = 4096
 """Longer elements and values are not remembered."""
 _MAY_BE_UID = re.compile(rb"[0-9]+(?:[._\-][0-9]+){3}")
-_DAY = re.compile(rb"\d{8}")
 BEHIND = 1 << 32
 """Greater than any tag."""
 _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
@@ -230,8 +229,7 @@ class Run:
         return stop
 
     def _tell(self, tag: int, vr: str, value: bytes) -> None:
-        if vr == "DT" and _DAY.match(value) and not tells(tag, ""):
-            value = value[:8]  # the same for all slices of a day
+        value = what_tells(tag, vr, value)
         if value:
             self.told.append((tag, vr, value))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fiona_dagster.deid.elements import DicomFile, Element, Reader, text
-from fiona_dagster.deid.engine import Task
+from fiona_dagster.deid.engine import Task, Telling
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.rows import Counted, Rows
 
@@ -40,6 +40,7 @@ class Person:
         task: the exact engine for one element.
         inserted: tag, bytes and ``Insertion.unless`` of what is assigned, and a last one behind all.
         plan: rows of the top level.
+        told: what these objects tell.
     """
 
     key: tuple[object, ...]
@@ -48,6 +49,7 @@ class Person:
     task: Task
     inserted: list[tuple[int, bytes, str]]
     plan: Rows
+    told: frozenset[Telling]
     harmless: set[tuple[int, bytes]] = field(default_factory=set)
     uids: dict[tuple[bytes, object], tuple[bytes, set[str]]] = field(default_factory=dict)
     outcomes: dict[tuple[int, bytes], Outcome] = field(default_factory=dict)

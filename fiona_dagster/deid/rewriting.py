@@ -20,7 +20,7 @@ from typing import NamedTuple
 from fiona_dagster.deid.assignment import Insertion
 from fiona_dagster.deid.elements import IMPLICIT, PIXELS, DicomFile
 from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task
+from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task, Telling
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.passage import BEHIND, Run
 from fiona_dagster.deid.person import Header, Person
@@ -40,6 +40,7 @@ class Rewritten:
         written: new UIDs at the top level, by tag.
         counted: attribute and action of every element that was changed.
         pixels: where the element of the pixel data begins; -1 without any.
+        told: what the object told of its person.
     """
 
     pieces: list[bytes]
@@ -47,6 +48,7 @@ class Rewritten:
     written: dict[int, str]
     counted: list[Counted]
     pixels: int
+    told: frozenset[Telling]
 
     def tally(self) -> Tally:
         """What was done, counted."""
@@ -114,7 +116,12 @@ class Rewriter:
             if key != person.key:
                 raise Unsure
         run.check()
-        return Rewritten(pieces, run.header, run.written, run.counted, run.pixels)
+        return Rewritten(pieces, run.header, run.written, run.counted, run.pixels, person.told)
+
+    def forget(self) -> None:
+        """Forgets what was learned of people: there is more to be known of them now, or less."""
+        self._people.clear()
+        self._last = None
 
     def _pass(
         self, source: _Source, person: Person, *, listen: bool = False
@@ -142,8 +149,8 @@ class Rewriter:
     def _new_person(self, key: tuple[object, ...]) -> Person:
         implicit, sop_class, study, charset, *told = key
         assert isinstance(sop_class, str) and isinstance(study, str) and isinstance(charset, bytes)  # noqa: S101, PT018
-        terms = self.engine.known_terms()
-        terms.learn((*each, charset) for each in told)  # type: ignore[misc]
+        values = [(*each, charset) for each in told]  # type: ignore[misc]
+        terms = self.engine.terms(values, study)
         assigned = self._insertions(study)
         if assigned is None or any(each.element.tag >= min(PIXELS) for each in assigned):
             raise Unsure
@@ -156,4 +163,5 @@ class Rewriter:
         nothing = DicomFile(IMPLICIT if implicit else "", [], sop_class)
         task = Task(self.engine, nothing, iod, terms)
         leftovers = Leftovers(terms, set(), self.engine.identities.uid)
-        return Person(key, charset, leftovers, task, [*inserted, (BEHIND, b"", "")], plan)
+        all_inserted = [*inserted, (BEHIND, b"", "")]
+        return Person(key, charset, leftovers, task, all_inserted, plan, frozenset(values))

@@ -1,0 +1,110 @@
+"""De-identifies the objects of a study together: what one of them tells of the person goes from all of them.
+
+Belongs here: many files, their names and order. Stays out: one file (``deidentify``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fiona_dagster.deid.copies import Heard
+from fiona_dagster.deid.deidentify import Deidentifier, Failure, FileReport, StudyReport
+from fiona_dagster.deid.engine import Telling
+from fiona_dagster.deid.writing import Flusher
+from fiona_dagster.errors import RefusedDicom, UnreadableDicom
+
+
+@dataclass
+class _Made:
+    """A copy that is there."""
+
+    number: int
+    source: Path
+    report: FileReport
+    heard: Heard
+
+
+def deidentify_study(
+    deidentifier: Deidentifier,
+    sources: Sequence[Path],
+    out_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> StudyReport:
+    """De-identifies files into ``out_dir``, one copy each, named by new UIDs.
+
+    A name, an id or a date that one object of a study tells is cleaned from all others of it: copies that
+    were made before it was known are made again.
+
+    Args:
+        deidentifier: rules and identities.
+        sources: the files; their order decides which of two with the same UID gets the plain name.
+        out_dir: made if missing; nothing but copies is put there.
+        progress: told (done, total) after each file.
+
+    Returns:
+        The report. Files that failed are in it by position, with the reason; the others are done.
+    """
+    out_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    report = StudyReport(deidentifier.header())
+    made: list[_Made] = []
+    taken: set[str] = set()
+    same: dict[frozenset[Telling], frozenset[Telling]] = {}
+    with Flusher() as flusher:
+        for number, source in enumerate(sources, 1):
+            part = _part(out_dir, number)
+            try:
+                done = deidentifier.heard(source, part, flush=False)
+            except (UnreadableDicom, RefusedDicom) as error:
+                report.failures.append(Failure(number, type(error).__name__, str(error)))
+            else:
+                if done is not None:
+                    file, heard = done
+                    name = _free_name(file.sop_instance, taken)
+                    flusher.keep(part, out_dir / name)
+                    told = same.setdefault(heard.told, heard.told)
+                    made.append(_Made(number, source, replace(file, name=name), heard._replace(told=told)))
+            if progress:
+                progress(number, len(sources))
+    _together(deidentifier, made, out_dir, report)
+    report.files = [each.report for each in made]
+    return report
+
+
+def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, report: StudyReport) -> None:
+    """Makes copies again that would be others if their originals had told what others of the study tell."""
+    told: dict[str, set[Telling]] = {}
+    for study, values in {(each.heard.study, each.heard.told) for each in made}:
+        told.setdefault(study, set()).update(values)
+    lacking = [each for each in made if each.heard.told != told[each.heard.study]]
+    if not lacking:
+        return
+    with deidentifier.knowing(told), Flusher() as flusher:
+        for each in lacking:
+            part, target = _part(out_dir, each.number), out_dir / each.report.name
+            try:
+                done = deidentifier.heard(each.source, part, flush=False, unless=each.heard.header)
+            except (UnreadableDicom, RefusedDicom) as error:
+                target.unlink()
+                made.remove(each)
+                report.failures.append(Failure(each.number, type(error).__name__, str(error)))
+                continue
+            if done is not None:
+                flusher.keep(part, target)
+                each.report = replace(done[0], name=each.report.name)
+    report.failures.sort(key=lambda failure: failure.number)
+
+
+def _part(out_dir: Path, number: int) -> Path:
+    return out_dir / f".{number}.{os.getpid()}.tmp"
+
+
+def _free_name(instance: str, taken: set[str]) -> str:
+    name, number = f"{instance}.dcm", 1
+    while name in taken:
+        number += 1
+        name = f"{instance}_{number}.dcm"
+    taken.add(name)
+    return name
