@@ -41,11 +41,16 @@ _REMEMBERED = 64
 """Headers whose outcome is remembered before all are forgotten."""
 _NUMBER = re.compile(r"-?(?:0x[0-9a-fA-F]{1,8}|\d{1,12}(?:\.\d{0,20})?(?:[eE][+-]?\d{1,3})?)")
 _PLAIN = re.compile(rb"[\x20-\x7e]*")
+_NUMERIC = frozenset((b"DS", b"IS", b"FD", b"FL", b"US", b"SS", b"UL", b"SL"))
+_VRS = _NUMERIC | {b"SH", b"LO", b"CS", b"ST", b"LT", b"UT", b"UN", b"UI"}
+"""Those of the elements that the list names."""
+_MOST_TYPE, _MOST_VALUES = 32, 64
+"""Greatest number of a data type, and of values said to be there where fewer are."""
 _UID = re.compile(r"(?<![0-9.])[0-9]+(?:\.[0-9]+){4,}(?![0-9]|\.[0-9])")
 _PERSONAL = re.compile(
     r"patient|weight|birth|sex\b|age\b|serial|uid|date|institution|operator", re.IGNORECASE
 )
-_LINE = re.compile(r"\s*([\w.\[\]]+)\s*=\s*(.*?)\s*")
+_LINE = re.compile(r"\s*([A-Za-z0-9_.\[\]]{1,200})\s*=\s*(.*?)\s*")
 _WORDS = re.compile(r'"{1,2}([\x20-\x21\x23-\x7e]*)"{1,2}')
 
 
@@ -113,6 +118,16 @@ def _entries(data: bytes) -> Iterator[_Entry]:
         yield _Entry(name.partition(b"\0")[0].decode("latin-1"), multiplicity, vr, kind, tuple(values))
 
 
+def _is_understood(entry: _Entry) -> bool:
+    """Whether nothing but what belongs there stands beside the values of an element."""
+    return (
+        entry.vr[:2] in _VRS
+        and entry.vr[2:] == b"\0\0"
+        and 0 <= entry.type <= _MOST_TYPE
+        and 0 <= entry.multiplicity <= max(_MOST_VALUES, len(entry.values))
+    )
+
+
 def _written(entries: list[_Entry]) -> bytes:
     parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(entries), _END)]
     for entry in entries:
@@ -135,7 +150,7 @@ def rewritten(data: bytes, section: str, context: Context) -> bytes | None:
     """
     allowed = frozenset(lists()[section])
     try:
-        entries = [entry for entry in _entries(data) if entry.name in allowed]
+        entries = [entry for entry in _entries(data) if entry.name in allowed and _is_understood(entry)]
     except ValueError:
         return None
     plain = [value for entry in entries if entry.name not in _PROTOCOLS for value in entry.values]
@@ -146,7 +161,10 @@ def rewritten(data: bytes, section: str, context: Context) -> bytes | None:
         if entry.name in _PROTOCOLS:
             values = tuple(_protocol_value(value, context) for value in entry.values)
         else:
-            values = tuple(b"" if next(told) else _value(value, context) for value in entry.values)
+            numeric = entry.vr[:2] in _NUMERIC
+            values = tuple(
+                b"" if next(told) else _value(value, context, numeric=numeric) for value in entry.values
+            )
         kept.append(_Entry(entry.name, entry.multiplicity, entry.vr, entry.type, values))
     return _written(kept)
 
@@ -166,14 +184,19 @@ def _told(terms: Terms, lines: Sequence[str]) -> list[bool]:
     return found
 
 
-def _value(value: bytes, context: Context) -> bytes:
-    """A value of a few plain characters without identity; empty if it is anything else."""
+def _value(value: bytes, context: Context, *, numeric: bool) -> bytes:
+    """A value of a few plain characters without identity, or a number; empty if it is anything else."""
     plain = value.partition(b"\0")[0]
     if not plain:
         return value[:1]
     if len(plain) > 256 or not _PLAIN.fullmatch(plain):
         return b""
-    text = _UID.sub(lambda found: context.map_uid(found[0]), plain.decode("ascii"))
+    text = plain.decode("ascii")
+    if numeric:
+        number = text.strip()
+        if not _NUMBER.fullmatch(number) or context.terms.is_number(number):
+            return b""
+    text = _UID.sub(lambda found: context.map_uid(found[0]), text)
     return text.encode() + value[len(plain) : len(plain) + 1]
 
 
@@ -191,16 +214,18 @@ def protocol(text: str, context: Context) -> str:
         return ""
     written = text[begin:end].split("\n")[1:]
     lines = ["### ASCCONV BEGIN ###"]
-    for line, told in zip(written, _told(context.terms, written), strict=True):
-        found = _LINE.fullmatch(line)
-        new = _protocol_entry(found[1], found[2], context, told=told) if found else None
-        if found and new is not None:
+    entries = [found for line in written if (found := _LINE.fullmatch(line))]
+    named = _told(context.terms, [found[1] for found in entries])
+    told = _told(context.terms, [found[0] for found in entries])
+    for found, name_tells, tells in zip(entries, named, told, strict=True):
+        new = None if name_tells else _protocol_entry(found[1], found[2], context, told=tells)
+        if new is not None:
             lines.append(f"{found[1]}\t = \t{new}")
     return "\n".join([*lines, "### ASCCONV END ###", ""])
 
 
 def _protocol_entry(name: str, value: str, context: Context, *, told: bool) -> str | None:
-    if _PERSONAL.search(name) or len(name) > 200:
+    if _PERSONAL.search(name):
         return None
     last = re.sub(r"\[\d+\]", "", name.rpartition(".")[2])
     number = value.partition("#")[0].strip()
@@ -212,8 +237,7 @@ def _protocol_entry(name: str, value: str, context: Context, *, told: bool) -> s
     if words is None:
         return None
     if last in lists()["references"]:
-        made = _UID.sub(lambda found: context.map_uid(found[0]), words[1])
-        return f'"{made}"' if made != words[1] else None
+        return f'"{context.map_uid(words[1])}"' if _UID.fullmatch(words[1]) else None
     if last in lists()["words"]:
         return f'"{cleaned(words[1], context.terms, keep_dates=True)}"'
     return None
