@@ -171,6 +171,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("targets: SFTP", targets.SftpTarget),
         ("targets: DICOM", targets.DicomTarget),
         ("targets: folder", targets.FolderTarget),
+        ("targets: DICOM, tls", targets.PeerTlsSettings),
         ("completion", settings.CompletionSettings),
         ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),

@@ -54,7 +54,14 @@ if TYPE_CHECKING:
         Source,
         TokenSource,
     )
-    from fiona_dagster.config.targets import DicomTarget, FolderTarget, PackageTarget, SftpTarget, Target
+    from fiona_dagster.config.targets import (
+        DicomTarget,
+        FolderTarget,
+        PackageTarget,
+        PeerTlsSettings,
+        SftpTarget,
+        Target,
+    )
 
 __all__ = [
     "PROJECT_NAME",
@@ -69,6 +76,7 @@ __all__ = [
     "OptOutSettings",
     "PackageSettings",
     "PackageTarget",
+    "PeerTlsSettings",
     "ProjectSettings",
     "ReceiverSettings",
     "RedcapSettings",
@@ -106,6 +114,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "settings" if name[0].isupper() else "load"
     module = "access" if name in {"AllowedCaller", "TlsSettings"} else module
-    module = "targets" if name.endswith("Target") else module
+    module = "targets" if name == "PeerTlsSettings" or name.endswith("Target") else module
     module = "apart" if name == "load_settings_apart" else module
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -57,6 +57,25 @@ class SftpTarget(Section):
         return self
 
 
+class PeerTlsSettings(Section):
+    """TLS towards a PACS (BCP 195, PS3.15 section B.12); its certificate is always verified."""
+
+    ca_file: str = ""
+    """Certificates that vouch for the PACS, PEM; relative: below config/. Empty: those of the system."""
+    certificate: str = ""
+    """Our certificate with its chain, PEM; relative: below config/. Empty: the PACS asks for none."""
+    key: str = ""
+    """Its private key, PEM, without a passphrase; relative: below config/."""
+    server_name: str = ""
+    """What the certificate of the PACS must be made out to. Empty: ``host`` of the target."""
+
+    @model_validator(mode="after")
+    def _key_and_certificate(self) -> PeerTlsSettings:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key go together")
+        return self
+
+
 class DicomTarget(Section):
     """A research PACS."""
 
@@ -69,6 +88,8 @@ class DicomTarget(Section):
     """Longest wait for a connection, for an association, and for an answer to an instance."""
     associations: int = Field(1, ge=1, le=16)
     """How many associations send one study at the same time."""
+    tls: PeerTlsSettings | None = None
+    """How connections to it are secured; None: they are not."""
 
 
 class FolderTarget(Section):

@@ -1,7 +1,7 @@
-"""Clients of a peer over DIMSE: C-ECHO, C-FIND (PS3.7 section 9.1), on pynetdicom; C-STORE has its own.
+"""Clients of a peer over DIMSE: C-ECHO, C-FIND (PS3.7 section 9.1); associations of pynetdicom for the rest.
 
-pynetdicom is imported when one of these functions is called. What it and pydicom log or raise quotes
-values of attributes; nothing of it gets out of here.
+pynetdicom is imported when :func:`association_with` is called. What it and pydicom log or raise quotes values
+of attributes; nothing of it gets out of here.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from fiona_dagster.dicom import dimse
+from fiona_dagster.dicom.datasets import decode, encode, tag_of
 from fiona_dagster.dicom.peers import Peer
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+from fiona_dagster.dicom.requestor import Context, Requestor
+from fiona_dagster.dicom.wire import Broken
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, UnreadableDicom
 
 VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
+_FIND_CONTEXTS = [(STUDY_ROOT_FIND, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_FIND, IMPLICIT_LITTLE_ENDIAN)]
+_QUERY_LEVEL = 0x00080052
+MAX_MATCHES = 1_000_000
+"""Answers to one query that are taken."""
 ATTEMPTS = 3
 """How often a query without an answer is asked."""
-
-Context = tuple[str, str]
-"""SOP class and transfer syntax."""
 
 
 def echo(peer: Peer) -> None:
@@ -35,9 +40,17 @@ def echo(peer: Peer) -> None:
         PeerUnavailable: no answer.
         DeliveryRefused: the peer does not want us.
     """
-    with association_with(peer, [(VERIFICATION, IMPLICIT_LITTLE_ENDIAN)], peer.timeout) as association:
-        status = _status(association.send_c_echo())
-    if status != 0:
+    context = (VERIFICATION, IMPLICIT_LITTLE_ENDIAN)
+    try:
+        with Requestor(peer, [context]) as association:
+            if context not in association.accepted:
+                raise DeliveryRefused(f"{peer.name}: does not accept verification")
+            number = association.next_message_id()
+            command = dimse.encode_request(dimse.C_ECHO_RQ, number, VERIFICATION, data_set=False)
+            answer, _ = association.ask(dimse.C_ECHO_RQ, context, command)
+    except Broken as broken:
+        raise PeerUnavailable(f"{peer.name}: no answer to C-ECHO: {broken}") from None
+    if answer.status != dimse.SUCCESS:
         raise PeerUnavailable(f"{peer.name}: no success to C-ECHO")
 
 
@@ -88,43 +101,45 @@ def find(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, str]]:
         PeerUnavailable: no association, or no answer.
         DeliveryRefused: the peer does not answer such queries.
     """
+    why = ""
     for _ in range(ATTEMPTS):
-        answer = _find_once(peer, level, keys)
-        if answer is not None:
-            return answer
-    raise PeerUnavailable(f"{peer.name}: no answer to C-FIND at {level} level")
-
-
-def _find_once(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, str]] | None:
-    from pydicom.dataset import Dataset
-
-    query = Dataset()
-    query.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(query, keyword, value)
-    found: list[dict[str, str]] = []
-    contexts = [(STUDY_ROOT_FIND, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_FIND, IMPLICIT_LITTLE_ENDIAN)]
-    with association_with(peer, contexts, peer.timeout) as association:
         try:
-            for answer, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
-                status = _status(answer)
-                if status in (0xFF00, 0xFF01):
-                    if identifier is not None:
-                        found.append({keyword: str(identifier.get(keyword) or "") for keyword in keys})
-                    continue
-                if status is None:
-                    return None
-                if status != 0:
-                    raise DeliveryRefused(f"{peer.name}: C-FIND at {level} level: status {status:04X}")
-                return found
-        except (RuntimeError, OSError, ValueError):
-            return None
-    return None
+            with Requestor(peer, _FIND_CONTEXTS) as association:
+                return _find(peer, association, level, keys)
+        except Broken as broken:
+            why = str(broken)
+            if broken.timed_out:
+                break
+    raise PeerUnavailable(f"{peer.name}: no answer to C-FIND at {level} level: {why}")
 
 
-def _status(answer: Any) -> int | None:
-    status = answer.get("Status") if answer is not None else None
-    return None if status is None else int(status)
+def _find(peer: Peer, association: Requestor, level: str, keys: dict[str, str]) -> list[dict[str, str]]:
+    context = next((each for each in _FIND_CONTEXTS if each in association.accepted), None)
+    if context is None:
+        raise DeliveryRefused(f"{peer.name}: does not answer queries (study root, C-FIND)")
+    tags = {tag_of(keyword): keyword for keyword in keys}
+    query = encode(
+        {_QUERY_LEVEL: level, **{tag: keys[keyword] for tag, keyword in tags.items()}},
+        explicit=context[1] == EXPLICIT_LITTLE_ENDIAN,
+    )
+    number = association.next_message_id()
+    command = dimse.encode_request(dimse.C_FIND_RQ, number, STUDY_ROOT_FIND, data_set=True)
+    found: list[dict[str, str]] = []
+    answer, data = association.ask(dimse.C_FIND_RQ, context, command, query)
+    while answer.status in (0xFF00, 0xFF01):
+        try:
+            values = decode(data, context[1], list(tags))
+        except UnreadableDicom as error:
+            raise Broken(str(error)) from None
+        found.append({keyword: values.get(tag, "") for tag, keyword in tags.items()})
+        if len(found) > MAX_MATCHES:
+            raise PeerUnavailable(f"{peer.name}: more than {MAX_MATCHES} answers to C-FIND at {level} level")
+        answer, data = association.more(dimse.C_FIND_RQ)
+    if answer.status >> 8 == 0xA7:
+        raise PeerUnavailable(f"{peer.name}: out of resources for C-FIND at {level} level")
+    if answer.status != dimse.SUCCESS:
+        raise DeliveryRefused(f"{peer.name}: C-FIND at {level} level: status {answer.status:04X}")
+    return found
 
 
 @contextlib.contextmanager

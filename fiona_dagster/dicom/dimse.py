@@ -9,8 +9,8 @@ from functools import lru_cache
 from fiona_dagster.dicom.uids import clean_uid
 from fiona_dagster.errors import UnreadableDicom
 
-C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
-N_ACTION_RQ = 0x0130
+C_STORE_RQ, C_FIND_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0020, 0x0030, 0x0FFF
+N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 
@@ -157,6 +157,36 @@ def encode_store_request(message_id: int, sop_class: str, sop_instance: str) -> 
     """
     body = _store_class(sop_class) + _element(_MESSAGE_ID, struct.pack("<H", message_id))
     body += _STORE_MIDDLE + _uid(_INSTANCE, sop_instance)
+    return _element(0x0000, struct.pack("<I", len(body))) + body
+
+
+def encode_request(field: int, message_id: int, sop_class: str, *, data_set: bool) -> bytes:
+    """The command set of a C-ECHO-RQ or C-FIND-RQ (PS3.7 section 9.3).
+
+    Args:
+        field: Command Field.
+        message_id: 1 to 65535, not that of an operation that is still open.
+        sop_class: Affected SOP Class UID.
+        data_set: whether an identifier follows; the priority is medium then.
+    """
+    body = _uid(_SOP_CLASS, sop_class) + _element(_FIELD, struct.pack("<H", field))
+    body += _element(_MESSAGE_ID, struct.pack("<H", message_id))
+    body += _STORE_MIDDLE if data_set else _element(_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET))
+    return _element(0x0000, struct.pack("<I", len(body))) + body
+
+
+def encode_action_request(message_id: int, sop_class: str, sop_instance: str, action: int) -> bytes:
+    """The command set of an N-ACTION-RQ with Action Information (PS3.7 table 10.3-5).
+
+    Args:
+        message_id: 1 to 65535, not that of an operation that is still open.
+        sop_class: Requested SOP Class UID.
+        sop_instance: Requested SOP Instance UID.
+        action: Action Type ID.
+    """
+    body = _uid(_REQUESTED_CLASS, sop_class) + _element(_FIELD, struct.pack("<H", N_ACTION_RQ))
+    body += _element(_MESSAGE_ID, struct.pack("<H", message_id)) + _element(_DATA_SET_TYPE, b"\1\0")
+    body += _uid(_REQUESTED_INSTANCE, sop_instance) + _element(_ACTION, struct.pack("<H", action))
     return _element(0x0000, struct.pack("<I", len(body))) + body
 
 

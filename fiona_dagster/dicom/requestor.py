@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +23,11 @@ from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, 
 
 Context = tuple[str, str]
 """SOP class and transfer syntax."""
+Response = tuple[dimse.Response, bytes]
+"""An answer and its data set, empty if it has none."""
+
+MAX_ANSWER = 1024 * 1024
+"""Largest data set of an answer."""
 
 OUR_MAX_PDU = 16384
 """What we receive: answers are short."""
@@ -92,6 +98,7 @@ class Requestor:
     def __init__(self, peer: Peer, contexts: Sequence[Context], scp_roles: Sequence[str] = ()) -> None:
         self._peer = peer
         self._message = 0
+        self._values: deque[tuple[int, bytes]] = deque()
         self._ended = False
         self._wire = Wire(connect(peer), peer.timeout)
         try:
@@ -166,8 +173,7 @@ class Requestor:
             Broken: the association is gone.
             NotVerified: the file changed; its last part was not sent, the association must be aborted.
         """
-        self._message = self._message % 0xFFFF + 1
-        command = dimse.encode_store_request(self._message, context[0], sop_instance)
+        command = dimse.encode_store_request(self.next_message_id(), context[0], sop_instance)
         identifier = self.accepted[context]
         head = pdu.encode_command(identifier, command, self.step + 6)
         if isinstance(data, memoryview):
@@ -224,7 +230,7 @@ class Requestor:
             at += count
 
     def answer(self, seconds: float) -> int:
-        """The status with which the peer answers the request that was sent last.
+        """The status with which the peer answers the C-STORE that was sent last.
 
         Args:
             seconds: how long it may take.
@@ -232,41 +238,79 @@ class Requestor:
         Raises:
             Broken: the association is gone, or the answer belongs to no request of ours.
         """
+        return self._response(dimse.C_STORE_RQ, seconds)[0].status
+
+    def ask(self, field: int, context: Context, command: bytes, data: bytes = b"") -> Response:
+        """Sends a request and takes its first answer; :meth:`more` gets those behind it.
+
+        Args:
+            field: Command Field of the request.
+            context: one of :attr:`accepted`.
+            command: the command set, with :meth:`next_message_id`.
+            data: the data set; empty for none.
+
+        Raises:
+            Broken: the association is gone, or the answer belongs to no request of ours.
+        """
+        identifier = self.accepted[context]
+        parts = [memoryview(pdu.encode_command(identifier, command, self.step + 6))]
+        if data:
+            parts += self._pdus(identifier, memoryview(data), last=True)
+        self._wire.send(parts, self._deadline(len(data)))
+        return self.more(field)
+
+    def more(self, field: int) -> Response:
+        """The next answer to the request that was sent last; see :meth:`ask`."""
+        return self._response(field, self._peer.timeout)
+
+    def next_message_id(self) -> int:
+        """Message ID of the next request."""
+        self._message = self._message % 0xFFFF + 1
+        return self._message
+
+    def _response(self, field: int, seconds: float) -> Response:
         deadline = time.monotonic() + seconds
         self._wire.set_timeout(seconds)
         try:
-            response = dimse.decode_response(self._command(deadline))
+            response = dimse.decode_response(self._collect(deadline, dimse.MAX_COMMAND, command=True))
+            if response.field != field | dimse.RESPONSE or response.message_id != self._message:
+                raise Broken("the answer belongs to no request of ours")
+            data = self._collect(deadline, MAX_ANSWER, command=False) if response.has_data_set else b""
         except UnreadableDicom as error:
             raise Broken(str(error)) from None
         finally:
             self._wire.set_timeout(self._peer.timeout)
-        if response.field != dimse.C_STORE_RQ | dimse.RESPONSE or response.message_id != self._message:
-            raise Broken("the answer belongs to no request of ours")
-        return response.status
+        return response, data
 
-    def _command(self, deadline: float) -> bytes:
-        """One command set, from as many PDUs as it comes in."""
+    def _collect(self, deadline: float, largest: int, *, command: bool) -> bytes:
+        """One command set or data set, from as many PDUs as it comes in."""
         collected = b""
         while True:
-            kind, body = self._wire.next_pdu(deadline, OUR_MAX_PDU)
-            if kind == pdu.RELEASE_RQ:
-                with contextlib.suppress(Broken):
-                    self._wire.send([memoryview(pdu.encode_release_response())], deadline)
-                self._ended = True
-                raise Broken("the peer released the association")
-            if kind == pdu.ABORT:
-                self._ended = True
-                raise Broken("the peer aborted the association")
-            if kind != pdu.P_DATA:
-                raise Broken("the peer sent an unexpected PDU")
-            for control, fragment in pdu.data_values(body):
-                if not control & 1:
-                    raise Broken("a data set came where an answer was expected")
-                collected += fragment
-                if len(collected) > dimse.MAX_COMMAND:
-                    raise Broken("the answer is too long")
-                if control & 2:
-                    return collected
+            if not self._values:
+                self._values.extend(pdu.data_values(self._p_data(deadline)))
+                continue
+            control, fragment = self._values.popleft()
+            if bool(control & 1) != command:
+                raise Broken("a data set came where a command was expected, or the other way round")
+            collected += fragment
+            if len(collected) > largest:
+                raise Broken("the answer is too long")
+            if control & 2:
+                return collected
+
+    def _p_data(self, deadline: float) -> bytes:
+        kind, body = self._wire.next_pdu(deadline, OUR_MAX_PDU)
+        if kind == pdu.RELEASE_RQ:
+            with contextlib.suppress(Broken):
+                self._wire.send([memoryview(pdu.encode_release_response())], deadline)
+            self._ended = True
+            raise Broken("the peer released the association")
+        if kind == pdu.ABORT:
+            self._ended = True
+            raise Broken("the peer aborted the association")
+        if kind != pdu.P_DATA:
+            raise Broken("the peer sent an unexpected PDU")
+        return body
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -169,6 +169,8 @@ class Wire:
                 data = self._socket.recv(_READ)
             except (TimeoutError, BlockingIOError):
                 raise Broken("no answer in time", timed_out=True) from None
+            except ssl.SSLError as error:  # in TLS 1.3 a peer refuses our certificate after the handshake
+                raise Broken(f"TLS: {_plain(error)}") from None
             except OSError:
                 raise Broken("the connection broke") from None
             if not data:
@@ -207,5 +209,9 @@ def connect(peer: Peer) -> socket.socket:
         ) from None
     except OSError as error:
         plain.close()
-        why = (error.reason or "no TLS") if isinstance(error, ssl.SSLError) else "the connection broke"
-        raise PeerUnavailable(f"{peer.name}: no TLS ({why.lower().replace('_', ' ')})") from None
+        why = _plain(error) if isinstance(error, ssl.SSLError) else "the connection broke"
+        raise PeerUnavailable(f"{peer.name}: no TLS ({why})") from None
+
+
+def _plain(error: ssl.SSLError) -> str:
+    return (error.reason or "the connection broke").lower().replace("_", " ")

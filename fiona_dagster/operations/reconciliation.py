@@ -303,6 +303,8 @@ def _at_targets(
     gateway: Gateway, current: Mapping[tuple[str, str], Transfer], result: Reconciliation
 ) -> None:
     """What each research PACS says it has of every study that was proven there."""
+    from fiona_dagster.transfers.targets.dicom import peer_of
+
     proven: dict[str, dict[str, list[tuple[Transfer, Sending]]]] = defaultdict(lambda: defaultdict(list))
     for (study, project), transfer in current.items():
         for sending in gateway.ledger.sendings.at(study, project):
@@ -316,7 +318,7 @@ def _at_targets(
         if not isinstance(target, DicomTarget):
             continue
         try:
-            counts = _ask(target, sorted(sent))
+            counts = _ask(peer_of(target, gateway.root), sorted(sent))
         except FionaError as error:
             result.problems.append(f"target {name} was not asked: {error}")
             continue
@@ -332,16 +334,14 @@ def _at_targets(
             result.gaps.append(Gap(transfer.project, transfer.study, code, reason, sending.changed))
 
 
-def _ask(target: DicomTarget, studies: Sequence[str]) -> dict[str, int]:
+def _ask(peer: Peer, studies: Sequence[str]) -> dict[str, int]:
     """Mapped StudyInstanceUID -> number of instances that the PACS has.
 
     Studies are asked for in lists; one of which it has none, or not the number, is asked for alone, since not
     every PACS knows lists.
     """
     from fiona_dagster.dicom.clients import count_instances, find
-    from fiona_dagster.transfers.targets.dicom import peer_of
 
-    peer = peer_of(target)
     counts: dict[str, int] = {}
     for start in range(0, len(studies), FIND_BATCH):
         batch = studies[start : start + FIND_BATCH]

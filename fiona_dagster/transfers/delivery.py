@@ -151,6 +151,7 @@ def _send(
     try:
         return deliver_dicom(
             target,
+            gateway.root,
             [folder / name for name in sorted(verified)],
             {str(folder / name): verified[name] for name in verified},
             begin=begin,

@@ -71,7 +71,7 @@ def _ask(gateway: Gateway, sendings: Sequence[Sending]) -> None:
             from fiona_dagster.dicom.clients import count_instances
             from fiona_dagster.transfers.targets.dicom import peer_of
 
-            count = count_instances(peer_of(target), mapped)
+            count = count_instances(peer_of(target, gateway.root), mapped)
             if count:
                 raise DeliveryRefused(
                     f"target {name}: still lists {count} instances; nothing was recorded. Have the copy "

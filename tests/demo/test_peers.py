@@ -151,7 +151,11 @@ def test_a_full_remote_disk_is_recognised_where_the_server_tells_its_space(
 def test_pacs_takes_proves_and_remembers(pacs: ResearchPacs, tmp_path: Path) -> None:
     files = [make_file(tmp_path / f"{n}.dcm", n) for n in range(1, 5)]
     proof = deliver_dicom(
-        pacs_target(pacs.describe()), files, digests(files), begin=Recorder(tmp_path / "ledger")
+        pacs_target(pacs.describe()),
+        DataRoot(tmp_path),
+        files,
+        digests(files),
+        begin=Recorder(tmp_path / "ledger"),
     )
 
     assert proof.kind == "dicom-find"
@@ -174,7 +178,11 @@ def test_a_pacs_that_can_only_count_gives_a_proof_of_that_name(
     monkeypatch.setattr(dicom, "find_instance_uids", refuse)
     files = [make_file(tmp_path / f"{n}.dcm", n) for n in range(1, 4)]
     proof = deliver_dicom(
-        pacs_target(pacs.describe()), files, digests(files), begin=Recorder(tmp_path / "ledger")
+        pacs_target(pacs.describe()),
+        DataRoot(tmp_path),
+        files,
+        digests(files),
+        begin=Recorder(tmp_path / "ledger"),
     )
 
     assert (proof.kind, proof.counts["found"], proof.counts["sent"]) == ("dicom-find-count", 3, 3)

@@ -8,18 +8,20 @@ import hashlib
 import io
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import sender
 from fiona_dagster.dicom.clients import count_instances, echo, find_instance_uids
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.wire import Broken
 from fiona_dagster.errors import (
+    ConfigurationError,
     ContentUnproven,
     DeliveryRefused,
     NotVerified,
@@ -29,7 +31,8 @@ from fiona_dagster.errors import (
 from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from fiona_dagster.transfers.targets import dicom as target_module
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
-from tests.peers_fixtures import CuttingProxy, Orthanc, free_port
+from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, running_orthanc
+from tests.receiver.certificates import Authority
 from tests.sending import Recorder, exchanging
 
 pytestmark = pytest.mark.peers
@@ -81,7 +84,7 @@ def digests(files: list[Path]) -> dict[str, str]:
 def _deliver(orthanc: Orthanc, files: list[Path], **target: object) -> Proof:
     """As a site does it whose ledger lies beside the files."""
     begin = _recorder(files[0].parent / "ledger")
-    return deliver_dicom(orthanc.target(**target), files, digests(files), begin=begin, name="pacs")
+    return deliver_dicom(orthanc.target(**target), ROOT, files, digests(files), begin=begin, name="pacs")
 
 
 @functools.cache
@@ -89,6 +92,7 @@ def _recorder(folder: Path) -> Recorder:
     return Recorder(folder)
 
 
+ROOT = DataRoot(Path("/nowhere"))
 UIDS = {f"2.25.77.{n}" for n in range(1, 7)}
 
 
@@ -123,14 +127,14 @@ def test_nothing_leaves_when_one_file_is_not_what_was_verified(
         expected[str(files[5])] = "0" * 64
 
     with pytest.raises(NotVerified):
-        deliver_dicom(orthanc.target(), files, expected, begin=_recorder(files[0].parent / "ledger"))
+        deliver_dicom(orthanc.target(), ROOT, files, expected, begin=_recorder(files[0].parent / "ledger"))
     assert orthanc.sop_instance_uids() == set()
 
 
 def test_a_record_without_its_file_is_not_success(orthanc: Orthanc, files: list[Path]) -> None:
     with pytest.raises(NotVerified):
         deliver_dicom(
-            orthanc.target(), files[:-1], digests(files), begin=_recorder(files[0].parent / "ledger")
+            orthanc.target(), ROOT, files[:-1], digests(files), begin=_recorder(files[0].parent / "ledger")
         )
     assert orthanc.sop_instance_uids() == set()
 
@@ -325,4 +329,73 @@ def test_a_ledger_from_an_older_backup_proves_nothing(orthanc: Orthanc, files: l
     _deliver(orthanc, files)
     backup = _recorder(files[0].parent / "backup")
     with pytest.raises(ContentUnproven, match="6 of 6"):
-        deliver_dicom(orthanc.target(), files, digests(files), begin=backup)
+        deliver_dicom(orthanc.target(), ROOT, files, digests(files), begin=backup)
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[tuple[Orthanc, DataRoot, Authority]]:
+    """Orthanc that speaks TLS only and wants a client certificate; ours lies below config/."""
+    authority = Authority(tmp_path)
+    server, client = authority.issue("pacs"), authority.issue("fiona")
+    root = DataRoot(tmp_path / "data")
+    root.secrets.mkdir(parents=True)
+    for name, source in (("ca", authority.file), ("pem", client.certificate), ("key", client.key)):
+        (root.secrets / f"pacs.{name}").write_bytes(source.read_bytes())
+    settings = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(server.certificate),
+        "DicomTlsPrivateKey": str(server.key),
+        "DicomTlsTrustedCertificates": str(authority.file),
+        "DicomTlsRemoteCertificateRequired": True,
+        "DicomTlsMinimumProtocolVersion": 4,
+    }
+    with running_orthanc(tmp_path / "orthanc", **settings) as orthanc:
+        yield orthanc, root, authority
+
+
+OURS = {"ca_file": "secrets/pacs.ca", "certificate": "secrets/pacs.pem", "key": "secrets/pacs.key"}
+
+
+def test_a_delivery_over_tls_with_certificates_on_both_sides(
+    secured: tuple[Orthanc, DataRoot, Authority], files: list[Path]
+) -> None:
+    orthanc, root, _ = secured
+    big = files[0].parent / "big.dcm"
+    make_file(big, 7)
+    with big.open("ab") as stream:
+        stream.write(b"\xfc\xff\xfc\xffOB\0\0" + (20_000_000).to_bytes(4, "little") + bytes(20_000_000))
+    begin = _recorder(files[0].parent / "ledger")
+    target = orthanc.target(tls=OURS, associations=2)
+
+    proof = deliver_dicom(target, root, [*files, big], digests([*files, big]), begin=begin, name="pacs")
+
+    assert proof.counts["found"] == proof.counts["sent"] == 7
+    assert orthanc.sop_instance_uids() == {*UIDS, "2.25.77.7"}
+
+
+def test_nothing_is_sent_without_the_right_certificates(
+    secured: tuple[Orthanc, DataRoot, Authority], files: list[Path], tmp_path: Path
+) -> None:
+    orthanc, root, _ = secured
+    (tmp_path / "other").mkdir()
+    (root.secrets / "other.ca").write_bytes(Authority(tmp_path / "other", "Other CA").file.read_bytes())
+    (root.secrets / "broken.key").write_bytes(b"no key")
+
+    def deliver(**tls: str) -> None:
+        begin = _recorder(files[0].parent / "ledger")
+        deliver_dicom(orthanc.target(tls={**OURS, **tls}), root, files, digests(files), begin=begin)
+
+    with pytest.raises(DeliveryRefused, match="certificate is not accepted"):
+        deliver(ca_file="secrets/other.ca")
+    with pytest.raises(DeliveryRefused, match="certificate is not accepted"):
+        deliver(server_name="pacs.example.org")
+    with pytest.raises(PeerUnavailable, match=r"certificate required|the connection broke|closed"):
+        deliver(certificate="", key="")
+    with pytest.raises(ConfigurationError, match=r"TLS to a peer: certificate .* can't be used"):
+        deliver(key="secrets/broken.key")
+    with pytest.raises(PeerUnavailable):
+        _deliver(orthanc, files)
+    assert orthanc.sop_instance_uids() == set()

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fiona_dagster.config import DicomTarget
+from fiona_dagster.config import DataRoot, DicomTarget, PeerTlsSettings, resolve
 from fiona_dagster.dicom.clients import count_instances, find_instance_uids
 from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
-from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.peers import Peer, PeerTls
 from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import ContentUnproven, DeliveryRefused, NotVerified
 from fiona_dagster.transfers.package import require_records
@@ -78,15 +78,27 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def peer_of(target: DicomTarget) -> Peer:
-    """The target as an association needs it."""
+def peer_of(target: DicomTarget, root: DataRoot) -> Peer:
+    """The target as an association needs it; names of files for TLS lie below ``config/``."""
     return Peer(
-        target.host, target.port, target.called_ae_title, target.calling_ae_title, target.timeout_seconds
+        target.host,
+        target.port,
+        target.called_ae_title,
+        target.calling_ae_title,
+        target.timeout_seconds,
+        None if target.tls is None else _tls(target.tls, root),
     )
+
+
+def _tls(settings: PeerTlsSettings, root: DataRoot) -> PeerTls:
+    names = (settings.ca_file, settings.certificate, settings.key)
+    ca_file, certificate, key = (resolve(root, name) if name else None for name in names)
+    return PeerTls(ca_file, certificate, key, settings.server_name)
 
 
 def deliver_dicom(
     target: DicomTarget,
+    root: DataRoot,
     files: Sequence[Path],
     expected: Mapping[str, str],
     *,
@@ -102,6 +114,7 @@ def deliver_dicom(
 
     Args:
         target: where.
+        root: the data root; files for TLS lie below its ``config/``.
         files: de-identified files of one study.
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         begin: called before the first instance leaves; writes that down and says what is uncertain.
@@ -117,7 +130,8 @@ def deliver_dicom(
         InstancesRefused: the PACS refused instances for good; ``instances`` has their mapped UIDs.
         InstancesMissing: some got no answer or are not listed; trying again sends only these.
         ContentUnproven: it lists all, but had some before with bytes that we can't vouch for.
-        DeliveryRefused: the PACS does not accept us.
+        DeliveryRefused: the PACS does not accept us, or we don't accept its certificate.
+        ConfigurationError: the files for TLS can't be used.
         PeerUnavailable: no connection.
     """
     require_records([str(path) for path in files], expected)
@@ -126,7 +140,7 @@ def deliver_dicom(
     for instance in instances:
         gate.check(instance)  # all of them before the first byte leaves
     study = _one_study(instances)
-    peer = peer_of(target)
+    peer = peer_of(target, root)
     digests = {instance.sop_instance: expected[str(instance.path)] for instance in instances}
     may_go_on()
     listed = _listed(peer, study, instances)
