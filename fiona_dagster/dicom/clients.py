@@ -135,10 +135,11 @@ def _find(peer: Peer, association: Requestor, level: str, keys: dict[str, str]) 
         if len(found) > MAX_MATCHES:
             raise PeerUnavailable(f"{peer.name}: more than {MAX_MATCHES} answers to C-FIND at {level} level")
         answer, data = association.more(dimse.C_FIND_RQ)
+    said = f"{peer.name}: C-FIND at {level} level: status {answer.status:04X}"
     if answer.status >> 8 == 0xA7:
-        raise PeerUnavailable(f"{peer.name}: out of resources for C-FIND at {level} level")
+        raise PeerUnavailable(f"{said} (out of resources)")
     if answer.status != dimse.SUCCESS:
-        raise DeliveryRefused(f"{peer.name}: C-FIND at {level} level: status {answer.status:04X}")
+        raise DeliveryRefused(said)
     return found
 
 
