@@ -207,8 +207,10 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     """
     now = datetime.now(UTC)
     last = gateway.ledger.store.fact(POLLED)
-    if last and (now - datetime.fromisoformat(last)).total_seconds() < gateway.settings.redcap.poll_seconds:
-        return "nothing due", []
+    if last:
+        age = (now - datetime.fromisoformat(last)).total_seconds()
+        if 0 <= age < gateway.settings.redcap.poll_seconds:  # a time to come: the clock was set back since
+            return "nothing due", []
     gateway.ledger.store.remember(POLLED, now.isoformat())
     if not gateway.settings.redcap.url:
         return "no REDCap is configured; requests can't be read", []

@@ -27,7 +27,7 @@ from fiona_dagster.ledger.records import (
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
 from fiona_dagster.ledger.rows import OTHER_WORDS, Delivery, Package, Request, Transfer, TransferState
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
-from fiona_dagster.ledger.store import Store, utc_after, utc_now, utc_text
+from fiona_dagster.ledger.store import Store, is_to_come, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import LEFT_OUT, Transfers
 from fiona_dagster.ledger.variants import SeriesVariants, VariantBook
 from fiona_dagster.ledger.withdrawals import Withdrawal, Withdrawals
@@ -144,6 +144,7 @@ __all__ = [
     "WorkList",
     "content_of",
     "describe_review",
+    "is_to_come",
     "person_of",
     "read_records",
     "records_folder",

@@ -9,7 +9,7 @@ import json
 import random
 from dataclasses import asdict, dataclass, replace
 
-from fiona_dagster.ledger.store import Store, utc_after, utc_now
+from fiona_dagster.ledger.store import Store, is_to_come, utc_after, utc_now
 
 FAILURES = 3
 """Failures in a row, of at least two studies, that open a circuit."""
@@ -107,7 +107,7 @@ class Circuits:
 
     def may_probe(self, circuit: Circuit) -> bool:
         """Whether it is time for one delivery to try."""
-        return circuit.probe_at <= utc_now()
+        return not is_to_come(circuit.probe_at, LONGEST_PAUSE_SECONDS * 1.2)
 
     def probing(self, target: str, work: str) -> None:
         """This work tries; if nothing is heard of it, another one does later."""

@@ -40,6 +40,17 @@ def utc_after(seconds: float, start: str | None = None) -> str:
     return utc_text(base + timedelta(seconds=seconds))
 
 
+def is_to_come(moment: str, within: float) -> bool:
+    """Whether a stored time still has to be waited for.
+
+    Args:
+        moment: as :func:`utc_after` makes it; ``""``: there is nothing to wait for.
+        within: seconds that it can be ahead at most. What is farther ahead was written by a clock that has
+            been set back since: it would stop everything until then, and is not waited for.
+    """
+    return utc_now() < moment <= utc_after(within)
+
+
 class Store:
     """Connection to the ledger's file; makes the file and its tables when they are missing.
 

@@ -20,6 +20,8 @@ Kind = Literal["process", "transfer", "deliver", "status"]
 
 FIRST_DELAY_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 3600.0
+JITTER = 0.2
+"""By how much of itself a delay is made shorter or longer, so that many don't come back at once."""
 ASK_AGAIN_SECONDS = 120.0
 """A requested piece of work is asked for again after so long: Dagster drops the second request of a
 living run by its run key, and a lost one is made good."""
@@ -91,6 +93,8 @@ class WorkList:
     def due(self, kind: Kind, limit: int = 50, can: Callable[[Work], bool] = lambda _: True) -> list[Work]:
         """Work whose time has come, oldest request first.
 
+        A time that no delay reaches is of a clock that was set back since: it holds nothing up.
+
         Args:
             kind: the kind of work.
             limit: how much at most.
@@ -98,11 +102,14 @@ class WorkList:
         """
         now = utc_now()
         found = self._store.rows(
-            """SELECT * FROM work WHERE kind = ? AND blocked = 0 AND not_before <= ?
-               AND (requested IS NULL OR requested <= ?) ORDER BY requested, not_before, key""",
+            """SELECT * FROM work WHERE kind = ? AND blocked = 0 AND (not_before <= ? OR not_before > ?)
+               AND (requested IS NULL OR requested <= ? OR requested > ?)
+               ORDER BY requested, not_before, key""",
             kind,
             now,
+            utc_after(LONGEST_DELAY_SECONDS * (1 + JITTER)),
             utc_after(-ASK_AGAIN_SECONDS),
+            now,
         )
         return list(islice(filter(can, map(_work, found)), limit))
 
@@ -168,7 +175,7 @@ class WorkList:
                 return
             tries = row["attempt"]
             delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** min(tries - 1, 12))
-            delay *= random.uniform(0.8, 1.2)  # noqa: S311 - jitter, so that many don't come back at once
+            delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
             db.execute(
                 """UPDATE work SET attempt = attempt + 1, requested = NULL, not_before = ?, blocked = ?,
                    error = ? WHERE key = ?""",

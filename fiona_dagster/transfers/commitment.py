@@ -28,7 +28,7 @@ from fiona_dagster.errors import FionaError, PermanentError
 from fiona_dagster.landing import Commitment
 from fiona_dagster.landing.commitment import PendingCommitment, forget_request, pending_requests, postpone
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import utc_after, utc_now
+from fiona_dagster.ledger import is_to_come, utc_after, utc_now
 from fiona_dagster.transfers.context import Gateway
 
 log = logging.getLogger("fiona.outreach")
@@ -59,7 +59,8 @@ def answer_requests(gateway: Gateway, site: str, calling_ae: str) -> int:
     peer = gateway.settings.of_site(site).receiver.commitment.get(calling_ae)
     answered = 0
     for path, pending in pending_requests(root):
-        if peer is None or pending.calling_ae != calling_ae or pending.not_before > utc_now():
+        waits = is_to_come(pending.not_before, LONGEST_DELAY_SECONDS)
+        if peer is None or pending.calling_ae != calling_ae or waits:
             continue
         if not _answer(gateway, root, peer, path, pending):
             break

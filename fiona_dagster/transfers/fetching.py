@@ -106,7 +106,7 @@ def _given_up(source: Source, before: Fetch | None, wanted: int) -> bool:
     if before is None:
         return False
     if before.wanted == wanted and before.attempts >= source.fetch_attempts:
-        return _seconds_since(before) >= PAUSE_SECONDS  # what was sent last may still be on its way
+        return not _is_recent(before)  # what was sent last may still be on its way
     return before.total >= MOST_ATTEMPTS
 
 
@@ -117,14 +117,15 @@ def _due(gateway: Gateway, source: Source, count: Count) -> list[tuple[str, int]
         last = before.get(series)
         if last is not None:
             used_up = last.wanted == wanted and last.attempts >= source.fetch_attempts
-            if used_up or last.total >= MOST_ATTEMPTS or _seconds_since(last) < PAUSE_SECONDS:
+            if used_up or last.total >= MOST_ATTEMPTS or _is_recent(last):
                 continue
         found.append((series, wanted))
     return found
 
 
-def _seconds_since(fetch: Fetch) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(fetch.time)).total_seconds()
+def _is_recent(fetch: Fetch) -> bool:
+    """Whether it was just tried; a time to come is of a clock that was set back since."""
+    return 0 <= (datetime.now(UTC) - datetime.fromisoformat(fetch.time)).total_seconds() < PAUSE_SECONDS
 
 
 def _fetch(gateway: Gateway, source: Source, count: Count, series: str, wanted: int) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import dagster as dg
 import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.defs.sensors import transfer_requests_sensor
+from fiona_dagster.defs.sensors import POLLED, transfer_requests_sensor
+from fiona_dagster.ledger import utc_after, utc_now
 from fiona_dagster.operations import initialise
 
 
@@ -67,3 +70,17 @@ def test_held_deliveries_are_not_launched_and_go_on_by_themselves(
 
     root.enabled_file.write_text("111")
     assert [request.job_name for request in tick(gateway, {"P": ["archive"]})] == ["deliver_P"]
+
+
+def test_a_clock_that_was_set_back_stops_no_polling(gateway: GatewayResource) -> None:
+    """It was a day ahead when REDCap was asked last; and nothing is asked twice within ``poll_seconds``."""
+    with gateway.open() as opened:
+        opened.ledger.store.remember(POLLED, utc_after(86400))
+    tick(gateway, {})
+    with gateway.open() as opened:
+        polled = opened.ledger.store.fact(POLLED)
+    assert polled is not None
+    assert datetime.fromisoformat(polled) <= datetime.fromisoformat(utc_now())
+    tick(gateway, {})
+    with gateway.open() as opened:
+        assert opened.ledger.store.fact(POLLED) == polled

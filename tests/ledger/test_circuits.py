@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.ledger import Ledger, circuits
+from fiona_dagster.ledger import Ledger, circuits, utc_after
 from fiona_dagster.operations.overview import overview
 
 
@@ -27,6 +29,8 @@ def test_several_studies_open_it_and_one_success_closes_it(
         assert circuit.open
         assert not ledger.circuits.may_probe(circuit)
         assert ledger.circuits.of("other").open is False
+        ahead = replace(circuit, probe_at=utc_after(86400))
+        assert ledger.circuits.may_probe(ahead), "the clock was set back since"
 
         monkeypatch.setattr(circuits, "FIRST_PAUSE_SECONDS", 0.0)
         circuit = ledger.circuits.failed("archive", "1.2")

@@ -215,11 +215,11 @@ def test_a_record_beside_the_archive_has_it_before_the_ledger(ledger: Ledger, ar
     assert [row["removed_by"] for row in record["sendings"]] == ["Jo"]
 
 
-@pytest.mark.parametrize("changed", [{}, {"requested_date": "2027-01-01 10:00"}], ids=["same date", "later"])
+@pytest.mark.parametrize("date", ["2026-11-23 10:00", "2027-01-01 10:00"], ids=["same", "later"])
 def test_a_request_that_names_another_project_leaves_the_first(
-    ledger: Ledger, transfer: Transfer, changed: dict[str, str]
+    ledger: Ledger, transfer: Transfer, date: str
 ) -> None:
-    ledger.transfers.accept(replace(asked(project="Q"), **changed), 1)
+    ledger.transfers.accept(replace(asked(project="Q"), requested_date=date), 1)
     states = [(one.project, one.state) for one in ledger.transfers.all("1.2")]
     assert states == [("P", "stopped"), ("Q", "accepted")]
     assert not ledger.transfers.handled(asked()), "and it may come back"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fiona_dagster.ledger import Ledger, utc_now
+from fiona_dagster.ledger import Ledger, is_to_come, utc_after, utc_now
 
 
 def test_requested_work_is_not_due_again_at_once(ledger: Ledger) -> None:
@@ -72,3 +72,19 @@ def test_done_with_an_old_token_leaves_a_renewed_need(ledger: Ledger) -> None:
     ledger.work.done(old.key, 1, old.token)
 
     assert ledger.work.get(old.key) is not None
+
+
+def test_a_clock_that_was_set_back_holds_nothing_up(ledger: Ledger) -> None:
+    """What it wrote before lies a day ahead: when work was asked for, and when it is to be tried again."""
+    for study, column in (("1.2", "requested"), ("1.3", "not_before")):
+        ledger.work.need("transfer", study, 1, project="P")
+        with ledger.store.writing() as db:
+            db.execute(f"UPDATE work SET {column} = ? WHERE study = ?", (utc_after(86400), study))  # noqa: S608
+    assert {work.study for work in ledger.work.due("transfer")} == {"1.2", "1.3"}
+
+    assert [is_to_come(moment, 60.0) for moment in ("", utc_after(-1), utc_after(50), utc_after(86400))] == [
+        False,
+        False,
+        True,
+        False,
+    ]
