@@ -32,7 +32,8 @@ from fiona_dagster.deid.elements import (
     released,
 )
 from fiona_dagster.deid.encoding import encode, flat, in_memory, written
-from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally, Telling
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
+from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
 from fiona_dagster.deid.rows import Cut, Unsure
@@ -57,7 +58,7 @@ class Heard(NamedTuple):
     """
 
     study: str
-    told: frozenset[Telling]
+    told: frozenset[Told]
     header: bytes = b""
 
 

@@ -21,9 +21,9 @@ from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.compatibility import identities_for
 from fiona_dagster.deid.copies import Copy, FastWay, Heard, exact
 from fiona_dagster.deid.elements import DicomFile, Element, opened, text
-from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine, Telling
+from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine
 from fiona_dagster.deid.folding import fold
-from fiona_dagster.deid.identities import Identities
+from fiona_dagster.deid.identities import Identities, Told
 from fiona_dagster.deid.keys import ProjectKey
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.profile import Profile
@@ -242,7 +242,7 @@ class Deidentifier:
             return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
 
     @contextmanager
-    def knowing(self, told: Mapping[str, Iterable[Telling]]) -> Iterator[None]:
+    def knowing(self, told: Mapping[str, Iterable[Told]]) -> Iterator[None]:
         """Inside of the block, copies are made as if their originals told this, too.
 
         Args:

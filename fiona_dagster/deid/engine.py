@@ -26,7 +26,7 @@ from fiona_dagster.deid.elements import (
     parse_implicit_items,
     text,
 )
-from fiona_dagster.deid.identities import Identities, dummy, is_well_known
+from fiona_dagster.deid.identities import Identities, Told, dummy, is_well_known
 from fiona_dagster.deid.leftovers import Leftovers, charset_of, source_values
 from fiona_dagster.deid.plan import REMOVED, Context, Place, Step
 from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
@@ -41,8 +41,6 @@ MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 REMEMBERED = 20_000
 """Answers of the profile that are kept; hostile files hold any number of tags."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-Telling = tuple[int, str, bytes, bytes]
-"""Tag, VR, value and character set of what tells whose an object is."""
 
 
 def is_uid(value: str) -> bool:
@@ -100,7 +98,7 @@ class Engine:
         self.profile = profile
         self.identities = identities
         self.exempt = exempt
-        self.studies: dict[str, tuple[frozenset[Telling], Terms]] = {}
+        self.studies: dict[str, tuple[frozenset[Told], Terms]] = {}
         self._steps: dict[Place, Step] = {}
         self._opaque: dict[int, bool] = {}
 
@@ -160,13 +158,13 @@ class Engine:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned
         return elements, task.tally
 
-    def told(self, source: DicomFile) -> list[Telling]:
+    def told(self, source: DicomFile) -> list[Told]:
         """What an object tells of its person."""
         iod = iod_of(source.sop_class)
         values = source_values(source.elements, lambda tag, vr, within: self.keeps(tag, vr, within, iod))
         return [each for each in values if each[2]]
 
-    def terms(self, told: Collection[Telling], study: str) -> Terms:
+    def terms(self, told: Collection[Told], study: str) -> Terms:
         """Search terms for an object of a study that tells this."""
         known, of_all = self.studies.get(study, (frozenset(), None))
         if of_all is not None and known.issuperset(told):
@@ -175,7 +173,7 @@ class Engine:
         made.learn((*told, *sorted(known)))
         return made
 
-    def know(self, told: Mapping[str, Iterable[Telling]]) -> None:
+    def know(self, told: Mapping[str, Iterable[Told]]) -> None:
         """From now on objects are treated as if each told this, by original Study Instance UID."""
         self.studies = {}
         for study, values in told.items():

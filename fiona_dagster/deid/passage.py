@@ -24,7 +24,7 @@ from fiona_dagster.deid.leftovers import (
     uids_in,
     what_tells,
 )
-from fiona_dagster.deid.person import Header, Outcome, Person, Suspect, Told
+from fiona_dagster.deid.person import Header, Hint, Outcome, Person, Suspect
 from fiona_dagster.deid.rows import Counted, Cut, Row, Rows, Unsure
 from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
@@ -62,7 +62,7 @@ class Run:
         self.header = Header(data, self.reader, syntax)
         self.charset, self.pixels = b"", -1
         self.counted: list[Counted] = []
-        self.told: list[Told] = []
+        self.told: list[Hint] = []
         self.suspects: list[Suspect] = []
         self.originals: set[str] = set()
         self.written: dict[int, str] = {}
@@ -251,16 +251,14 @@ class Run:
         if _MAY_BE_UID.search(value):
             self.suspects.append((vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)), value))
         elif own and len(value) <= _SMALL:
-            if len(person.harmless) >= rows.REMEMBERED:
-                person.harmless.clear()
+            person.remembers(len(value))
             person.harmless.add(known)
 
     def _uid(self, pos: int, value: bytes, row: Row, plan: Rows, out: list[bytes]) -> None:
         person, unlisted = self.person, bool(row.needs)
         found = person.uids.get((value, unlisted))
         if found is None:
-            if len(person.uids) >= rows.REMEMBERED:
-                person.uids.clear()
+            person.remembers(len(value) * 3)
             person.task.originals = set()
             new = person.task.mapped(value, unlisted)
             if len(new) >= 0xFFFF:
@@ -302,8 +300,7 @@ class Run:
         originals |= outcome.originals
         self.originals = originals
         if key is not None:
-            if len(self.person.outcomes) >= rows.REMEMBERED:
-                self.person.outcomes.clear()
+            self.person.remembers(len(key[1]) + len(outcome.written) + 100 * len(outcome.counted))
             self.person.outcomes[key] = outcome
         if outcome.written:
             out.append(outcome.written)

@@ -8,14 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fiona_dagster.deid.elements import DicomFile, Element, Reader, text
-from fiona_dagster.deid.engine import Task, Telling
+from fiona_dagster.deid.engine import Task
+from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.rows import Counted, Rows
 
-Told = tuple[int, str, bytes]
-"""Tag, VR and value that tell whose an object is."""
+Hint = tuple[int, str, bytes]
+"""Tag, VR and value that tell whose an object is, in the character set of the object."""
 Suspect = tuple[bool, bytes]
 """Whether it is text, and a value with something like a UID."""
+
+
+ROOM = 4 << 20
+"""Bytes that may be remembered of a person."""
+_ENTRY = 200
+"""Bytes that an entry takes besides its own."""
 
 
 @dataclass(slots=True)
@@ -24,7 +31,7 @@ class Outcome:
 
     written: bytes
     counted: list[Counted]
-    told: list[Told]
+    told: list[Hint]
     suspects: list[Suspect]
     originals: set[str]
 
@@ -41,6 +48,8 @@ class Person:
         inserted: tag, bytes and ``Insertion.unless`` of what is assigned, and a last one behind all.
         plan: rows of the top level.
         told: what these objects tell.
+        harmless, uids, outcomes: what is remembered of values, UIDs and elements.
+        remembered: bytes of it, about.
     """
 
     key: tuple[object, ...]
@@ -49,10 +58,20 @@ class Person:
     task: Task
     inserted: list[tuple[int, bytes, str]]
     plan: Rows
-    told: frozenset[Telling]
+    told: frozenset[Told]
     harmless: set[tuple[int, bytes]] = field(default_factory=set)
     uids: dict[tuple[bytes, object], tuple[bytes, set[str]]] = field(default_factory=dict)
     outcomes: dict[tuple[int, bytes], Outcome] = field(default_factory=dict)
+    remembered: int = 0
+
+    def remembers(self, size: int) -> None:
+        """Makes sure that so many bytes more may be remembered; forgets all others if need be."""
+        self.remembered += size + _ENTRY
+        if self.remembered > ROOM:
+            self.harmless.clear()
+            self.uids.clear()
+            self.outcomes.clear()
+            self.remembered = size + _ENTRY
 
 
 class Header(DicomFile):

@@ -20,7 +20,8 @@ from typing import NamedTuple
 from fiona_dagster.deid.assignment import Insertion
 from fiona_dagster.deid.elements import IMPLICIT, PIXELS, DicomFile
 from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task, Telling
+from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task
+from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.passage import BEHIND, Run
 from fiona_dagster.deid.person import Header, Person
@@ -48,7 +49,7 @@ class Rewritten:
     written: dict[int, str]
     counted: list[Counted]
     pixels: int
-    told: frozenset[Telling]
+    told: frozenset[Told]
 
     def tally(self) -> Tally:
         """What was done, counted."""

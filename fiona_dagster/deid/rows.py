@@ -25,6 +25,8 @@ treated item by item, the pixel data, treated by the exact engine alone or as a 
 REMEMBERED = 20_000
 """Rows, values and outcomes that are remembered before all are forgotten; hostile files hold any number."""
 _PIXEL_VRS = frozenset(("OB", "OW", "OF", "OD"))
+PLACES = 2000
+"""Sequences within sequences of an IOD whose rows are made; objects with more go the exact way."""
 LEAST_UID = 7
 """Bytes of the shortest UID that is looked for (1.2.3.4)."""
 _WHOLE = DEPENDENT | {0x00420011, 0x00420015, 0x7FE00001, 0x7FE00002, 0x7FE00003}
@@ -74,11 +76,20 @@ class Rows:
         iod: see ``plan.Place``.
         implicit: implicit VR.
         within: tags of the sequences around.
+        outer: the rows of the data set around.
     """
 
-    def __init__(self, engine: Engine, iod: int | None, implicit: bool, within: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        iod: int | None,
+        implicit: bool,
+        within: tuple[int, ...] = (),
+        outer: Rows | None = None,
+    ) -> None:
         self.engine, self.iod, self.implicit, self.within = engine, iod, implicit, within
         self.found: dict[bytes, Row] = {}
+        self._places: list[int] = [0] if outer is None else outer._places
         self._inner: dict[int, Rows] = {}
 
     def keeps(self, tag: int, vr: str, within: tuple[int, ...]) -> bool:
@@ -86,10 +97,17 @@ class Rows:
         return self.engine.keeps(tag, vr, within, self.iod)
 
     def inside(self, tag: int) -> Rows:
-        """The rows of a sequence's items."""
+        """The rows of a sequence's items.
+
+        Raises:
+            Unsure: there are more places than any real objects have.
+        """
         inner = self._inner.get(tag)
         if inner is None:
-            inner = self._inner[tag] = Rows(self.engine, self.iod, self.implicit, (*self.within, tag))
+            if self._places[0] >= PLACES:
+                raise Unsure
+            self._places[0] += 1
+            inner = self._inner[tag] = Rows(self.engine, self.iod, self.implicit, (*self.within, tag), self)
         return inner
 
     def row(self, key: bytes) -> Row:
@@ -136,7 +154,7 @@ class Rows:
         return Row(tag, kind, long, needs, counted, told, judged, place)
 
     def _kind(self, tag: int, vr: str, place: Place, step: Step) -> tuple[int, object]:
-        action, sequence = step.action, "SQ" in (vr, place.vr)
+        action, sequence = step.action, "SQ" in (vr, place.vr, dictionary_vr(tag))
         if step.work is not None:
             return EXACT, None
         if action in REMOVED:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fiona_dagster.deid.copies import Heard
 from fiona_dagster.deid.deidentify import Deidentifier, Failure, FileReport, StudyReport
-from fiona_dagster.deid.engine import Telling
+from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.writing import Flusher
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -51,7 +51,7 @@ def deidentify_study(
     report = StudyReport(deidentifier.header())
     made: list[_Made] = []
     taken: set[str] = set()
-    same: dict[frozenset[Telling], frozenset[Telling]] = {}
+    same: dict[frozenset[Told], frozenset[Told]] = {}
     with Flusher() as flusher:
         for number, source in enumerate(sources, 1):
             part = _part(out_dir, number)
@@ -75,7 +75,7 @@ def deidentify_study(
 
 def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, report: StudyReport) -> None:
     """Makes copies again that would be others if their originals had told what others of the study tell."""
-    told: dict[str, set[Telling]] = {}
+    told: dict[str, set[Told]] = {}
     for study, values in {(each.heard.study, each.heard.told) for each in made}:
         told.setdefault(study, set()).update(values)
     lacking = [each for each in made if each.heard.told != told[each.heard.study]]

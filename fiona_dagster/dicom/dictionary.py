@@ -42,15 +42,17 @@ def _mask(pattern: str) -> tuple[int, int]:
     return int("".join("0" if c == "x" else "f" for c in pattern), 16), int(pattern.replace("x", "0"), 16)
 
 
-_REPEATING: list[tuple[int, int, Attribute]] = [
-    (*_mask(pattern), entry) for pattern, entry in _attributes.RepeatersDictionary.items()
-]
+_REPEATING: dict[int, dict[int, Attribute]] = {}
+"""Bits that count -> what they are -> attribute."""
+for _pattern, _entry in _attributes.RepeatersDictionary.items():
+    _bits, _wanted = _mask(_pattern)
+    _REPEATING.setdefault(_bits, {})[_wanted] = _entry
 
 
 @lru_cache(maxsize=8192)
 def dictionary_vr(tag: int) -> str:
     """VR of the data dictionary (the first of several), "" for an attribute that it does not know."""
     entry = ATTRIBUTES.get(tag)
-    if entry is None:
-        entry = next((found for mask, wanted, found in _REPEATING if tag & mask == wanted), None)
+    if entry is None and not tag >> 16 & 1:  # repeating groups are even ones (PS3.5 7.6)
+        entry = next((found[tag & bits] for bits, found in _REPEATING.items() if tag & bits in found), None)
     return entry[0][:2] if entry else ""

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, rows
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, person, rows
 from tests.deid import phantoms
 from tests.deid.hostile import PIXELS, Maker
 from tests.deid.phantoms import EXPLICIT, IMPLICIT
@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Case, dict[str, Any]]] = {
         lambda m: (0x00120064, m.sequence(0x00120064, m.element(0x00080100, "SH", b"1 "), defined=False)),
         {},
     ),
+    "a content sequence as text": (lambda m: (0x0040A730, m.element(0x0040A730, "LO", b"Quisling")), {}),
     "a name as sequence": (
         lambda m: (0x00100010, m.sequence(0x00100010, m.element(0x00100010, "PN", b"Quisling"))),
         {},
@@ -136,17 +137,32 @@ def test_a_private_value_is_harmless_in_its_vr_alone(tmp_path: Path, value: byte
     assert compared(tmp_path, maker, *images, **PRIVATE) == ["same", "left"]
 
 
-@pytest.mark.parametrize("remembered", [1, 7])
+@pytest.mark.parametrize("remembered", [1, 7, 700])
 def test_more_than_is_remembered(
     maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
 ) -> None:
     """Rows, values and outcomes are forgotten and made again, in the midst of an object too."""
     monkeypatch.setattr(rows, "REMEMBERED", remembered)
+    monkeypatch.setattr(person, "ROOM", remembered)
     images = [phantoms.image(number, maker.syntax) for number in (1, 2)]
     paths = [phantoms.write(image, tmp_path / f"{n}.dcm") for n, image in enumerate(images)]
     fast = deidentifier()
 
     assert [both(fast, deidentifier(), path) for path in paths] == ["same", "same"]
+
+
+def test_private_groups_are_no_curves_or_overlays(tmp_path: Path) -> None:
+    """(60xx,1101) is a number of a retired overlay; in a private group it is what its creator says."""
+    maker = Maker()
+    block = maker.element(0x60010011, "LO", b"ACME") + maker.element(0x60011101, "LO", b"of Quisling ")
+    path = maker.file(tmp_path / "in.dcm", maker.image((0x60010011, block)))
+    more = {"options": ["retain_safe_private"], "safe_private": {"ACME": ["6001,xx01"]}}
+
+    report = deidentifier(**more).file(path, tmp_path / "out.dcm")
+
+    copy = (tmp_path / report.name).read_bytes()
+    assert b"Quisling" not in copy
+    assert b"ACME" in copy
 
 
 def test_file_meta_information_longer_than_what_is_read_first(maker: Maker, tmp_path: Path) -> None:
