@@ -182,7 +182,11 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     _remove_working_copies(gateway, transfer)
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(mode=0o700, parents=True)
-    report = deid.deidentify_study(deidentifier_of(gateway, transfer), paths, part)
+    try:
+        report = deid.deidentify_study(deidentifier_of(gateway, transfer), paths, part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # a full disk must not stay full of half a copy
+        raise
     if report.failures and (project.unprocessable == "stop" or not report.files):
         shutil.rmtree(part)
         raise PermanentError(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 
+from fiona_dagster.deid import deidentify
 from fiona_dagster.errors import Busy, FionaError, NotVerified, PermanentError, RequestRefused
 from fiona_dagster.transfers import delivery, execution
 from fiona_dagster.transfers.verify import verify_package
@@ -55,6 +59,27 @@ def test_without_verification_there_is_no_package(asked: Site) -> None:
         with pytest.raises(Busy, match="not made yet"):
             delivery.deliver(gateway, asked.transfer(), "archive")
     assert list(asked.root.outbox.rglob("*.zip")) == []
+
+
+def test_a_full_disk_is_not_left_full_of_half_a_copy(asked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = deidentify.write, []
+
+    def full(target: int, *args: Any) -> int:
+        written.append(target)
+        if len(written) > 1:
+            os.write(target, b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(target, *args)
+
+    monkeypatch.setattr(deidentify, "write", full)
+    with asked.open() as gateway, pytest.raises(OSError, match="No space left"):
+        execution.deidentify(gateway, asked.transfer())
+
+    assert len(written) == 2
+    assert [path for path in asked.root.projects.rglob("*") if path.is_file()] == []
+    monkeypatch.undo()
+    verified(asked)
+    assert len(copies(asked)) == 2
 
 
 def test_the_working_copy_holds_nothing_of_the_person(asked: Site) -> None:
