@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fiona_dagster.dicom import HeadReader, KnownHeads, Refusal, StorageUids, build_file_meta, is_uid, judge
 from fiona_dagster.dicom.dimse import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Command
@@ -15,8 +15,7 @@ log = logging.getLogger("fiona.receiver")
 _CHECK_ROOM_EVERY = 32 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a C-STORE ends.
 
     Attributes:

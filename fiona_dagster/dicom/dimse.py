@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from fiona_dagster.dicom.uids import clean_uid
 from fiona_dagster.errors import UnreadableDicom
@@ -24,7 +25,7 @@ UNRECOGNIZED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 
-_LAYOUT = struct.Struct("<HHI")
+_LAYOUT, _NUMBER = struct.Struct("<HHI"), struct.Struct("<H")
 
 MAX_COMMAND = 64 * 1024
 """Bytes of a command set that are collected."""
@@ -34,8 +35,7 @@ _DATA_SET_TYPE, _STATUS, _OFFENDING, _COMMENT, _INSTANCE = 0x0800, 0x0900, 0x090
 _REQUESTED_INSTANCE, _ACTION = 0x1001, 0x1008
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A request as it came.
 
     Attributes:
@@ -61,7 +61,12 @@ def decode_command(data: bytes) -> Command:
     Raises:
         UnreadableDicom: lengths that don't fit, or no Command Field.
     """
-    found = _elements(data)
+    shape = _SHAPES.get(len(data))
+    if shape is not None and shape.heads.unpack(data) == shape.expected:
+        found = dict(zip(shape.elements, shape.values.unpack(data), strict=True))
+    else:
+        found = _elements(data)
+        _learn(data)
     if len(found.get(_FIELD, b"")) != 2:
         raise UnreadableDicom("command set has no Command Field")
     return Command(
@@ -88,6 +93,39 @@ def _elements(data: bytes) -> dict[int, bytes]:
         if group == 0:
             found[element] = data[start:at]
     return found
+
+
+class _Shape(NamedTuple):
+    """Where the elements of a command set stand. One with the same heads of all elements is walked alike."""
+
+    heads: struct.Struct
+    expected: tuple[bytes, ...]
+    values: struct.Struct
+    elements: tuple[int, ...]
+
+
+_SHAPES: dict[int, _Shape] = {}
+"""By length: the shape that was walked last. Senders ask the same thing again and again."""
+_MAX_SHAPES = 256
+_MAX_SHAPED = 1024
+"""Bytes of a command set whose shape is kept."""
+
+
+def _learn(data: bytes) -> None:
+    """Keeps the shape of a command set that :func:`_elements` has walked."""
+    if len(data) > _MAX_SHAPED or (len(_SHAPES) >= _MAX_SHAPES and len(data) not in _SHAPES):
+        return
+    heads, values, expected, elements, at = "<", "<", [], [], 0
+    while at < len(data):
+        group, element, length = _LAYOUT.unpack_from(data, at)
+        if group or element in elements:
+            return
+        heads += f"8s{length}x"
+        values += f"8x{length}s"
+        expected.append(data[at : at + 8])
+        elements.append(element)
+        at += 8 + length
+    _SHAPES[len(data)] = _Shape(struct.Struct(heads), tuple(expected), struct.Struct(values), tuple(elements))
 
 
 @dataclass(frozen=True)
@@ -130,7 +168,7 @@ def _number(found: dict[int, bytes], element: int, default: int = 0) -> int:
 
 
 def _element(element: int, value: bytes) -> bytes:
-    return struct.pack("<HHI", 0, element, len(value)) + value
+    return _LAYOUT.pack(0, element, len(value)) + value
 
 
 def _uid(element: int, value: str) -> bytes:
@@ -190,6 +228,14 @@ def encode_action_request(message_id: int, sop_class: str, sop_instance: str, ac
     return _element(0x0000, struct.pack("<I", len(body))) + body
 
 
+@lru_cache(maxsize=256)
+def _around_message_id(sop_class: str, field: int, status: int) -> tuple[bytes, bytes]:
+    """What stands in an answer before and behind the number of the message; it is the same for a series."""
+    front = _uid(_SOP_CLASS, sop_class) + _element(_FIELD, _NUMBER.pack(field | RESPONSE))
+    behind = _element(_DATA_SET_TYPE, _NUMBER.pack(NO_DATA_SET)) + _element(_STATUS, _NUMBER.pack(status))
+    return front + _LAYOUT.pack(0, _ANSWERED_ID, 2), behind
+
+
 def encode_response(request: Command, status: int, comment: str = "", offending: int = 0) -> bytes:
     """The command set that answers ``request``, without a data set.
 
@@ -199,11 +245,8 @@ def encode_response(request: Command, status: int, comment: str = "", offending:
         comment: Error Comment, at most 64 characters, without any value of an attribute.
         offending: the tag that was wrong; 0 for none.
     """
-    body = _uid(_SOP_CLASS, request.sop_class)
-    body += _element(_FIELD, struct.pack("<H", request.field | RESPONSE))
-    body += _element(_ANSWERED_ID, struct.pack("<H", request.message_id))
-    body += _element(_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET))
-    body += _element(_STATUS, struct.pack("<H", status))
+    front, behind = _around_message_id(request.sop_class, request.field, status)
+    body = front + _NUMBER.pack(request.message_id) + behind
     if offending:
         body += _element(_OFFENDING, struct.pack("<HH", offending >> 16, offending & 0xFFFF))
     if comment:

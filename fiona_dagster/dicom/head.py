@@ -11,6 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from fiona_dagster.dicom.known_heads import MAX_VALUE, KnownHeads
 from fiona_dagster.dicom.uids import clean_uid, encoding_of, is_storage_class, is_uid
@@ -42,6 +43,8 @@ _SHORT_CODES, _LONG_CODES = (
 """VRs as the number that their two letters are."""
 _WANTED_CODES = {(tag & 0xFFFF) << 16 | tag >> 16: tag for tag in _WANTED}
 """Tags as the number that their four bytes are in a little endian data set."""
+_NUMBERS = {o: (struct.Struct(f"{o}HH"), struct.Struct(f"{o}H"), struct.Struct(f"{o}I")) for o in "<>"}
+"""Tag, short and long length, by byte order."""
 _VR = re.compile(rb"[A-Z][A-Z]")
 
 MAX_ELEMENTS = 200_000
@@ -54,8 +57,7 @@ _STEP = 8 * 1024
 _SEQUENCE, _IN_ITEM = 0, 1
 
 
-@dataclass(frozen=True)
-class StorageUids:
+class StorageUids(NamedTuple):
     """What an object is filed under.
 
     Attributes:
@@ -111,9 +113,7 @@ class HeadReader:
         self.done = False
         self._explicit = encoding.explicit
         self._order = ">" if encoding.big_endian else "<"
-        self._two = struct.Struct(self._order + "HH")
-        self._short = struct.Struct(self._order + "H")
-        self._long = struct.Struct(self._order + "I")
+        self._two, self._short, self._long = _NUMBERS[self._order]
         self._inflater = zlib.decompressobj(-15) if encoding.deflated else None
         self._inflated = 0
         self._buffer = bytearray()
@@ -375,7 +375,7 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
         series=texts[SERIES_INSTANCE_UID],
         sop_instance=texts[SOP_INSTANCE_UID],
         sop_class=texts[SOP_CLASS_UID],
-        modality=clean_uid(head.values.get(MODALITY, b"")),
+        modality=_uid_of(head.values.get(MODALITY, b""))[0],
     )
 
 

@@ -83,6 +83,7 @@ class Encoding:
     deflated: bool = False
 
 
+@lru_cache(maxsize=256)
 def encoding_of(transfer_syntax: str) -> Encoding:
     """The encoding of a transfer syntax, known or not."""
     if transfer_syntax in _IMPLICIT:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -81,9 +82,14 @@ def dead_workshops(root: DataRoot) -> list[Path]:
 
 def archive_prefix(uids: StorageUids) -> str:
     """The first part of an archived file's name: the modality, or what the SOP class suggests, or ``OT``."""
-    if _MODALITY.fullmatch(uids.modality):
-        return uids.modality
-    parts = uids.sop_class.split(".")
+    return _prefix_of(uids.modality, uids.sop_class)
+
+
+@lru_cache(maxsize=256)
+def _prefix_of(modality: str, sop_class: str) -> str:
+    if _MODALITY.fullmatch(modality):
+        return modality
+    parts = sop_class.split(".")
     for length in range(len(parts), 8, -1):
         prefix = _PREFIX_BY_CLASS.get(".".join(parts[:length]))
         if prefix:

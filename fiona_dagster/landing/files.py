@@ -73,9 +73,7 @@ if _SYNC_FILE_RANGE is not None:
 def _renameat2(source_fd: int, source: str, target_fd: int, target: str) -> int:
     if _RENAMEAT2 is None:
         return errno.ENOSYS
-    result = _RENAMEAT2(
-        source_fd, os.fsencode(source), target_fd, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)
-    )
+    result = _RENAMEAT2(source_fd, os.fsencode(source), target_fd, os.fsencode(target), _RENAME_NOREPLACE)
     return ctypes.get_errno() if result else 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
 
 from fiona_dagster.dicom import is_uid
 
@@ -42,8 +44,7 @@ UNKNOWN = Caller("unknown", "unknown", "unknown")
 """The sender of an adopted file; the original used the same word."""
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """One accepted instance; durable in a journal before the sender gets Success.
 
     Attributes:
@@ -80,19 +81,25 @@ class Receipt:
 
 
 _quoted = json.encoder.encode_basestring_ascii  # an encoder for the whole takes three times as long
-_FIELDS = {field.name: int if field.name == "size" else str for field in fields(Receipt)}
+_FIELDS = {name: int if name == "size" else str for name in Receipt._fields}
+_LINE = "{{{}}}".format(",".join(f'"{n}":%s' for n in _FIELDS))
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
 def now() -> str:
     """The present time as journals write it: UTC, ISO 8601, microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_second(seconds)}.{nanoseconds // 1000:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def encode_line(receipt: Receipt) -> bytes:
     """One line with its newline: CRC-32 in hex, a blank, JSON in ASCII."""
-    values = [f'"{name}":{_quoted(v) if v.__class__ is str else v}' for name, v in vars(receipt).items()]
-    text = f"{{{','.join(values)}}}".encode("ascii")
+    text = (_LINE % tuple([_quoted(v) if v.__class__ is str else v for v in receipt])).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

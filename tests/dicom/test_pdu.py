@@ -185,3 +185,33 @@ def test_data_values_are_what_is_there(body: bytes) -> None:
     except UnreadableDicom:
         return
     assert sum(6 + len(part) for _, part in found) == len(body)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 0, 0, 8]),
+            st.sampled_from([0x0000, 0x0002, 0x0100, 0x0110, 0x0800, 0x1000]),
+            st.sampled_from([b"", b"\1\0", b"1.2.3\0", b"1.2.34"]),
+        ),
+        max_size=7,
+    ),
+    st.integers(0, 6),
+)
+def test_a_command_is_decoded_alike_whatever_came_before(
+    elements: list[tuple[int, int, bytes]], cut: int
+) -> None:
+    """The shapes of earlier command sets (of the same length) change nothing."""
+    raw = b"".join(struct.pack("<HHI", group, element, len(v)) + v for group, element, v in elements)
+    raw = raw[: len(raw) - cut]
+
+    def outcome() -> object:
+        try:
+            return dimse.decode_command(raw)
+        except UnreadableDicom as error:
+            return str(error)
+
+    with_what_came_before = outcome()
+    again = outcome()
+    dimse._SHAPES.clear()
+    assert with_what_came_before == again == outcome()

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +107,7 @@ def write(root: DataRoot, *receipts: Receipt) -> Path:
 
 
 def test_tailing_goes_on_where_it_stopped(root: DataRoot) -> None:
-    two, three = replace(RECEIPT, SOPInstanceUID="1.2.4"), replace(RECEIPT, SOPInstanceUID="1.2.5")
+    two, three = RECEIPT._replace(SOPInstanceUID="1.2.4"), RECEIPT._replace(SOPInstanceUID="1.2.5")
     write(root, RECEIPT, two)
     offsets: dict[str, Position] = {}
     seen = []
@@ -126,7 +125,7 @@ def test_tailing_goes_on_where_it_stopped(root: DataRoot) -> None:
 
 
 def test_a_journal_put_back_from_a_backup_is_read_from_its_start(root: DataRoot) -> None:
-    many = [replace(RECEIPT, SOPInstanceUID=f"1.2.{number}") for number in range(3, 9)]
+    many = [RECEIPT._replace(SOPInstanceUID=f"1.2.{number}") for number in range(3, 9)]
     write(root, *many[:2])
     name, position, _ = list(read_journals(root, {}))[-1]
     journal = root.arrived / name
@@ -138,7 +137,7 @@ def test_a_journal_put_back_from_a_backup_is_read_from_its_start(root: DataRoot)
 
 
 def test_a_line_longer_than_the_mark_is_known_again(root: DataRoot) -> None:
-    long = replace(RECEIPT, calling_ae="A" * 600)
+    long = RECEIPT._replace(calling_ae="A" * 600)
     write(root, long)
     name, position, _ = list(read_journals(root, {}))[-1]
     with (root.arrived / name).open("ab") as file:
@@ -154,7 +153,7 @@ def test_a_torn_last_line_waits_and_the_next_one_stands_alone(root: DataRoot) ->
     damage: list[JournalDamage] = []
     assert [r for _, _, r in read_journals(root, {}, on_damage=damage.append)] == [RECEIPT]
     assert damage == []
-    other = replace(RECEIPT, SOPInstanceUID="9.9")
+    other = RECEIPT._replace(SOPInstanceUID="9.9")
     write(root, other)
     assert [r for _, _, r in read_journals(root, {}, on_damage=damage.append)] == [RECEIPT, other]
     assert damage == [JournalDamage(path.name, len(whole), len(whole) + 41)]
@@ -230,7 +229,7 @@ def test_a_checker_never_makes_a_receiver_fail(root: DataRoot, monkeypatch: pyte
     stuck = os.open(path, os.O_RDWR)
     fcntl.flock(stuck, fcntl.LOCK_EX)
     monkeypatch.setattr("fiona_dagster.landing.journal._LOCK_TRIES", 2)
-    write(root, replace(RECEIPT, SOPInstanceUID="7.7"))
+    write(root, RECEIPT._replace(SOPInstanceUID="7.7"))
     os.close(stuck)
     assert len(list(read_journals(root, {}))) == 2
 
