@@ -109,10 +109,14 @@ class Site:
         if numbers:
             self.arrive(*numbers)
         assert self.complete() == [STUDY]
+        self.register(STUDY)
+
+    def register(self, study: str) -> None:
+        """A complete study is processed and registered."""
         with self.open() as gateway:
-            done = intake.register(gateway, STUDY)
+            done = intake.register(gateway, study)
             landing_tree(gateway, done)
-            gateway.ledger.work.done(f"process:{STUDY}", done.study.revision)
+            gateway.ledger.work.done(f"process:{study}", done.study.revision)
 
     def arrive(self, *numbers: int, **attributes: Any) -> None:
         """Images arrive in the landing zone, and nothing else happens.
@@ -133,11 +137,17 @@ class Site:
         report = landing.import_paths(self.root, [folder])
         assert report.quarantined == report.failed == 0
 
-    def ask(self, participant: str = PARTICIPANT, event: str = EVENT, project: str = PROJECT) -> int:
+    def ask(
+        self,
+        participant: str = PARTICIPANT,
+        event: str = EVENT,
+        project: str = PROJECT,
+        study: str = STUDY,
+    ) -> int:
         """A person fills in a transfer request in REDCap, unchecked; returns its instance."""
         with self.open() as gateway:
             return gateway.incoming().write_request(
-                STUDY, project, participant, event, datetime.now(UTC), zone="UTC"
+                study, project, participant, event, datetime.now(UTC), zone="UTC"
             )
 
     def fill(self, instance: int, study: str = STUDY, **fields: str) -> None:
@@ -164,14 +174,14 @@ class Site:
         with self.open() as gateway:
             return requests.poll_requests(gateway)
 
-    def make_package(self) -> tuple[Transfer, Package]:
+    def make_package(self, project: str = PROJECT, study: str = STUDY) -> tuple[Transfer, Package]:
         """De-identifies, verifies and packages what was requested."""
         with self.open() as gateway:
-            transfer = execution.transfer_of(gateway, STUDY, PROJECT)
+            transfer = execution.transfer_of(gateway, study, project)
             execution.deidentify(gateway, transfer)
             execution.verify(gateway, transfer)
             package = execution.make_package(gateway, transfer)
-            return execution.transfer_of(gateway, STUDY, PROJECT), package
+            return execution.transfer_of(gateway, study, project), package
 
     def packaged(self) -> tuple[Transfer, Package]:
         """Everything up to a package that waits for its deliveries."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import zlib
@@ -18,6 +19,7 @@ from pathlib import Path
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy
 from fiona_dagster.landing.conflicts import ACCEPTED, REJECTED, SUPERSEDED
+from fiona_dagster.landing.door import workshops
 from fiona_dagster.landing.evidence import (
     KIND_OF,
     Commitment,
@@ -28,10 +30,12 @@ from fiona_dagster.landing.evidence import (
     decode_evidence,
     evidence_folder,
 )
-from fiona_dagster.landing.files import sync_directory
+from fiona_dagster.landing.files import clear_workshops, sync_directory
 from fiona_dagster.landing.journal import journals_of, open_associations
 from fiona_dagster.landing.mpps import step_file
 from fiona_dagster.landing.shelf import REASON, log_file, quarantined
+
+_UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 
 
 def erase_landed(root: DataRoot, study: str, instances: Collection[str]) -> None:
@@ -58,6 +62,7 @@ def erase_landed(root: DataRoot, study: str, instances: Collection[str]) -> None
             path.unlink(missing_ok=True)
         if tree.arrived.is_dir():
             sync_directory(tree.arrived)
+        clear_workshops(workshops(tree))  # half-received, and nobody was told Success
     _forget_quarantined(root, study)
 
 
@@ -75,7 +80,12 @@ def _forget_quarantined(root: DataRoot, study: str) -> None:
     log = log_file(root)
     if log.is_file():
         names = {item.id for item in gone}
-        rewrite_lines(log, lambda line: not (study.encode() in line or _id_of(line) in names))
+        rewrite_lines(log, lambda line: not (_names(line, study) or _id_of(line) in names))
+
+
+def _names(text: bytes, study: str) -> bool:
+    """Whether a text has this UID in it, as a whole: one UID may be the beginning of another."""
+    return study.encode() in text and study.encode() in _UID.findall(text)
 
 
 def _id_of(line: bytes) -> str:
@@ -91,14 +101,14 @@ def _forget_evidence(tree: DataRoot, study: str, instances: frozenset[str]) -> N
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith("."):
             path.unlink()  # of a rewriting that was killed
-        elif path.is_file() and study.encode() in path.read_bytes():
+        elif path.is_file() and _names(path.read_bytes(), study):
             lines = path.read_bytes().splitlines(keepends=True)
             _replace(path, b"".join(_without(tree, line, study, instances) for line in lines))
 
 
 def _without(tree: DataRoot, line: bytes, study: str, instances: frozenset[str]) -> bytes:
     """A line of evidence as if the study had never been; a damaged one that names it goes."""
-    if study.encode() not in line:
+    if not _names(line, study):
         return line
     found = decode_evidence(line.rstrip(b"\n"))
     if found is None:

@@ -208,24 +208,30 @@ class NewFile:
         try:
             if self._flushed:
                 flush_data(self._fd)
+            self._close()  # some file systems say only now what they could not write
         except OSError as error:
+            self._abandon()
             raise as_room_error(error, self._folder) from None
-        finally:
-            self._close()
 
     def discard(self) -> None:
         """Closes and removes the file if it is still under its first name.
 
         A disk that can't be written any more keeps it until its workshop is cleared.
         """
-        self._close()
+        self._abandon()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
+    def _abandon(self) -> None:
+        """Closes a file that is thrown away: whether its bytes reached the disk is of no interest."""
+        with suppress(OSError):
+            self._close()
+
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # The number is free after any close, also one that failed, and may be somebody else's a moment later.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Workshop:

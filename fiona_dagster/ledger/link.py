@@ -116,13 +116,13 @@ def counts_of(root: DataRoot, link: Link) -> dict[str, int]:
         }
 
 
-def packages_of(root: DataRoot, link: Link) -> list[str]:
-    """Paths of packages, relative to the data root; none that another transfer has, too."""
+def packages_of(root: DataRoot, link: Link) -> tuple[set[str], set[str]]:
+    """Paths of packages, relative to the data root: those of the link alone, and those of others."""
     with opened(root) as db:
         rows = db.execute("SELECT transfer, path FROM packages WHERE path != ''").fetchall()
     numbers = set(link.numbers)
     others = {row["path"] for row in rows if row["transfer"] not in numbers}
-    return sorted({row["path"] for row in rows if row["transfer"] in numbers} - others)
+    return {row["path"] for row in rows if row["transfer"] in numbers} - others, others
 
 
 def is_there(root: DataRoot, link: Link) -> bool:

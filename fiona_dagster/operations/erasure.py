@@ -34,7 +34,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.landing import alone
 from fiona_dagster.landing.erasing import erase_landed
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import erasing
+from fiona_dagster.ledger import erasing, remove_parts
 from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link, settled_requests
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
@@ -43,6 +43,8 @@ from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
 from fiona_dagster.studies.tree import forget_study
 from fiona_dagster.transfers.beside import remove_beside
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.execution import package_prefix
+from fiona_dagster.transfers.scratch import SCRATCH
 from fiona_dagster.transfers.withdrawals import SIDE_FILES
 
 
@@ -202,7 +204,7 @@ def _write_order(root: DataRoot, order: _Order) -> None:
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in document["link"].items()
     }
-    part = root.erasure_file.with_name(".erasure.json.part")
+    part = _part(root)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         json.dump(document, file)
@@ -212,7 +214,12 @@ def _write_order(root: DataRoot, order: _Order) -> None:
     sync_directory(part.parent)
 
 
+def _part(root: DataRoot) -> Path:
+    return root.erasure_file.with_name(".erasure.json.part")
+
+
 def _remove_order(root: DataRoot) -> None:
+    _part(root).unlink(missing_ok=True)
     root.erasure_file.unlink(missing_ok=True)
     sync_directory(root.erasure_file.parent)
 
@@ -325,11 +332,23 @@ def _in_research_project(gateway: Gateway, link: Link, problems: list[str]) -> N
 
 
 def _on_disk(root: DataRoot, link: Link) -> None:
-    for path in packages_of(root, link):
+    """Packages and copies, also what a kill left half-written or unbooked; nobody works on anything now."""
+    paths, others = packages_of(root, link)
+    kept = {Path(path).name for path in others}
+    prefix = package_prefix(link.project, link.participant)
+    for folder in (root.outbox / link.project, root.daic / link.project):
+        names = {f"{path.name.partition('.zip')[0]}.zip" for path in folder.glob(f"{prefix}_*")}
+        paths |= {f"outbox/{link.project}/{name}" for name in names - kept}
+    for path in paths:
         for place in {path, path.replace("outbox/", "DAIC/", 1)}:
             remove_beside(root.path / place)
             for ending in SIDE_FILES:
                 Path(f"{root.path / place}{ending}").unlink(missing_ok=True)
+    for part in root.outbox.rglob(".*.part"):
+        part.unlink()
+    remove_parts(root, older_than_seconds=-1)
+    for scratch in root.projects.glob(f"*/{SCRATCH}*"):
+        shutil.rmtree(scratch)
     for number in link.numbers:
         for path_ in root.projects.glob(f"*/*transfer-{number}-*"):
             if path_.is_dir():

@@ -316,12 +316,21 @@ def package_name(transfer: Transfer) -> str:
 
     One for each revision and generation, also where a project keeps UIDs and so has the same in all of them.
     """
-    parts = [transfer.project, _safe(transfer.participant), _safe(transfer.event), transfer.mapped_uid[-12:]]
+    parts = [
+        package_prefix(transfer.project, transfer.participant),
+        _safe(transfer.event),
+        transfer.mapped_uid[-12:],
+    ]
     if transfer.study == transfer.mapped_uid:  # derived data, beside the package of what they were made of
         parts.append("derived")
     if transfer.generation:
         parts.append(f"g{transfer.generation}")
     return "_".join(part for part in parts if part) + f"_r{transfer.revision}.zip"
+
+
+def package_prefix(project: str, participant: str) -> str:
+    """What all packages of a participant of a project are called first, up to the next underscore."""
+    return "_".join(part for part in (project, _safe(participant)) if part)
 
 
 def _safe(text: str) -> str:
