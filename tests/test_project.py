@@ -170,6 +170,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("opt_out", settings.OptOutSettings),
         ("targets: SFTP", targets.SftpTarget),
         ("targets: DICOM", targets.DicomTarget),
+        ("targets: STOW-RS", targets.StowTarget),
         ("targets: folder", targets.FolderTarget),
         ("targets: DICOM, tls", targets.PeerTlsSettings),
         ("completion", settings.CompletionSettings),

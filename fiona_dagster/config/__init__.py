@@ -57,9 +57,11 @@ if TYPE_CHECKING:
     from fiona_dagster.config.targets import (
         DicomTarget,
         FolderTarget,
+        InstanceTarget,
         PackageTarget,
         PeerTlsSettings,
         SftpTarget,
+        StowTarget,
         Target,
     )
 
@@ -73,6 +75,7 @@ __all__ = [
     "DicomTarget",
     "Durability",
     "FolderTarget",
+    "InstanceTarget",
     "OptOutSettings",
     "PackageSettings",
     "PackageTarget",
@@ -84,6 +87,7 @@ __all__ = [
     "SftpTarget",
     "SiteSettings",
     "Source",
+    "StowTarget",
     "Switches",
     "Target",
     "TlsSettings",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -114,6 +116,61 @@ class FolderTarget(Section):
         return value
 
 
+class StowTarget(Section):
+    """A DICOMweb server that takes instances."""
+
+    kind: Literal["stow"]
+    url: str
+    """Where its services are: what comes before ``/studies``."""
+    token_file: str = ""
+    """File with a bearer token; relative: below config/."""
+    username: str = ""
+    """User of HTTP basic authentication."""
+    password_file: str = ""
+    """File with that user's password; relative: below config/."""
+    ca_file: str = ""
+    """Certificates to trust in place of the system's."""
+    certificate_file: str = ""
+    """Our own certificate, where the server asks for one."""
+    key_file: str = ""
+    """Its key, without a passphrase."""
+    compare: Literal["uncertain", "all", "none"] = "uncertain"
+    """Which instances are retrieved and compared: those that were there before with bytes that nobody can
+    vouch for, all, or none."""
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Longest silence of the server."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> StowTarget:
+        secret = bool(self.token_file or self.username)
+        if bool(self.username) != bool(self.password_file) or (self.token_file and self.username):
+            raise ValueError("either token_file, or username with password_file, or neither")
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file go together")
+        _require_url("url", self.url, secret=secret)
+        return self
+
+
+def _require_url(key: str, url: str, *, secret: bool) -> None:
+    """An address of HTTP; what has a secret goes over TLS, or stays on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{key}: expected https://HOST/PATH")
+    if parts.username or parts.password:
+        raise ValueError(f"{key}: no secrets in it; they have files of their own")
+    if secret and parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError(f"{key}: a secret would go over the network in the clear; use https")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+InstanceTarget = DicomTarget | StowTarget
+"""Takes instances."""
 PackageTarget = SftpTarget | FolderTarget
 """Takes packages."""
-Target = Annotated[PackageTarget | DicomTarget, Field(discriminator="kind")]
+Target = Annotated[PackageTarget | InstanceTarget, Field(discriminator="kind")]

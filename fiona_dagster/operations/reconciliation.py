@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
-from fiona_dagster.config import DicomTarget
+from fiona_dagster.config import DicomTarget, InstanceTarget
 from fiona_dagster.errors import ConfigurationError, FionaError
 from fiona_dagster.ledger import Sending, Study, Transfer
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers import withdrawals
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.targets.instances import count_at
 
 if TYPE_CHECKING:  # imported when called: pynetdicom is slow to import
     from fiona_dagster.dicom.peers import Peer
@@ -315,10 +316,14 @@ def _at_targets(
             target = gateway.target(name)
         except ConfigurationError:
             continue  # taken out of config.json: nobody to ask
-        if not isinstance(target, DicomTarget):
+        if not isinstance(target, InstanceTarget):
             continue
         try:
-            counts = _ask(peer_of(target, gateway.root), sorted(sent))
+            counts = (
+                _ask(peer_of(target, gateway.root), sorted(sent))
+                if isinstance(target, DicomTarget)
+                else {mapped: count_at(target, gateway.root, name, mapped) for mapped in sorted(sent)}
+            )
         except FionaError as error:
             result.problems.append(f"target {name} was not asked: {error}")
             continue

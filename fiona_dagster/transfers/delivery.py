@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster import landing
-from fiona_dagster.config import DicomTarget, ProjectSettings, require_sending
+from fiona_dagster.config import InstanceTarget, ProjectSettings, require_sending
 from fiona_dagster.errors import (
     Busy,
     ConfigurationError,
@@ -116,7 +116,7 @@ def _send(
 
     may_go_on()
     require_not_withdrawn(gateway, transfer)
-    if not isinstance(target, DicomTarget):
+    if not isinstance(target, InstanceTarget):
         from fiona_dagster.transfers.targets.packages import deliver_package
 
         path = gateway.root.path / package.path
@@ -137,8 +137,7 @@ def _send(
             for file, sha256, remote_name in files
         ]
         return together(proofs)
-    # pynetdicom is imported when it is needed: every run is a new process.
-    from fiona_dagster.transfers.targets.dicom import deliver_dicom
+    from fiona_dagster.transfers.targets.instances import deliver_instances
 
     begun: list[Sending] = []
 
@@ -149,7 +148,7 @@ def _send(
 
     folder = working_copy(gateway, transfer)
     try:
-        return deliver_dicom(
+        return deliver_instances(
             target,
             gateway.root,
             [folder / name for name in sorted(verified)],

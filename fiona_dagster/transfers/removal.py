@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fiona_dagster.config import DicomTarget
+from fiona_dagster.config import InstanceTarget
 from fiona_dagster.errors import ConfigurationError, DeliveryRefused, UsageError
 from fiona_dagster.ledger import Sending
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.targets.instances import count_at
 
 
 def confirm_removed(
@@ -67,11 +68,8 @@ def _ask(gateway: Gateway, sendings: Sequence[Sending]) -> None:
             target = gateway.target(name)
         except ConfigurationError:
             continue  # taken out of config.json: nobody to ask, the person's word counts
-        if isinstance(target, DicomTarget) and mapped:
-            from fiona_dagster.dicom.clients import count_instances
-            from fiona_dagster.transfers.targets.dicom import peer_of
-
-            count = count_instances(peer_of(target, gateway.root), mapped)
+        if isinstance(target, InstanceTarget) and mapped:
+            count = count_at(target, gateway.root, name, mapped)
             if count:
                 raise DeliveryRefused(
                     f"target {name}: still lists {count} instances; nothing was recorded. Have the copy "

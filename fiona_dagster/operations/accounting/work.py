@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fiona_dagster.config import DataRoot, DicomTarget, load_project_in_force, load_settings_in_force
+from fiona_dagster.config import DataRoot, InstanceTarget, load_project_in_force, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.ledger import Ledger, work_key
 from fiona_dagster.operations.accounting.findings import MAINTENANCE, Account
@@ -256,11 +256,11 @@ def check_working_copies(root: DataRoot, books: Books, account: Account) -> None
 
 
 def _needs_copy(root: DataRoot, books: Books, transfer: sqlite3.Row) -> bool:
-    """Whether a DICOM target of a packaged transfer is not proven yet."""
+    """Whether a target of a packaged transfer that takes instances is not proven yet."""
     configured = load_settings_in_force(root)[0].targets if root.config_file.is_file() else {}
     proven = books.deliveries.get((transfer["id"], transfer["revision"]), {})
     targets = _targets(root, transfer["project"]) or ()
-    return any(isinstance(configured.get(name), DicomTarget) and name not in proven for name in targets)
+    return any(isinstance(configured.get(name), InstanceTarget) and name not in proven for name in targets)
 
 
 def _targets(root: DataRoot, project: str) -> tuple[str, ...] | None:

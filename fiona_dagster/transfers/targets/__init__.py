@@ -23,6 +23,8 @@ ProofKind = Literal[
     "agreement",
     "dicom-find",
     "dicom-find-count",
+    "qido-instances",
+    "wado-compare",
 ]
 """How receipt was proven; ``agreement``: not at all, as it was agreed (a write-only drop box)."""
 AGREED = "agreement"

@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, DicomTarget, PeerTlsSettings, resolve
 from fiona_dagster.dicom.clients import count_instances, find_instance_uids
-from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
+from fiona_dagster.dicom.instances import Instance, read_instance
 from fiona_dagster.dicom.peers import Peer, PeerTls
 from fiona_dagster.dicom.sender import store_files
-from fiona_dagster.errors import ContentUnproven, DeliveryRefused, NotVerified
+from fiona_dagster.errors import ContentUnproven, DeliveryRefused
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.targets import (
     InstancesMissing,
-    InstancesRefused,
     Proof,
     ProofKind,
     utc_now,
 )
-
-Begin = Callable[[Mapping[str, str], frozenset[str] | None, int], frozenset[str]]
-"""Writes down that sending begins. Takes mapped SOP Instance UID -> SHA-256 of what is to be there, which of
-them are listed already (None: the PACS can only count), and how many; returns those we can't vouch for."""
+from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
 
 INDEXING_SECONDS = 10.0
 """How long a PACS may take to list what it has just acknowledged."""
-
-
-class _Gate:
-    """Hashes every file before the first byte leaves, and makes sure that they stayed as they were.
-
-    The sender compares the very bytes that it sends once more.
-    """
-
-    def __init__(self, expected: Mapping[str, str]) -> None:
-        self._expected = expected
-        self._seen: dict[Path, tuple[int, int, int]] = {}
-
-    def check(self, instance: Instance) -> None:
-        """Compares one file with its record.
-
-        Raises:
-            NotVerified: it differs.
-        """
-        path = instance.path
-        try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                self._seen[path] = _stamp(os.fstat(stream.fileno()))
-        except OSError:
-            digest = ""
-        if digest != self._expected.get(str(path)):
-            raise NotVerified(
-                "a file differs from its verification record; de-identify and verify the study again"
-            )
-
-    def close(self) -> None:
-        """Looks once more at everything that was sent.
-
-        Raises:
-            NotVerified: a file was replaced or written to while it was sent.
-        """
-        for path, stamp in self._seen.items():
-            try:
-                same = _stamp(path.stat()) == stamp
-            except OSError:
-                same = False
-            if not same:
-                raise NotVerified("a file changed while it was sent; look at what the target received")
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def peer_of(target: DicomTarget, root: DataRoot) -> Peer:
@@ -135,11 +82,11 @@ def deliver_dicom(
         PeerUnavailable: no connection.
     """
     require_records([str(path) for path in files], expected)
-    gate = _Gate(expected)
+    gate = Gate(expected)
     instances = [read_instance(path) for path in files]
     for instance in instances:
         gate.check(instance)  # all of them before the first byte leaves
-    study = _one_study(instances)
+    study = one_study(instances)
     peer = peer_of(target, root)
     digests = {instance.sop_instance: expected[str(instance.path)] for instance in instances}
     may_go_on()
@@ -156,7 +103,7 @@ def deliver_dicom(
         before=lambda _: may_go_on(),
     )
     gate.close()
-    _complain(name, results)
+    complain(name, results)
     kind, count = _prove(name, peer, study, instances)
     if uncertain:
         raise ContentUnproven(
@@ -176,22 +123,9 @@ def deliver_dicom(
             "warnings": sum(1 for result in results if result.status),
             "found": count,
         },
-        digests={"sha256-of-uids": _uid_digest(instances)},
+        digests={"sha256-of-uids": uid_digest(instances)},
         private={"StudyInstanceUID": study, "called_ae_title": target.called_ae_title},
     )
-
-
-def _one_study(instances: Sequence[Instance]) -> str:
-    studies = {instance.study for instance in instances}
-    uids = {instance.sop_instance for instance in instances}
-    if len(studies) != 1 or len(uids) != len(instances):
-        raise NotVerified("the files in hand are not the instances of one study; de-identify the study again")
-    return studies.pop()
-
-
-def _uid_digest(instances: Sequence[Instance]) -> str:
-    text = "\n".join(sorted(instance.sop_instance for instance in instances))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> frozenset[str] | None:
@@ -200,18 +134,6 @@ def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> frozenset[
         return frozenset(find_instance_uids(peer, study, {instance.series for instance in instances}))
     except DeliveryRefused:
         return None
-
-
-def _complain(name: str, results: Sequence[StoreResult]) -> None:
-    failed = [result for result in results if not result.stored]
-    if not failed:
-        return
-    named = {result.instance.sop_instance: result.reason or f"{result.status or 0:04X}" for result in failed}
-    reasons = ", ".join(sorted(set(named.values())))
-    message = f"target {name}: {len(failed)} of {len(results)} instances were not stored ({reasons})"
-    if all(result.may_pass for result in failed):
-        raise InstancesMissing(f"{message}; trying again sends only these", named)
-    raise InstancesRefused(f"{message}; ask the operator of the PACS", named)
 
 
 def _prove(name: str, peer: Peer, study: str, instances: Sequence[Instance]) -> tuple[ProofKind, int]:

@@ -1,0 +1,356 @@
+"""Client of a DICOMweb server: STOW-RS, QIDO-RS, WADO-RS (PS3.18 sections 10.4 to 10.6).
+
+Memory stays bounded whatever the size of an instance. What the server or a library says in words is not
+passed on: it quotes attributes and addresses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import requests
+
+from fiona_dagster.dicom.instances import IN_MEMORY, Instance, StoreResult
+from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, StorageFull
+
+CHUNK = 1 << 20
+BATCH_BYTES = 64 << 20
+"""Instances of one request: so many bytes, or one instance that is larger."""
+BATCH_INSTANCES = 100
+PAGE = 1000
+"""Instances that are asked for at a time."""
+NOT_MENTIONED = "not mentioned in the answer"
+
+_REFERENCED, _FAILED, _UID = "00081199", "00081198", "00081155"
+_WARNING, _REASON = "00081196", "00081197"
+_DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
+
+
+@dataclass(frozen=True)
+class WebPeer:
+    """A DICOMweb server.
+
+    Attributes:
+        name: how messages call it.
+        url: of its services, without a slash at the end.
+        timeout: seconds that any single wait may take.
+        ca_file: certificates to trust in place of the system's; None: the system's.
+        certificate: our own certificate and its key, or None.
+        headers: sent with every request (Authorization).
+        login: user and password of HTTP basic, or None.
+    """
+
+    name: str
+    url: str
+    timeout: float = 60.0
+    ca_file: Path | None = None
+    certificate: tuple[Path, Path] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    login: tuple[str, str] | None = field(default=None, repr=False)
+
+
+class WebClient:
+    """A connection to a DICOMweb server, to be used as a context manager.
+
+    Args:
+        peer: which.
+    """
+
+    def __init__(self, peer: WebPeer) -> None:
+        self._peer = peer
+        self._session = requests.Session()
+        self._session.trust_env = False  # neither ~/.netrc nor a proxy may get what is meant for the peer
+        self._session.verify = str(peer.ca_file) if peer.ca_file else True
+        self._session.auth = peer.login
+        self._session.headers.update(peer.headers)
+        if peer.certificate:
+            self._session.cert = (str(peer.certificate[0]), str(peer.certificate[1]))
+
+    def __enter__(self) -> WebClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.close()
+
+    # -- QIDO-RS ------------------------------------------------------------------------------------
+
+    def list_instances(self, study: str) -> frozenset[str]:
+        """SOP Instance UIDs that the server has of a study (PS3.18 section 10.6), page by page.
+
+        Raises:
+            DeliveryRefused: it does not answer such a question, or not us.
+            PeerUnavailable: no answer.
+        """
+        found: set[str] = set()
+        while True:
+            query = {"limit": str(PAGE), "offset": str(len(found))}
+            with self._ask(
+                "GET",
+                f"/studies/{study}/instances",
+                params=query,
+                headers={"Accept": "application/dicom+json"},
+            ) as answer:
+                if answer.status_code in (204, 404):
+                    return frozenset(found)
+                self._require_ok(answer, "listing instances (QIDO-RS)")
+                rows = _json(answer)
+            if not isinstance(rows, list):
+                raise self._refused("listing instances (QIDO-RS): the answer is no list in JSON")
+            page = {uid for row in rows if (uid := _value(row, "00080018"))} - found
+            if not page:  # the end, or a server that does not know offsets
+                return frozenset(found)
+            found |= page
+
+    # -- STOW-RS ------------------------------------------------------------------------------------
+
+    def store(
+        self,
+        instances: Sequence[Instance],
+        digests: Mapping[str, str],
+        before: Callable[[], None] = lambda: None,
+    ) -> list[StoreResult]:
+        """Sends instances (PS3.18 section 10.5), some at a time.
+
+        Args:
+            instances: of one study.
+            digests: SHA-256 of each file by ``str(path)``; other bytes are not sent.
+            before: called before each instance; what it raises breaks the request off.
+
+        Returns:
+            What the server said of each. One that it does not mention has the reason
+            :data:`NOT_MENTIONED`.
+
+        Raises:
+            NotVerified: a file has other bytes.
+            DeliveryRefused: the server does not take such a request, or not from us.
+            StorageFull: it has no room.
+            PeerUnavailable: no answer; what it has stored is found by listing.
+        """
+        results: list[StoreResult] = []
+        for batch in _batches(instances):
+            body = _Body(batch, digests, before)
+            with self._ask(
+                "POST",
+                f"/studies/{batch[0].study}",
+                data=body,
+                headers={
+                    "Content-Type": f'multipart/related; type="application/dicom"; boundary={body.boundary}',
+                    "Accept": "application/dicom+json",
+                },
+            ) as answer:
+                said = _json(answer)
+                if not (isinstance(said, dict) and (_FAILED in said or _REFERENCED in said)):
+                    self._require_ok(answer, "storing (STOW-RS)")
+                    said = {}
+            results += _outcome(batch, said)
+        return results
+
+    # -- WADO-RS ------------------------------------------------------------------------------------
+
+    def retrieve(self, instance: Instance, out: IO[bytes], limit: int) -> bool:
+        """Writes an instance as the server has it, in the transfer syntax that it keeps, to ``out``.
+
+        Args:
+            instance: which (PS3.18 section 10.4).
+            out: gets a DICOM file.
+            limit: bytes after which it can't be the same any more.
+
+        Returns:
+            Whether it came whole and within the limit.
+
+        Raises:
+            DeliveryRefused: the server does not give it.
+            PeerUnavailable: no answer, or it broke off.
+        """
+        path = f"/studies/{instance.study}/series/{instance.series}/instances/{instance.sop_instance}"
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        with self._ask("GET", path, stream=True, headers={"Accept": accept}) as answer:
+            self._require_ok(answer, "retrieving (WADO-RS)")
+            kind = answer.headers.get("Content-Type", "")
+            chunks = answer.iter_content(CHUNK)
+            if kind.lower().startswith("multipart/related"):
+                found = re.search(r'boundary="?([^";]+)"?', kind, re.IGNORECASE)
+                if found is None:
+                    return False
+                chunks = _only_part(chunks, found[1].encode("latin-1"))
+            written = 0
+            for chunk in chunks:
+                written += len(chunk)
+                if written > limit:
+                    return False
+                out.write(chunk)
+        return written > 0
+
+    # -- one request --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _ask(self, method: str, path: str, **more: Any) -> Iterator[requests.Response]:
+        """One request and the reading of its answer; every error is one of ours."""
+        name = self._peer.name
+        try:
+            with self._session.request(
+                method,
+                f"{self._peer.url}{path}",
+                timeout=self._peer.timeout,
+                allow_redirects=False,  # what was de-identified goes where it was told to, and nowhere else
+                **more,
+            ) as answer:
+                yield answer
+        except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise DeliveryRefused(
+                    f"{name}: the server's certificate can't be verified; nothing was sent. If it is from "
+                    "an authority of your own, name it (ca_file)"
+                ) from None
+            raise PeerUnavailable(f"{name}: no TLS connection") from None
+        except requests.RequestException as error:
+            raise PeerUnavailable(f"{name}: no answer ({type(error).__name__})") from None
+
+    def _require_ok(self, answer: requests.Response, doing: str) -> None:
+        status = answer.status_code
+        if 200 <= status < 300:
+            return
+        if status == 507:
+            raise StorageFull(f"{self._peer.name}: the server has no room (HTTP 507); free space there")
+        if status in (408, 425, 429) or status >= 500:
+            raise PeerUnavailable(f"{self._peer.name}: {doing}: HTTP {status}")
+        if status in (401, 403):
+            raise self._refused(f"{doing}: the server does not let us in (HTTP {status}); look at the login")
+        if 300 <= status < 400:
+            raise self._refused(f"{doing}: the server points elsewhere (HTTP {status}); correct `url`")
+        raise self._refused(f"{doing}: HTTP {status}; look at `url`, or ask the server's operator")
+
+    def _refused(self, message: str) -> DeliveryRefused:
+        return DeliveryRefused(f"{self._peer.name}: {message}")
+
+
+class _Body:
+    """A multipart/related body that is read while it is sent; its length is known before.
+
+    A file's last bytes only leave when its digest is right, so that nothing else can become an instance.
+    """
+
+    def __init__(
+        self, batch: Sequence[Instance], digests: Mapping[str, str], before: Callable[[], None]
+    ) -> None:
+        self.boundary = uuid.uuid4().hex
+        self._parts = [(instance, instance.path.stat().st_size) for instance in batch]
+        self._digests = digests
+        self._before = before
+        self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._end = f"--{self.boundary}--\r\n".encode()
+
+    def __len__(self) -> int:
+        return sum(len(self._head) + size + 2 for _, size in self._parts) + len(self._end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for instance, size in self._parts:
+            self._before()
+            yield self._head
+            yield from self._file(instance, size)
+            yield b"\r\n"
+        yield self._end
+
+    def _file(self, instance: Instance, size: int) -> Iterator[bytes]:
+        digest, held, seen = hashlib.sha256(), b"", 0
+        step = IN_MEMORY if size <= IN_MEMORY else CHUNK
+        try:
+            with instance.path.open("rb") as file:
+                while chunk := file.read(step):
+                    digest.update(chunk)
+                    seen += len(chunk)
+                    if held:
+                        yield held
+                    held = chunk
+        except OSError:
+            raise NotVerified(_DIFFERS) from None
+        if seen != size or digest.hexdigest() != self._digests.get(str(instance.path)):
+            raise NotVerified(_DIFFERS)
+        yield held
+
+
+def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
+    batch: list[Instance] = []
+    total = 0
+    for instance in instances:
+        try:
+            size = instance.path.stat().st_size
+        except OSError:
+            raise NotVerified(_DIFFERS) from None
+        if batch and (total + size > BATCH_BYTES or len(batch) == BATCH_INSTANCES):
+            yield batch
+            batch, total = [], 0
+        batch.append(instance)
+        total += size
+    if batch:
+        yield batch
+
+
+def _outcome(batch: Sequence[Instance], said: Mapping[str, Any]) -> list[StoreResult]:
+    stored = {_value(item, _UID): int(_value(item, _WARNING) or 0) for item in _items(said, _REFERENCED)}
+    failed = {_value(item, _UID): _value(item, _REASON) for item in _items(said, _FAILED)}
+    results = []
+    for instance in batch:
+        uid = instance.sop_instance
+        if uid in failed:
+            reason = failed[uid]
+            results.append(StoreResult(instance, int(reason) if reason.isdigit() else 0xC000))
+        elif uid in stored:
+            warning = stored[uid]
+            results.append(StoreResult(instance, warning if warning >> 12 == 0xB else 0))
+        else:
+            results.append(StoreResult(instance, None, NOT_MENTIONED))
+    return results
+
+
+def _json(answer: requests.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def _items(dataset: Mapping[str, Any], tag: str) -> list[Any]:
+    element = dataset.get(tag)
+    items = element.get("Value") if isinstance(element, dict) else None
+    return items if isinstance(items, list) else []
+
+
+def _value(dataset: Any, tag: str) -> str:
+    """First value of an element in the DICOM JSON model (PS3.18 annex F); empty when there is none."""
+    values = _items(dataset, tag) if isinstance(dataset, dict) else []
+    return str(values[0]) if values and isinstance(values[0], str | int) else ""
+
+
+def _only_part(chunks: Iterator[bytes], boundary: bytes) -> Iterator[bytes]:
+    """Content of the first part of a multipart body (RFC 2046, section 5.1.1); nothing when it has none."""
+    buffer, end = b"", b"\r\n--" + boundary
+    for chunk in chunks:
+        buffer += chunk
+        start, begin = buffer.find(b"--" + boundary), buffer.find(b"\r\n\r\n")
+        if 0 <= start < begin:
+            buffer = buffer[begin + 4 :]
+            break
+        if len(buffer) > CHUNK + 65536:  # headers of a megabyte are none
+            return
+    else:
+        return
+    while (found := buffer.find(end)) < 0:
+        keep = max(len(buffer) - len(end), 0)
+        yield buffer[:keep]
+        buffer = buffer[keep:]
+        chunk = next(chunks, b"")
+        if not chunk:
+            raise PeerUnavailable("an instance that was retrieved broke off")
+        buffer += chunk
+    yield buffer[:found]

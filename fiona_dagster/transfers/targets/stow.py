@@ -1,0 +1,192 @@
+"""Delivery of de-identified instances by STOW-RS, proven by QIDO-RS or by retrieving them (WADO-RS)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from fiona_dagster import landing
+from fiona_dagster.config import DataRoot, StowTarget, resolve
+from fiona_dagster.dicom.instances import Instance, read_instance
+from fiona_dagster.dicom.web import NOT_MENTIONED, WebClient, WebPeer
+from fiona_dagster.errors import (
+    ConfigurationError,
+    ContentUnproven,
+    DeliveryRefused,
+    UnreadableDicom,
+)
+from fiona_dagster.transfers.package import require_records
+from fiona_dagster.transfers.targets import InstancesMissing, Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
+
+INDEXING_SECONDS = 10.0
+"""How long a server may take to list what it has just stored."""
+_SPARE = 1 << 20
+"""Bytes by which a retrieved file may be larger than ours and still be the same: file meta information."""
+
+
+def web_peer(target: StowTarget, root: DataRoot, name: str) -> WebPeer:
+    """The target as a client needs it, with its secrets.
+
+    Raises:
+        ConfigurationError: a secret file can't be read.
+    """
+    headers, login = {}, None
+    if target.token_file:
+        headers["Authorization"] = f"Bearer {_secret(root, target.token_file, name)}"
+    elif target.username:
+        login = (target.username, _secret(root, target.password_file, name))
+    certificate = None
+    if target.certificate_file:
+        certificate = (resolve(root, target.certificate_file), resolve(root, target.key_file))
+    for file in (target.ca_file, target.certificate_file, target.key_file):
+        if file and not resolve(root, file).is_file():
+            raise ConfigurationError(f"target {name}: no file {resolve(root, file)}")
+    return WebPeer(
+        f"target {name}",
+        target.url.rstrip("/"),
+        target.timeout_seconds,
+        resolve(root, target.ca_file) if target.ca_file else None,
+        certificate,
+        headers,
+        login,
+    )
+
+
+def _secret(root: DataRoot, file: str, name: str) -> str:
+    path = resolve(root, file)
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(f"target {name}: {path} can't be read") from None
+    if not secret or "\n" in secret:
+        raise ConfigurationError(f"target {name}: {path}: expected one line with the secret")
+    return secret
+
+
+def deliver_stow(
+    target: StowTarget,
+    root: DataRoot,
+    files: Sequence[Path],
+    expected: Mapping[str, str],
+    *,
+    begin: Begin,
+    name: str = "stow",
+    may_go_on: Callable[[], None] = lambda: None,
+) -> Proof:
+    """Brings the instances of one study to a DICOMweb server and proves that it has all of them.
+
+    What it lists and the ledger can vouch for is not sent again. What it lists and nobody can vouch for is
+    retrieved and compared, unless ``compare`` is ``none``; without that it never counts as proven.
+
+    Args:
+        target: where.
+        root: relative secret files lie below its ``config/``.
+        files: de-identified files of one study.
+        expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
+        begin: called before the first instance leaves; writes that down and says what is uncertain.
+        name: the target's name in config.json, for messages and the proof.
+        may_go_on: called before each instance; what it raises ends the delivery.
+
+    Returns:
+        A proof of kind ``wado-compare`` (every instance was retrieved and is the same) or ``qido-instances``
+        (every SOP Instance UID was listed).
+
+    Raises:
+        NotVerified: the gate; a file is not what was verified.
+        InstancesRefused: instances were refused for good; ``instances`` has their mapped UIDs.
+        InstancesMissing: some are not stored or not listed; trying again sends only these.
+        ContentUnproven: it lists all, but some of it is not, or not provably, what was to be there.
+        DeliveryRefused: the server does not accept us.
+        StorageFull: it has no room.
+        PeerUnavailable: no answer.
+    """
+    require_records([str(path) for path in files], expected)
+    gate = Gate(expected)
+    instances = [read_instance(path) for path in files]
+    for instance in instances:
+        gate.check(instance)  # all of them before the first byte leaves
+    study = one_study(instances)
+    digests = {instance.sop_instance: expected[str(instance.path)] for instance in instances}
+    with WebClient(web_peer(target, root, name)) as client:
+        may_go_on()
+        listed = client.list_instances(study)
+        unsure = set(begin(digests, listed, len(listed)))
+        if target.compare != "none":
+            unsure -= _same(client, instances, unsure & listed, may_go_on)
+        known = listed & digests.keys() - unsure
+        missing = [instance for instance in instances if instance.sop_instance not in known]
+        results = client.store(missing, expected, may_go_on)
+        gate.close()
+        complain(name, [result for result in results if result.stored or result.reason != NOT_MENTIONED])
+        found = _prove(name, client, study, digests.keys(), target.timeout_seconds)
+        compared: set[str] = set()
+        if target.compare == "all":
+            compared = _same(client, instances, digests.keys(), may_go_on)
+            unsure = set(digests) - compared
+        elif unsure and target.compare == "uncertain":
+            unsure -= _same(client, instances, unsure, may_go_on)
+    if unsure:
+        raise ContentUnproven(
+            f"target {name}: {len(unsure)} of {len(instances)} instances are present, content unproven: "
+            "what the server gives under their UIDs is not what was to be there, or was there before and "
+            "could not be compared; have its operator remove the study there, then confirm it with "
+            "`fiona removed`",
+            frozenset(unsure),
+        )
+    kind: ProofKind = "wado-compare" if compared else "qido-instances"
+    return Proof(
+        kind=kind,
+        target=name,
+        time=utc_now(),
+        counts={
+            "instances": len(instances),
+            "sent": len(results),
+            "there_before": len(known),
+            "warnings": sum(1 for result in results if result.status),
+            "found": found,
+            "compared": len(compared),
+        },
+        digests={"sha256-of-uids": uid_digest(instances)},
+        private={"StudyInstanceUID": study},
+    )
+
+
+def _prove(name: str, client: WebClient, study: str, wanted: Collection[str], timeout: float) -> int:
+    """Waits until the server lists all of them; how many of these it lists."""
+    deadline, pause = time.monotonic() + min(INDEXING_SECONDS, timeout), 0.1
+    while missing := set(wanted) - client.list_instances(study):
+        if time.monotonic() > deadline:
+            raise InstancesMissing(
+                f"target {name}: the server lists only {len(wanted) - len(missing)} of {len(wanted)} "
+                "instances; trying again sends what is missing",
+                dict.fromkeys(sorted(missing), "not listed"),
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+    return len(wanted)
+
+
+def _same(
+    client: WebClient, instances: Sequence[Instance], uids: Collection[str], may_go_on: Callable[[], None]
+) -> set[str]:
+    """Those of these instances that the server gives with the same transfer syntax and data set.
+
+    A server that gives none at all leaves them unproven.
+    """
+    same = set()
+    for instance in instances:
+        if instance.sop_instance not in uids:
+            continue
+        may_go_on()
+        with tempfile.NamedTemporaryFile(prefix="fiona-") as file:
+            try:
+                whole = client.retrieve(instance, file, instance.path.stat().st_size + _SPARE)
+                file.flush()
+                if whole and landing.digest_of(Path(file.name)) == landing.digest_of(instance.path):
+                    same.add(instance.sop_instance)
+            except (DeliveryRefused, UnreadableDicom):
+                continue
+    return same

@@ -1,0 +1,330 @@
+"""Deliveries over DICOMweb to a real Orthanc, and to servers that say odd things."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from fiona_dagster.config import DataRoot, StowTarget
+from fiona_dagster.dicom import web
+from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.errors import (
+    ConfigurationError,
+    ContentUnproven,
+    DeliveryRefused,
+    NotVerified,
+    PeerUnavailable,
+    StorageFull,
+)
+from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
+from fiona_dagster.transfers.targets import stow as target_module
+from fiona_dagster.transfers.targets.instances import count_at, deliver_instances
+from fiona_dagster.transfers.targets.stow import deliver_stow
+from tests.peers.test_pacs_delivery import digests, make_file
+from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, running_orthanc
+from tests.receiver.certificates import Authority
+from tests.sending import Recorder
+
+pytestmark = pytest.mark.peers
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    if not PLUGIN.is_file():
+        pytest.skip("no DICOMweb plugin: apt-get install orthanc-dicomweb")
+    with running_orthanc(
+        tmp_path_factory.mktemp("web") / "orthanc",
+        Plugins=[str(PLUGIN)],
+        AuthenticationEnabled=True,
+        RegisteredUsers={"fiona": "s3cret"},
+        DicomWeb={"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full"},
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def orthanc(server: Orthanc) -> Orthanc:
+    """It, empty."""
+    for study in _of(server, "/studies"):
+        requests.delete(f"{server.url}/studies/{study}", auth=("fiona", "s3cret"), timeout=10)
+    return server
+
+
+def _of(server: Orthanc, path: str) -> Any:
+    return requests.get(f"{server.url}{path}", auth=("fiona", "s3cret"), timeout=10).json()
+
+
+def uids(server: Orthanc) -> set[str]:
+    return {instance["MainDicomTags"]["SOPInstanceUID"] for instance in _of(server, "/instances?expand")}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return [make_file(tmp_path / f"{number}.dcm", number) for number in range(6)]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path / "ledger")
+
+
+def bring(root: DataRoot, files: list[Path], begin: Any, url: str, **more: Any) -> Proof:
+    go_on: Callable[[], None] = more.pop("may_go_on", lambda: None)
+    (root.secrets / "stow").write_text("s3cret\n")
+    login = {"username": "fiona", "password_file": "secrets/stow"}
+    target = StowTarget(kind="stow", url=url, timeout_seconds=10, **{**login, **more})
+    return deliver_instances(target, root, files, digests(files), begin=begin, name="web", may_go_on=go_on)
+
+
+def at(server: Orthanc, port: int = 0) -> str:
+    return f"http://127.0.0.1:{port or server.http_port}/dicom-web"
+
+
+def test_every_instance_arrives_with_proof_and_only_what_is_missing_goes_again(
+    orthanc: Orthanc, root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "BATCH_INSTANCES", 4)
+    monkeypatch.setattr(web, "PAGE", 5)
+    proof = bring(root, files, recorder, at(orthanc))
+    assert proof.kind == "qido-instances"
+    assert proof.counts["sent"] == proof.counts["found"] == len(uids(orthanc)) == 6
+    assert "2.25" not in str(proof.to_json())
+    assert "2.25" not in repr(proof)
+    target = StowTarget(kind="stow", url=at(orthanc), username="fiona", password_file="secrets/stow")
+    assert [count_at(target, root, "web", study) for study in ("2.25.5", "2.25.55")] == [6, 0]
+
+    assert bring(root, files, recorder, at(orthanc)).counts["sent"] == 0
+    gone = _of(orthanc, "/instances")[0]
+    requests.delete(f"{orthanc.url}/instances/{gone}", auth=("fiona", "s3cret"), timeout=10)
+    again = bring(root, files, recorder, at(orthanc), compare="all")
+    assert (again.counts["sent"], again.counts["there_before"], again.counts["compared"]) == (1, 5, 6)
+    assert again.kind == "wado-compare"
+
+
+def test_what_somebody_else_sent_is_retrieved_and_compared(
+    orthanc: Orthanc, root: DataRoot, files: list[Path], recorder: Recorder, tmp_path: Path
+) -> None:
+    bring(root, files, Recorder(tmp_path / "other ledger"), at(orthanc))
+    with pytest.raises(ContentUnproven) as caught:
+        bring(root, files, recorder, at(orthanc), compare="none")
+    assert len(caught.value.instances) == 6
+    assert "2.25" not in str(caught.value)
+    proof = bring(root, files, Recorder(tmp_path / "third ledger"), at(orthanc))
+    assert (proof.kind, proof.counts["sent"]) == ("qido-instances", 0)
+
+    changed = [
+        make_file(tmp_path / f"{number}.dcm", number, fill=99 if number == 2 else None) for number in range(6)
+    ]
+    with pytest.raises(ContentUnproven) as caught:  # Orthanc keeps what it has
+        bring(root, changed, recorder, at(orthanc))
+    assert caught.value.instances == {read_instance(changed[2]).sop_instance}
+    with pytest.raises(ContentUnproven):
+        bring(root, changed, recorder, at(orthanc), compare="all")
+
+
+def test_compressed_and_large_instances_come_back_as_they_were_sent(
+    orthanc: Orthanc, root: DataRoot, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "IN_MEMORY", 100)
+    monkeypatch.setattr(web, "CHUNK", 300)
+    monkeypatch.setattr(web, "BATCH_BYTES", 1000)
+    files = [
+        make_file(tmp_path / "1.dcm", 1, transfer_syntax="1.2.840.10008.1.2"),
+        make_file(tmp_path / "2.dcm", 2, transfer_syntax="1.2.840.10008.1.2.1"),
+    ]
+    proof = bring(root, files, recorder, at(orthanc), compare="all")
+    assert (proof.kind, proof.counts["compared"]) == ("wado-compare", 2)
+
+
+def test_nothing_leaves_when_one_file_is_not_what_was_verified(
+    orthanc: Orthanc, root: DataRoot, files: list[Path], recorder: Recorder
+) -> None:
+    target = StowTarget(kind="stow", url=at(orthanc))
+    wrong = {**digests(files), str(files[5]): "0" * 64}
+    with pytest.raises(NotVerified):
+        deliver_stow(target, root, files, wrong, begin=recorder)
+    assert uids(orthanc) == set()
+
+    changed = iter([False] * 3 + [True] + [False] * 9)
+
+    def swap() -> None:
+        if next(changed):
+            files[3].write_bytes(files[2].read_bytes())
+
+    with pytest.raises(NotVerified):
+        bring(root, files, recorder, at(orthanc), may_go_on=swap)
+    assert uids(orthanc) <= {read_instance(file).sop_instance for file in files}
+
+
+@pytest.mark.parametrize("after", [100, 1500])
+def test_a_cut_connection_is_taken_up_again(
+    orthanc: Orthanc, root: DataRoot, files: list[Path], recorder: Recorder, after: int
+) -> None:
+    with CuttingProxy(orthanc.http_port, after) as proxy:
+        with pytest.raises(PeerUnavailable):
+            bring(root, files, recorder, at(orthanc, proxy.port))
+        assert bring(root, files, recorder, at(orthanc, proxy.port)).proven
+    assert len(uids(orthanc)) == 6
+
+
+def test_who_may_not_come_in(orthanc: Orthanc, root: DataRoot, files: list[Path], recorder: Recorder) -> None:
+    (root.secrets / "wrong").write_text("wrong")
+    with pytest.raises(DeliveryRefused, match="401"):
+        bring(root, files, recorder, at(orthanc), password_file="secrets/wrong")
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        bring(root, files, recorder, at(orthanc), password_file="secrets/none")
+    with pytest.raises(PeerUnavailable):
+        bring(root, files, recorder, at(orthanc, free_port()))
+    with pytest.raises(DeliveryRefused):
+        bring(root, files, recorder, f"{orthanc.url}/nothing/here/x")
+    assert uids(orthanc) == set()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "http://pacs.example.org/dicom-web", "token_file": "t"},
+        {"url": "https://user:pass@pacs.example.org/dicom-web"},
+        {"url": "ftp://pacs.example.org"},
+        {"url": "https://pacs.example.org", "token_file": "t", "username": "u", "password_file": "p"},
+        {"url": "https://pacs.example.org", "username": "u"},
+        {"url": "https://pacs.example.org", "certificate_file": "c"},
+    ],
+)
+def test_settings_that_can_not_be_meant(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"url|token_file|username|certificate"):
+        StowTarget(kind="stow", **wrong)
+
+
+# -- a server that says odd things -------------------------------------------------------------------
+
+
+class Odd:
+    """Answers as the test wants: ``listed`` to QIDO-RS, ``answer`` (status, JSON) to STOW-RS."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+        self.answer: tuple[int, Any] = (200, {})
+        self.seen: list[tuple[str, str]] = []
+
+
+@contextlib.contextmanager
+def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
+    odd = Odd()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _say(self, status: int, document: Any) -> None:
+            body = document if isinstance(document, bytes) else json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            if 300 <= status < 400:
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            odd.seen.append((self.command, self.headers.get("Authorization", "")))
+            self._say(200, [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in odd.listed])
+
+        def do_POST(self) -> None:
+            odd.seen.append((self.command, self.headers.get("Authorization", "")))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._say(*odd.answer)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        http.socket = tls.wrap_socket(http.socket, server_side=True)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield odd, f"http{'s' if tls else ''}://127.0.0.1:{http.server_port}/web"
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+def test_the_servers_certificate_is_verified(
+    root: DataRoot, files: list[Path], recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, others = Authority(tmp_path), Authority(tmp_path, "Other CA")
+    mine, client = ours.issue("server"), ours.issue("client")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(mine.certificate, mine.key)
+    context.load_verify_locations(ours.file)
+    context.verify_mode = ssl.CERT_REQUIRED
+    own = {"certificate_file": str(client.certificate), "key_file": str(client.key)}
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ours.file))  # the environment decides nothing
+    with odd_server(context) as (odd, url):
+        odd.listed = [read_instance(file).sop_instance for file in files]
+        for trusted in ("", str(others.file)):
+            with pytest.raises(DeliveryRefused, match="certificate can't be verified"):
+                bring(root, files, recorder, url, ca_file=trusted, **own)
+        with pytest.raises(PeerUnavailable):
+            bring(root, files, recorder, url, ca_file=str(ours.file))
+        assert odd.seen == []
+        with pytest.raises(ContentUnproven):  # it lets us in, has them already, and gives none back
+            bring(root, files, recorder, url, ca_file=str(ours.file), **own)
+        assert odd.seen[0][0] == "GET"
+
+
+def _items(*pairs: tuple[Path, int]) -> dict[str, Any]:
+    return {
+        "vr": "SQ",
+        "Value": [
+            {
+                "00081155": {"vr": "UI", "Value": [read_instance(file).sop_instance]},
+                "00081197": {"vr": "US", "Value": [reason]},
+            }
+            for file, reason in pairs
+        ],
+    }
+
+
+def test_answers_are_read_instance_by_instance(
+    root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.1)
+    (root.secrets / "token").write_text("t0ken")
+    bearer = {"username": "", "password_file": "", "token_file": "secrets/token"}
+    with odd_server() as (odd, url):
+        odd.answer = (202, {"00081198": _items((files[1], 0xA700)), "00081199": _items((files[0], 0))})
+        with pytest.raises(InstancesMissing, match="1 of") as missing:
+            bring(root, files, recorder, url, **bearer)
+        assert missing.value.instances == {read_instance(files[1]).sop_instance: "A700"}
+        assert {said for _, said in odd.seen} == {"Bearer t0ken"}
+
+        odd.answer = (409, {"00081198": _items((files[1], 0xA900), (files[2], 0xA700))})
+        with pytest.raises(InstancesRefused, match="A700, A900") as refused:
+            bring(root, files, recorder, url, **bearer)
+        assert "2.25" not in str(refused.value)
+
+        odd.answer = (200, {"00081199": _items(*((file, 0) for file in files))})  # and lists nothing
+        with pytest.raises(InstancesMissing, match="lists only 0 of 6"):
+            bring(root, files, recorder, url, **bearer)
+
+        odd.answer = (200, b"<html>thank you</html>")
+        with pytest.raises(InstancesMissing, match="lists only 0 of 6"):
+            bring(root, files, recorder, url, **bearer)
+
+        for status, kind in ((302, DeliveryRefused), (413, DeliveryRefused), (503, PeerUnavailable)):
+            odd.answer = (status, b"no")
+            with pytest.raises(kind, match=str(status)):
+                bring(root, files, recorder, url, **bearer)
+        odd.answer = (507, b"no")
+        with pytest.raises(StorageFull):
+            bring(root, files, recorder, url, **bearer)
