@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -58,15 +59,18 @@ PROTECTED = frozenset(
 """Attributes that no rule of a project touches: class, UIDs of instance, series and study, character set,
 pixels."""
 
-PERSONAL = frozenset(
-    (
-        *(0x00080050, 0x00080080, 0x00080090, 0x00100010, 0x00100020, 0x00100030, 0x00100032, 0x00101000),
-        *(0x00101001, 0x00101002, 0x00101005, 0x00101040, 0x00101060, 0x00102154, 0x00102155, 0x00102297),
-        *(0x00100033, 0x00100034, 0x00101050, 0x00101090, 0x00380010, 0x00120040),
-    )
-)
-"""Attributes that say who the person is, or that a request writes: no rule keeps them, since what is kept is
-not searched for."""
+_LETS_STAY = frozenset(("keep", "shift", "clean", "regex"))
+
+
+@lru_cache(maxsize=1)
+def never_kept_tags() -> frozenset[int]:
+    """Attributes that say who a person is, or that a request writes: no rule lets anything of them stay.
+
+    By a rule, which a test holds against the tables of the de-identification (decision 50).
+    """
+    content = (files(__package__) / "data" / "never_kept.txt").read_text("ascii")
+    return frozenset(int(line.split()[0], 16) for line in content.splitlines() if not line.startswith("#"))
+
 
 _TAG = re.compile(r"\(?([0-9a-fA-FxX]{4}),? ?([0-9a-fA-FxX]{4})\)?")
 _NAMES = frozenset(("project", "participant", "event", "site"))
@@ -159,8 +163,11 @@ class OwnRule(Section):
             raise ValueError(f"{target}: no rule of a project touches this attribute")
         if target.value >> 16 < 8:
             raise ValueError(f"{target}: no such attribute is ever passed on")
-        if self.action == "keep" and any(target.matches(tag) for tag in PERSONAL):
-            raise ValueError(f"{target}: says who the person is, or is written from the request; never kept")
+        if self.action in _LETS_STAY and any(target.matches(tag) for tag in never_kept_tags()):
+            raise ValueError(
+                f"{target}: says who the person is, or is written from the request; nothing of it is kept "
+                "(remove, empty, replace, hash, uid)"
+            )
         self._complete()
         return self
 

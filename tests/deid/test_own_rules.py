@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
 from pydantic import ValidationError
+from pydicom.datadict import DicomDictionary
 
 from fiona_dagster.config import ProjectSettings
+from fiona_dagster.config.deid import never_kept_tags
 from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, verify_outputs
 from tests.deid import phantoms
 from tests.deid.phantoms import IMPLICIT
@@ -173,3 +178,67 @@ def test_a_repeating_group_is_named_by_its_pattern(tmp_path: Path) -> None:
         (0x60004000, "outline by REMOVED"),
         (0x60024000, "outline by REMOVED"),
     ]
+
+
+DESCRIBES = frozenset(
+    (
+        *(0x00100014, 0x00100015, 0x00100041, 0x00100044, 0x00100050, 0x00100101, 0x00100102, 0x00101080),
+        *(0x00101081, 0x00102150, 0x00102152, 0x001021F0),  # of a person, but of many
+        *(0x00120010, 0x00120020, 0x00120021, 0x00120022, 0x00120023, 0x00120032, 0x00120050, 0x00120055),
+        *(0x00120071, 0x00120073, 0x00120082),  # the trial
+        *(
+            0x00203406,
+            0x00284000,
+            0x00880904,
+            0x00880906,
+            0x00880912,
+            0x20300020,
+            0x40000010,
+            0x40004000,
+        ),  # text
+        *(0x00403001, 0x04000600, 0x300A0611, 0x300A0615),
+    )
+)
+"""What no option keeps and a project may keep all the same: it tells one person from another no more than
+what options do keep, or is text, which is searched."""
+ASSIGNED_OR_ALIKE = frozenset((0x00080080,))
+"""A request writes it."""
+
+
+def never_kept() -> set[int]:
+    """By the tables: names of people, what terms are taken from, and what no option of the standard keeps."""
+    folder = resources.files("fiona_dagster.deid") / "data"
+    rows = list(csv.DictReader((folder / "attributes.csv").read_text("utf-8").splitlines()))
+    table = {int(row["tag"], 16): row["options"] for row in rows if re.fullmatch("[0-9a-f]{8}", row["tag"])}
+    terms = csv.DictReader((folder / "identifying.csv").read_text("utf-8").splitlines())
+    asked = {int(row["tag"], 16) for row in terms}
+    names = {tag for tag, entry in DicomDictionary.items() if entry[0] == "PN" and not table.get(tag)}
+    unkept = {tag for tag, options in table.items() if not options} - DESCRIBES
+    return unkept | {tag for tag in asked if not table.get(tag)} | names | ASSIGNED_OR_ALIKE
+
+
+def test_what_no_rule_keeps_is_what_the_tables_say() -> None:
+    """A new row of table E.1-1 belongs to it until somebody decides otherwise."""
+    assert never_kept_tags() == never_kept()
+    for tag in (
+        0x00100012,
+        0x00120042,
+        0x00380060,
+        0x00402016,
+        0x00402017,
+        0x00401101,
+        0x04000561,
+        0x00160072,
+    ):
+        assert tag in never_kept_tags()
+
+
+@pytest.mark.parametrize("action", ["keep", "shift", "clean", "regex"])
+@pytest.mark.parametrize("tag", ["OtherPatientIDsSequence/PatientBirthDate", "(0010,0012)", "0040,2016"])
+def test_nothing_of_what_says_who_it_is_stays_by_any_rule(tag: str, action: str) -> None:
+    rule = {"tag": tag, "action": action, **({"pattern": "(.*)"} if action == "regex" else {})}
+    with pytest.raises(ValidationError, match="says who the person is"):
+        deidentifier(rule)
+    deidentifier(
+        {"tag": tag, "action": "remove"}, {"tag": tag, "action": "replace", "value": "{participant}"}
+    )
