@@ -24,6 +24,8 @@ PROJECT_FIELDS = (
     "project_autoid_aetitle",
 )
 """What is read of *DataTransferProjects*, besides the record id; the token is asked for by itself."""
+IMPORT_RULE = ("project_import_rule_1_tag", "project_import_rule_1_regexp")
+"""Read too, where the table has these fields."""
 ROUTING_FIELDS = (
     "routing_active",
     "routing_dest_project",
@@ -49,10 +51,13 @@ class ProjectEntry:
     ends: date | None
     autoid_aetitle: str
     """Addressed AE title whose studies get their participant ids automatically; empty: none."""
+    import_rule: tuple[str, str] | None = field(default=None, repr=False)
+    """Tag and expression of the import filter; None unless both are filled in."""
 
     @classmethod
     def of(cls, values: Row) -> ProjectEntry:
         """An entry from its fields, as exported; a date that is none counts as missing."""
+        tag, expression = (values.get(name, "").strip() for name in IMPORT_RULE)
         return cls(
             name=values.get("project_name", "").strip(),
             active=values.get("project_active") == "1",
@@ -64,6 +69,7 @@ class ProjectEntry:
                 if values.get("project_use_autoid") == "1"
                 else ""
             ),
+            import_rule=(tag, expression) if tag and expression else None,
         )
 
 
@@ -106,7 +112,7 @@ class AutoIdEntry:
 
 
 def read_projects(client: RedcapClient) -> dict[str, Row]:
-    """*DataTransferProjects* by acronym: the fields of :data:`PROJECT_FIELDS`, for :meth:`ProjectEntry.of`.
+    """*DataTransferProjects* by acronym: what :meth:`ProjectEntry.of` is made of.
 
     The acronym is ``project_name``, or the record's name where that is empty.
 
@@ -114,9 +120,10 @@ def read_projects(client: RedcapClient) -> dict[str, Row]:
         RedcapUnavailable, RedcapRejected: see the client.
     """
     found: dict[str, Row] = {}
-    for record, row in _rows(client, PROJECT_FIELDS):
+    fields = (*PROJECT_FIELDS, *(name for name in IMPORT_RULE if name in client.columns))
+    for record, row in _rows(client, fields):
         name = row.get("project_name", "").strip() or record
-        found[name] = {**{key: row.get(key, "") for key in PROJECT_FIELDS}, "project_name": name}
+        found[name] = {**{key: row.get(key, "") for key in fields}, "project_name": name}
     return found
 
 

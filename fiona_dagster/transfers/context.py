@@ -22,6 +22,18 @@ from fiona_dagster.ledger import Ledger
 from fiona_dagster.redcap import IncomingProject, RedcapClient, ResearchProject, tables
 
 
+def _with_import_rule(project: ProjectSettings, rule: tuple[str, str]) -> ProjectSettings:
+    filtered = project.model_copy(update=dict(zip(tables.IMPORT_RULE, rule, strict=True)))
+    try:
+        filtered.import_rule()
+    except ValueError as error:
+        why = "; ".join(part.strip() for part in str(error).splitlines()[:3])
+        raise ConfigurationError(
+            f"project {project.name}: project_import_rule_1 in REDCap's DataTransferProjects: {why}"
+        ) from None
+    return filtered
+
+
 class Gateway:
     """An open gateway: the ledger is connected, the settings are those in force now.
 
@@ -98,12 +110,19 @@ class Gateway:
         return has_project(self.root, name)
 
     def project(self, name: str) -> ProjectSettings:
-        """The project's settings in force.
+        """The project's settings in force: its file, and the import filter of REDCap's table of projects.
+
+        A filter in the file goes before the one in *DataTransferProjects*, which counts as last read.
 
         Raises:
-            ConfigurationError: no such project, or its file was never good.
+            ConfigurationError: no such project, its file was never good, or the table's filter is wrong.
         """
-        return load_project_in_force(self.root, name)[0]
+        project = load_project_in_force(self.root, name)[0]
+        if project.project_import_rule_1_tag or "DataTransferProjects" not in self.settings.redcap.tokens:
+            return project
+        found = self.ledger.assignments.project_entry(name)
+        rule = tables.ProjectEntry.of(found).import_rule if found else None
+        return _with_import_rule(project, rule) if rule else project
 
     def target(self, name: str) -> Target:
         """A configured end-point.

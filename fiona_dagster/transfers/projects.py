@@ -19,7 +19,8 @@ from fiona_dagster.transfers.context import Gateway
 def refresh(gateway: Gateway) -> None:
     """Reads the table, if a token of it is configured.
 
-    An empty answer changes nothing when there were projects before: absence is never a command.
+    An empty answer changes nothing when there were projects before: absence is never a command. What failed
+    for good gets a new chance when the table changed: it may have been mended there.
 
     Raises:
         RedcapUnavailable, RedcapRejected: REDCap gave no usable answer.
@@ -29,7 +30,11 @@ def refresh(gateway: Gateway) -> None:
         return
     entries = read_projects(client)
     if entries or not gateway.ledger.assignments.has_projects():
-        gateway.ledger.assignments.replace_projects(entries)
+        before = gateway.ledger.assignments.project_entries()
+        with gateway.ledger.store.writing():
+            gateway.ledger.assignments.replace_projects(entries)
+            if gateway.ledger.assignments.project_entries() != before:
+                gateway.ledger.work.unblock()
 
 
 def entry(gateway: Gateway, project: str) -> ProjectEntry | None:

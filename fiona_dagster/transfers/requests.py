@@ -86,7 +86,7 @@ def check_names(gateway: Gateway, project_name: str, participant: str, event: st
     try:
         project = gateway.project(project_name)
     except ConfigurationError as error:
-        raise RequestRefused(f"the project's file is wrong: {error}") from None
+        raise RequestRefused(f"the project's settings are wrong: {error}") from None
     if not project.active:
         raise RequestRefused(f"project {project_name} is not active")
     if not project.targets:

@@ -12,7 +12,7 @@ import pytest
 from fiona_dagster.cli.status import _print_study
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import transfer_requests_sensor
-from fiona_dagster.errors import OptOutUnavailable, RequestRefused
+from fiona_dagster.errors import ConfigurationError, OptOutUnavailable, RequestRefused
 from fiona_dagster.ledger import StudyAssignment, person_of
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.transfers import assignment, delivery, outcome, projects
@@ -252,6 +252,48 @@ def test_what_the_table_of_projects_forbids_is_refused_also_before_sending(
 
     with held.open() as gateway, pytest.raises(RequestRefused, match=reason):
         delivery.deliver(gateway, held.transfer(), "archive")
+
+
+def test_the_import_filter_of_the_table_of_projects_counts(held: Site) -> None:
+    """Also while packages wait: it is a rule of the project. The filter in the project's file goes first."""
+    enter_project(held, project_import_rule_1_tag="0008,1030")
+    look(held)
+    with held.open() as gateway:
+        assert gateway.project(PROJECT).import_rule() is None, "one field alone is no filter"
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    before, _ = held.make_package()
+    rule = {
+        "project_import_rule_1_tag": "0008,1030",
+        "project_import_rule_1_regexp": r"(?P<what>Heart)",
+    }
+    enter_project(held, **rule)
+    look(held)
+    with held.open() as gateway:
+        assert gateway.project(PROJECT).project_import_rule_1_regexp == rule["project_import_rule_1_regexp"]
+        assert gateway.project(PROJECT).import_rule() is not None
+        assert delivery.settle(gateway).restarted == 1
+    assert held.transfer().id != before.id
+
+    held.project(project_import_rule_1_tag="0008,1030", project_import_rule_1_regexp="(?P<own>x)")
+    with held.open() as gateway:
+        assert gateway.project(PROJECT).project_import_rule_1_regexp == "(?P<own>x)"
+
+    held.project()
+    enter_project(held, **{**rule, "project_import_rule_1_regexp": "no group"})
+    look(held)
+    with held.open() as gateway:
+        with pytest.raises(ConfigurationError, match=r"DataTransferProjects.*group"):
+            gateway.project(PROJECT)
+        (work,) = gateway.ledger.work.due("transfer")
+        gateway.ledger.work.failed(work.key, "the filter is wrong", permanent=True)
+    look(held)
+    with held.open() as gateway:
+        assert gateway.ledger.work.due("transfer") == []
+    enter_project(held, **rule)
+    look(held)
+    with held.open() as gateway:
+        assert [due.key for due in gateway.ledger.work.due("transfer")] == [work.key]
 
 
 def test_events_are_those_of_the_projects_own_redcap(held: Site) -> None:
