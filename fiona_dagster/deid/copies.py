@@ -6,7 +6,6 @@ the exact one (``engine``). Stays out: reports, names, writing (``writing``).
 
 from __future__ import annotations
 
-import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterable
@@ -29,7 +28,7 @@ from fiona_dagster.deid.elements import (
     Value,
     beginning,
     nothing,
-    released,
+    viewed,
 )
 from fiona_dagster.deid.encoding import encode, flat, in_memory, written
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
@@ -170,7 +169,12 @@ class FastWay:
 
     @staticmethod
     def _pixels(made: Rewritten, head: bytes, descriptor: int, tally: Tally) -> Pieces:
-        """The element of the pixel data: as it stands if it is the picture alone, else after ``pixels``."""
+        """The element of the pixel data: as it stands if it is the picture alone, else after ``pixels``.
+
+        Raises:
+            Unsure: an element that the exact way has to read.
+            UnreadableDicom, RefusedDicom: no way can.
+        """
         pos, header, tag = made.pixels, made.header, 0x7FE00000 | head[made.pixels + 2]
         at = pos + (8 if header.implicit else 12)
         if at > len(head) or (not header.implicit and head[pos + 4 : pos + 6] == b"UN"):
@@ -178,12 +182,14 @@ class FastWay:
         length, size = int.from_bytes(head[at - 4 : at], "little"), os.fstat(descriptor).st_size
         if length != UNDEFINED and at + length == size and pixels.is_plain(tag, length, header):
             fill = length - pixels.geometry(header).size(tag, length)
-            if not fill or not os.pread(descriptor, 1, size - 1)[0]:
+            if not fill or os.pread(descriptor, 1, size - 1) == b"\0":
                 new = head[pos : pos + 4] + (b"" if header.implicit else head[pos + 4 : pos + 6] + b"\0\0")
                 return [new + head[at - 4 : at], FileRange(at, length)]
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        reader = Reader(memoryview(mapped), lambda _: True, implicit=header.implicit)
-        reader.release = header.release = released(mapped)
+        view, release = viewed(descriptor)
+        if len(view) != size:
+            raise UnreadableDicom(f"byte {len(view)}: the file became shorter while it was read")
+        reader = Reader(view, lambda _: True, implicit=header.implicit)
+        reader.release = header.release = release
         stop, element = reader.element(pos, size, tag, length, 0)
         reader.after_pixels(stop, size)
         element.at = at

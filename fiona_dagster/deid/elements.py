@@ -9,6 +9,7 @@ reads the outputs again: ``verify``.)
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 import zlib
@@ -25,6 +26,8 @@ INFLATE_FLOOR = 64 << 20
 INFLATE_RATIO = 50
 """A deflated data set may grow to the floor plus so many times its size; more is taken for a bomb."""
 
+MAPPED_FROM = 8 << 20
+"""Files of so many bytes are read as a whole; larger ones are mapped."""
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
@@ -334,17 +337,26 @@ def opened(path: Path, opaque: Callable[[int], bool]) -> Iterator[DicomFile]:
         RefusedDicom: nested too deep, inflates too much, or a transfer syntax that is not known.
     """
     with path.open("rb") as handle:
-        handle.seek(0, 2)
-        size = handle.tell()
-        if size < 8:
-            raise UnreadableDicom(f"byte {size}: too short for DICOM")
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    yield _read(memoryview(mapped), opaque, released(mapped))  # freed with the last slice of it
+        view, release = viewed(handle.fileno())
+    if len(view) < 8:
+        raise UnreadableDicom(f"byte {len(view)}: too short for DICOM")
+    yield _read(view, opaque, release)  # freed with the last slice of it
 
 
-def released(mapped: mmap.mmap) -> Callable[[], None]:
-    """Gives the memory of a mapped file back; what is read again comes out of the page cache."""
-    return lambda: mapped.madvise(mmap.MADV_DONTNEED)
+def viewed(descriptor: int) -> tuple[memoryview, Callable[[], None]]:
+    """The bytes of an open file, and what gives their memory back; they stay readable after that.
+
+    Only large files are mapped: where a mapped page can't be read (a broken disk, a file that became
+    shorter), the kernel ends the process (SIGBUS, mmap(2)), while reading raises an error.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    size = os.fstat(descriptor).st_size
+    if size <= MAPPED_FROM:
+        return memoryview(os.pread(descriptor, size, 0)), nothing
+    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    return memoryview(mapped), lambda: mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def beginning(view: memoryview) -> tuple[str, str, int]:

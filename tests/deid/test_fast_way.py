@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiona_dagster.deid import Deidentifier
+from fiona_dagster.deid import Deidentifier, copies
 from fiona_dagster.deid.copies import Copy
-from fiona_dagster.deid.elements import FileRange
+from fiona_dagster.deid.elements import MAPPED_FROM, FileRange
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
@@ -150,6 +153,58 @@ def test_a_file_that_shrinks_while_it_is_copied_leaves_nothing(tmp_path: Path) -
     os.close(descriptor)
 
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("size", [16, 300, 600])
+def test_a_file_that_shrinks_while_its_pixels_are_looked_at_has_no_copy(
+    make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    ds = phantoms.image()
+    ds.Rows = 4  # there is more than the picture
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    look = copies.viewed
+
+    def shrunk(descriptor: int) -> object:
+        os.truncate(source, size)
+        return look(descriptor)
+
+    monkeypatch.setattr(copies, "viewed", shrunk)
+
+    with pytest.raises(UnreadableDicom, match="shorter"):
+        make().file(source, out)
+
+    assert list(out.iterdir()) == []
+
+
+BROKEN = """
+import os, pathlib, sys
+from fiona_dagster.deid import *
+from fiona_dagster.deid import pixels
+source, out = map(pathlib.Path, sys.argv[1:])
+clean = pixels.clean
+def shrunk(*args):
+    os.truncate(source, 4096)
+    return clean(*args)
+pixels.clean = shrunk
+Deidentifier(basic_profile_only("P"), ProjectKey("P", bytes(32)), Assignment("P", "S", "E")).file(source, out)
+"""
+
+
+def test_pages_of_a_large_file_that_can_not_be_read_leave_nothing_under_a_name(
+    tmp_path: Path, out: Path
+) -> None:
+    """The kernel ends the process; what it wrote has no name that anybody takes for a copy."""
+    ds = phantoms.image()
+    ds.Rows = ds.Columns = 2048
+    ds.PixelData = bytes(MAPPED_FROM + 4096)
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, source, out], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode in (-signal.SIGBUS, 1), done.stderr
+    assert [path.name for path in out.iterdir() if path.suffix != ".part"] == []
 
 
 def test_where_the_kernel_can_not_copy_bytes_are_the_same(
