@@ -6,6 +6,7 @@ execution (``engine``), and the decision whether a copy may leave (``verify`` an
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,8 @@ from fiona_dagster.deid.rewriting import Rewriter
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
+
+_NO_SUCH_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM))
 
 
 def basic_profile_only(project: str) -> ProjectSettings:
@@ -216,6 +219,8 @@ class Deidentifier:
         try:
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno not in _NO_SUCH_FILE:
+                raise  # a disk or a process in trouble says nothing about the file
             raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
         try:
             if target.is_dir():

@@ -1,71 +1,35 @@
 """One pass over the bytes of a header, for one person (``rewriting`` says which, and why).
 
-Belongs here: walking elements by their rows, what is remembered. Stays out: rows (``rows``), files.
+Belongs here: walking elements by their rows. Stays out: rows (``rows``), what is found out on the way
+(``notes``), files.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
-
 from fiona_dagster.deid import rows
-from fiona_dagster.deid.defined import is_defined
-from fiona_dagster.deid.elements import IMPLICIT, UNDEFINED, Element, Reader, text
-from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import MEDIA_DIRECTORY, SERIES, SOP_INSTANCE, STUDY, Engine, Now, Tally, is_uid
-from fiona_dagster.deid.leftovers import (
-    SYMBOLS,
-    WORDS,
-    kept_values,
-    source_values,
-    stray_uids,
-    uids_in,
-    what_tells,
-)
-from fiona_dagster.deid.person import Header, Hint, Outcome, Person, Suspect
-from fiona_dagster.deid.rows import Counted, Cut, Row, Rows, Unsure
+from fiona_dagster.deid.elements import UNDEFINED
+from fiona_dagster.deid.engine import Engine
+from fiona_dagster.deid.notes import SMALL, Notes, Span
+from fiona_dagster.deid.person import Person
+from fiona_dagster.deid.rows import Cut, Row, Rows, Unsure
 from fiona_dagster.dicom.walker import MAX_DEPTH
-from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 _RESERVED = b"\0\0"
-_SMALL = 4096
-"""Longer elements and values are not remembered."""
-_MAY_BE_UID = re.compile(rb"[0-9]+(?:[._\-][0-9]+){3}")
 BEHIND = 1 << 32
 """Greater than any tag."""
 _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
 _UID, _SEQUENCE, _PIXEL, _EXACT = rows.UID, rows.SEQUENCE, rows.PIXEL, rows.EXACT
 
 
-class _Span(NamedTuple):
-    """Where an element begins, its value begins, its length, and where what is around it ends."""
-
-    pos: int
-    at: int
-    length: int
-    end: int
-
-
-class Run:
+class Run(Notes):
     """One pass over one header."""
 
     def __init__(
         self, engine: Engine, person: Person, data: bytes, syntax: str, *, listen: bool = False
     ) -> None:
-        self.engine, self.person, self.data, self.listen = engine, person, data, listen
-        self.implicit = syntax == IMPLICIT
-        self.width = 4 if self.implicit else 6
-        self.reader = Reader(memoryview(data), engine.opaque, implicit=self.implicit)
-        self.header = Header(data, self.reader, syntax)
-        self.charset, self.pixels = b"", -1
-        self.counted: list[Counted] = []
-        self.told: list[Hint] = []
-        self.suspects: list[Suspect] = []
-        self.originals: set[str] = set()
-        self.written: dict[int, str] = {}
+        super().__init__(engine, person, data, syntax, listen=listen)
+        self.pixels = -1
         self._inserted = iter(person.inserted)
         self._upcoming = next(self._inserted)
 
@@ -78,29 +42,6 @@ class Run:
                 raise Cut
             self._insert(out, BEHIND)
         return out
-
-    def check(self) -> None:
-        """Whether UIDs of the original, or of its neighbours, stand in values that are kept.
-
-        Raises:
-            Unsure: they do, or an UID that the object must have is missing.
-        """
-        header = self.header
-        if header.sop_class == MEDIA_DIRECTORY or not all(
-            map(is_uid, (header.sop_class, *map(header.text, (SOP_INSTANCE, STUDY, SERIES))))
-        ):
-            raise Unsure
-        for tag in (SOP_INSTANCE, STUDY):  # names of files follow from them
-            at = header.places[tag]
-            row = self.person.plan.row(self.data[at : at + self.width])
-            if tag not in self.written and row.kind != _DATA:
-                raise Unsure
-        if self.suspects:
-            known = self.originals | self.engine.identities.source_uids
-            originals = {uid.encode("utf-8", "surrogateescape") for uid in known}
-            for is_text, value in self.suspects:
-                if uids_in(value, originals) or (is_text and stray_uids(value, originals)):
-                    raise Unsure
 
     def _elements(  # noqa: C901, PLR0912, PLR0915 - one loop: a call an element costs more than all in it
         self, pos: int, end: int, plan: Rows, out: list[bytes], upcoming: int = BEHIND
@@ -185,7 +126,7 @@ class Run:
                 self._uid(pos, data[at:stop], row, plan, out)
                 pos = stop
             else:
-                pos = self._structured(_Span(pos, at, length, end), row, kind, plan, out)
+                pos = self._structured(Span(pos, at, length, end), row, kind, plan, out)
                 counted = None
             if counted:
                 self.counted.append(counted)
@@ -193,10 +134,6 @@ class Run:
         if begin < pos:
             out.append(data[begin:pos])
         return pos
-
-    def _cut(self, end: int) -> Unsure:
-        """An element reaches beyond its end: of the bytes at hand, or of what is around it."""
-        return Cut() if end == len(self.data) else Unsure()
 
     def _insert(self, out: list[bytes], before: int) -> None:
         while self._upcoming[0] < before:
@@ -228,51 +165,7 @@ class Run:
         self._upcoming = next(self._inserted)
         return stop
 
-    def _tell(self, tag: int, vr: str, value: bytes) -> None:
-        value = what_tells(tag, vr, value)
-        if value:
-            self.told.append((tag, vr, value))
-
-    def _judge(self, tag: int, vr: str, value: bytes, charset: bytes | None = None) -> None:
-        """Whether a kept value may stay; what may hold an UID is left to :meth:`check`.
-
-        Raises:
-            Unsure: it must not.
-        """
-        person = self.person
-        if self.listen:
-            return
-        own = charset is None or charset == person.charset
-        known = (tag, vr.encode() + value if tag >> 16 & 1 else value)  # of private ones the file says the VR
-        if own and known in person.harmless:
-            return
-        if not person.leftovers.harmless(tag, vr, value, person.charset if charset is None else charset):
-            raise Unsure
-        if _MAY_BE_UID.search(value):
-            self.suspects.append((vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)), value))
-        elif own and len(value) <= _SMALL:
-            person.remembers(len(value))
-            person.harmless.add(known)
-
-    def _uid(self, pos: int, value: bytes, row: Row, plan: Rows, out: list[bytes]) -> None:
-        person, unlisted = self.person, bool(row.needs)
-        found = person.uids.get((value, unlisted))
-        if found is None:
-            person.remembers(len(value) * 3)
-            person.task.originals = set()
-            new = person.task.mapped(value, unlisted)
-            if len(new) >= 0xFFFF:
-                raise Unsure
-            found = person.uids[value, unlisted] = (new + b"\0" * (len(new) & 1), person.task.originals)
-        new, originals = found
-        self.originals |= originals
-        size = len(new)
-        length = size.to_bytes(4, "little") if self.implicit else b"UI" + size.to_bytes(2, "little")
-        out.append(self.data[pos : pos + 4] + length + new)
-        if not plan.within:
-            self.written[row.tag] = text(new)
-
-    def _structured(self, span: _Span, row: Row, kind: int, plan: Rows, out: list[bytes]) -> int:
+    def _structured(self, span: Span, row: Row, kind: int, plan: Rows, out: list[bytes]) -> int:
         """Elements whose outcome is remembered by their bytes; where they stop."""
         pos, at, length, end = span
         if kind == rows.CHARSET:
@@ -282,7 +175,7 @@ class Run:
         else:
             elements, stop = [], at + length
         key = None
-        if stop <= end and stop - pos <= _SMALL and not self.listen:
+        if stop <= end and stop - pos <= SMALL and not self.listen:
             key = (id(plan), self.data[pos:stop])
             known = self.person.outcomes.get(key)
             if known is not None:
@@ -306,38 +199,7 @@ class Run:
             out.append(outcome.written)
         return stop
 
-    def _charset(self, span: _Span, row: Row, plan: Rows, out: list[bytes]) -> int:
-        stop = span.at + span.length
-        value = self.data[span.at : stop]
-        if span.length & 1:
-            raise Unsure
-        if not plan.within:
-            self.charset = value
-        elif value and value != self.person.charset and not self.listen:
-            raise Unsure
-        self._judge(row.tag, row.vr, value)
-        out.append(self.data[span.pos : stop])
-        return stop
-
-    def _marks(self) -> tuple[int, int, int]:
-        return len(self.counted), len(self.told), len(self.suspects)
-
-    def _outcome(self, written: bytes, marks: tuple[int, int, int]) -> Outcome:
-        counted, told, suspects = marks
-        return Outcome(
-            written, self.counted[counted:], self.told[told:], self.suspects[suspects:], self.originals
-        )
-
-    def _again(self, known: Outcome, out: list[bytes], stop: int) -> int:
-        if known.written:
-            out.append(known.written)
-        self.counted += known.counted
-        self.told += known.told
-        self.suspects += known.suspects
-        self.originals |= known.originals
-        return stop
-
-    def _sequence(self, span: _Span, row: Row, plan: Rows, out: list[bytes]) -> int:
+    def _sequence(self, span: Span, row: Row, plan: Rows, out: list[bytes]) -> int:
         """A sequence that stays, item by item; all lengths are written out."""
         data, (pos, at, length, end) = self.data, span
         if len(plan.within) + 2 > MAX_DEPTH or not isinstance(row.needs, Rows):
@@ -375,61 +237,3 @@ class Run:
         if self._elements(at, at + size, plan, out) != at + size:
             raise Unsure
         return at + size
-
-    def _group(self, pos: int, end: int, plan: Rows) -> tuple[list[Element], int]:
-        """All elements of a private group: their creators stand among them."""
-        data, reader, group = self.data, self.reader, self.data[pos : pos + 2]
-        elements: list[Element] = []
-        while pos < end and data[pos : pos + 2] == group:
-            if end - pos < 8:
-                raise self._cut(end)
-            _, number, length = reader.tag_long(reader.data, pos)
-            tag = int.from_bytes(group, "little") << 16 | number
-            if elements and tag <= elements[-1].tag:
-                raise Unsure
-            if not plan.within:
-                self.header.places[tag] = pos
-            try:
-                pos, element = reader.element(pos, end, tag, length, len(plan.within))
-            except UnreadableDicom:
-                raise self._cut(end) from None
-            elements.append(element)
-        return elements, pos
-
-    def _alone(self, span: _Span, row: Row, plan: Rows, out: list[bytes]) -> int:
-        """One element by the exact engine."""
-        pos, _, _, end = span
-        _, _, length = self.reader.tag_long(self.reader.data, pos)
-        try:
-            stop, element = self.reader.element(pos, end, row.tag, length, len(plan.within))
-        except UnreadableDicom:
-            raise self._cut(end) from None
-        now = Now(row.place, self.engine.step(row.place), self.person.charset)
-
-        def done(elements: list[Element], *_: object) -> list[Element]:
-            return [new for e in elements if (new := self.person.task.done(e, now)) is not None]
-
-        self._exact(done, [element], plan, out)
-        return stop
-
-    def _exact(
-        self, work: Callable[..., list[Element]], elements: list[Element], plan: Rows, out: list[bytes]
-    ) -> None:
-        task, charset = self.person.task, self.person.charset
-        task.tally, task.originals = Tally(), self.originals
-        try:
-            made = work(elements, plan.within, charset)
-        except (UnreadableDicom, RefusedDicom):
-            raise Unsure from None  # the exact way says it with the right words
-        for tag, vr, value, own in source_values(elements, plan.keeps, charset, plan.within):
-            if own != charset and not self.listen:
-                raise Unsure
-            self._tell(tag, vr, value)
-        for tag, vr, value, own in kept_values(made, charset):
-            self._judge(tag, vr, value, own)
-        actions, named = task.tally.actions, task.tally.tags
-        self.counted += named.elements()
-        if sum(actions.values()) != sum(named.values()):  # some are counted without an attribute
-            more = actions - Counter(action for _, action in named.elements())
-            self.counted += [("", action) for action in more.elements()]
-        out.append(written(made, self.implicit, True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiona_dagster.deid import Deidentifier, copies
+from fiona_dagster.deid import Deidentifier, copies, deidentify_study
 from fiona_dagster.deid.copies import Copy
 from fiona_dagster.deid.elements import MAPPED_FROM, FileRange
 from fiona_dagster.deid.rows import Unsure
@@ -241,6 +242,22 @@ def test_a_disk_error_is_not_taken_for_a_missing_kernel_function(
     os.close(descriptor)
 
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_in_trouble_says_nothing_about_a_file(
+    make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projects may leave out what can't be read: that must not be what a disk fails to give."""
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in ("open", "pread"):
+        with monkeypatch.context() as broken:
+            broken.setattr(os, name, fail)
+            with pytest.raises(OSError, match="Input/output"):
+                deidentify_study(make(), [source], out)
 
 
 def test_a_media_directory_with_uids_is_refused(make: Make, tmp_path: Path) -> None:
