@@ -1,8 +1,8 @@
 """Sending by C-STORE: ours against dcmtk's dcmsend and pynetdicom, into the same storescp, in the same run.
 
-Each sender is a process of its own; its start and its reading of the files are inside its time. Ours compares
-every file with its SHA-256 while it sends, as a delivery does. ``sync`` before each run, order turned round
-each time, medians. What was stored is counted on the disk after each run.
+Each sender is a process of its own; its reading of the files is inside its time, not the loading of Python,
+which a delivery has behind it. Ours compares every file with its SHA-256 while it sends, as a delivery does.
+``sync`` before each run, order turned round each time, medians. What was stored is counted on the disk.
 
 ``python -m benchmarks.send --sender-process HOST PORT ASSOCIATIONS LIST`` is our sender's process; ``LIST``
 has a line ``SHA-256 PATH`` for each file.
@@ -11,6 +11,7 @@ has a line ``SHA-256 PATH`` for each file.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -59,9 +60,17 @@ def send_here(host: str, port: int, associations: int, listed: Path) -> int:
 
     lines = [line.split(" ", 1) for line in listed.read_text().splitlines()]
     digests = {path: digest for digest, path in lines}
+    _await_go()
     instances = [read_instance(Path(path)) for path in digests]
     results = store_files(Peer(host, port, "ANY"), instances, digests=digests, associations=associations)
     return sum(result.stored for result in results)
+
+
+def _await_go() -> None:
+    """Interpreter and modules are loaded, as they are in a run of a delivery."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
 
 
 def send_pynetdicom(host: str, port: int, listed: Path) -> int:
@@ -81,6 +90,7 @@ def send_pynetdicom(host: str, port: int, listed: Path) -> int:
     entity.dimse_timeout = 5
     entity.add_requested_context(first.SOPClassUID, first.file_meta.TransferSyntaxUID)
     stored = 0
+    _await_go()
     while waiting:
         association = entity.associate(host, port, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)])
         while waiting and association.is_established:
@@ -130,11 +140,14 @@ def run_once(name: str, case: Case, listed: Path, scratch: Path) -> Run:
 
     folder = scratch / "store"
     with receivers.storescp(folder, case.associations > 1) as running:
+        environment = {**os.environ, **receivers.DCMTK_ENVIRONMENT}
         commands = SENDERS[name](running.port, listed, case)
         os.sync()
-        environment = {**os.environ, **receivers.DCMTK_ENVIRONMENT}
         begin = time.monotonic()
-        senders = [subprocess.Popen(command, env=environment) for command in commands]
+        pipe = None if name == "dcmsend" else subprocess.PIPE
+        senders = [subprocess.Popen(each, env=environment, stdin=pipe, stdout=pipe) for each in commands]
+        if name != "dcmsend":
+            begin = _go(senders[0])
         usages = [os.wait4(sender.pid, 0) for sender in senders]
         seconds = time.monotonic() - begin
     stored = len(receivers.stored("storescp", folder))
@@ -146,19 +159,34 @@ def run_once(name: str, case: Case, listed: Path, scratch: Path) -> Run:
     return Run(seconds, cpu, sum(usage.ru_maxrss for _, _, usage in usages) / 1024)
 
 
+def _go(sender: subprocess.Popen[bytes]) -> float:
+    """Lets a sender begin that is loaded; returns when."""
+    assert sender.stdin is not None and sender.stdout is not None  # noqa: S101, PT018 - for mypy
+    sender.stdout.readline()
+    begin = time.monotonic()
+    sender.stdin.write(b"go\n")
+    sender.stdin.close()
+    return begin
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def measure(key: str, rounds: int, scratch: Path) -> dict[str, dict[str, Any]]:
     """All rounds of one case; medians by sender."""
-    import hashlib
-
-    from benchmarks.objects import make
-
     case = CASES[key]
     folder = scratch / f"{case.kind}-{case.count}-{case.pixel_bytes}"
-    files = (
-        sorted(folder.iterdir()) if folder.exists() else make(folder, case.kind, case.count, case.pixel_bytes)
-    )
+    if not folder.exists():
+        # In a process of its own: what this one has held counts as the memory of its children.
+        making = "import sys, pathlib; from benchmarks.objects import make; "
+        making += "make(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
+        values = [str(folder), case.kind, str(case.count), str(case.pixel_bytes)]
+        subprocess.run([sys.executable, "-c", making, *values], check=True)
+    files = sorted(folder.iterdir())
     listed = scratch / "list"
-    listed.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path}\n" for path in files))
+    listed.write_text("".join(f"{_digest(path)} {path}\n" for path in files))
     size = sum(path.stat().st_size for path in files)
     names = [name for name in SENDERS if name != "pynetdicom" or key == "ct1"]
     runs: dict[str, list[Run]] = {name: [] for name in names}
