@@ -156,7 +156,9 @@ def read_evidence(root: DataRoot, offsets: Mapping[str, int]) -> Iterator[tuple[
 
     Args:
         root: the data root.
-        offsets: name of a journal -> byte from which to read; absent means from the start.
+        offsets: name of a journal -> byte from which to read; absent means from the start. A journal that is
+            shorter was put back or written anew: it is read from its start, and so is every later one, since
+            the last word counts.
 
     Yields:
         (name of the journal, offset after this line, what it says), oldest journal first.
@@ -166,9 +168,13 @@ def read_evidence(root: DataRoot, offsets: Mapping[str, int]) -> Iterator[tuple[
         names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))  # noqa: PTH208
     except FileNotFoundError:
         return
+    anew = False
     for name in names:
-        offset = offsets.get(name, 0)
-        if (folder / name).stat().st_size == offset:
+        offset, size = offsets.get(name, 0), (folder / name).stat().st_size
+        anew = anew or size < offset
+        if anew:
+            offset = 0
+        if size == offset:
             continue
         with (folder / name).open("rb") as file:
             file.seek(offset)

@@ -59,6 +59,7 @@ class Plan:
         committed: instances whose safekeeping was confirmed to a sender.
         kept_ledgers: old ledgers that `fiona rebuild` kept; they go too.
         unasked: no REDCap is configured that could say whether others want the studies: originals stay.
+        awaiting: requests of others that wait until a copy of the link is removed; they wait no longer then.
     """
 
     link: Link
@@ -67,6 +68,7 @@ class Plan:
     committed: int
     kept_ledgers: int
     unasked: bool
+    awaiting: int
 
 
 @dataclass
@@ -110,7 +112,12 @@ def plan(root: DataRoot, project: str, participant: str) -> Plan:
             found = gateway.ledger.sendings.at(study, project)
             for target in {each.target for each in found if each.transfer in link.numbers}:
                 places[target] = places.get(target, 0) + 1
-    return Plan(link, counts_of(root, link), places, committed, len(_kept_ledgers(root)), unasked)
+        awaiting = sum(
+            each.awaits_removal and each.project == project and each.id not in link.numbers
+            for study in link.shared
+            for each in gateway.ledger.transfers.all(study)
+        )
+    return Plan(link, counts_of(root, link), places, committed, len(_kept_ledgers(root)), unasked, awaiting)
 
 
 def _asked_for_by_others(gateway: Gateway, link: Link) -> set[str]:
@@ -279,9 +286,7 @@ def _in_redcap(gateway: Gateway, link: Link, problems: list[str]) -> None:
     for study in link.shared:
         for request in gateway.incoming().requests_of(study) if study in there else []:
             if (request.project, request.participant) == (link.project, link.participant):
-                client.delete_records(
-                    [study], instrument="transfers", instance=request.instance, delete_logging=True
-                )
+                gateway.incoming().delete_request(study, request.instance)
     for table, project_field, field_ in (
         ("AutoID", "autoid_project_name", "autoid_value"),
         ("CouplingList", "cl_projectname", "cl_subjectid"),
@@ -375,6 +380,11 @@ def describe(planned: Plan) -> list[str]:
     for target, number in sorted(planned.places.items()):
         lines.append(
             f"copies of {number} studies lie at {target}: afterwards nobody here can tell which they are"
+        )
+    if planned.awaiting:
+        lines.append(
+            f"{planned.awaiting} requests of others wait until such a copy is removed: they wait no longer "
+            "then; have it removed first"
         )
     if planned.committed:
         lines.append(f"the safekeeping of {planned.committed} instances was confirmed to their senders")

@@ -287,6 +287,19 @@ class IncomingProject:
         self._write([row], strict=tuple(name for name in wanted if name != "transfer_error_message"))
         return True
 
+    def delete_request(self, study: str, instance: int) -> None:
+        """Deletes one transfer request, and what REDCap logged of its values.
+
+        Args:
+            study: StudyInstanceUID.
+            instance: instance number of the request; without meaning where *transfers* does not repeat.
+
+        Raises:
+            RedcapUnavailable, RedcapRejected: see the client.
+        """
+        number = instance if "transfers" in self._layout.repeating else None
+        self._client.delete_records([study], instrument="transfers", instance=number, delete_logging=True)
+
     def _still_there(self, study: str, instance: int, expected: TransferRequest | None) -> None:
         where = f"transfer request {instance} of study {study}"
         found = next((one for one in self.requests_of(study) if one.instance == instance), None)

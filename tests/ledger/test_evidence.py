@@ -36,6 +36,19 @@ def journal(ledger: Ledger) -> Path:
     return path
 
 
+def test_a_journal_that_was_written_anew_loses_nothing(ledger: Ledger) -> None:
+    """Lines that are added below the place up to which it was read before."""
+    tell(ledger, *(Commitment(TIME, f"1.7.{n}", {"1.2.3": f"1.2.{n}"}, "CT") for n in range(3)))
+    later = journal(ledger).with_name("2999-01-01")
+    later.write_bytes(journal(ledger).read_bytes())
+    assert ledger.evidence.read_journals() == 3
+    (first, _) = sorted(evidence_folder(ledger.root).iterdir())
+    first.write_bytes(b"")
+    assert tell(ledger, Commitment(TIME, "1.7.9", {"1.2.3": "1.2.9"}, "CT")) == 4
+    assert ledger.evidence.committed("1.2.9") == {"1.2.3"}
+    assert ledger.evidence.read_journals() == 0
+
+
 def test_a_study_without_steps_has_none(ledger: Ledger, arrive: Arrive) -> None:
     arrive()
     assert ledger.evidence.steps("1.2") is None

@@ -207,6 +207,27 @@ def test_a_study_that_another_project_needs_stays_there(site: Site, polled: bool
     assert rebuild(site.root).problems == []
 
 
+def test_who_waited_for_the_removal_of_a_copy_gets_uids_of_its_own(site: Site) -> None:
+    """The copy of who is erased may lie there for ever; nobody can tell any more."""
+    mapped = delivered(site)
+    site.ask("H002")
+    assert not site.poll().accepted
+    planned = erasure.plan(site.root, PROJECT, PARTICIPANT)
+    assert (planned.link.shared, planned.awaiting) == ((STUDY,), 1)
+    assert "they wait no longer" in " ".join(erasure.describe(planned))
+    erase(site)
+    assert traces(site.root.path, mapped, PARTICIPANT) == []
+    assert len(site.poll().accepted) == 1
+    site.complete()
+    transfer, package = site.make_package()
+    assert (transfer.participant, transfer.generation) == ("H002", 1)
+    assert transfer.mapped_uid != mapped
+    assert package.path.endswith("_g1_r1.zip")
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+        assert gateway.ledger.transfers.deliveries(transfer)
+
+
 def test_dagsters_own_storage_keeps_no_trace(site: Site) -> None:
     delivered(site)
     with dg.instance_for_test(temp_dir=str(site.root.dagster_home)) as instance:
