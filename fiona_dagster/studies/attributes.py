@@ -94,7 +94,9 @@ VARYING_KEY = "ValuesDiffer"
 SERIES_KEYS = ("ClassifyType", "NumFiles", "IncomingConnection")
 """Keys that belong to the series, not to an instance."""
 
-_SOFTWARE_VERSIONS = 0x00181020
+_SOFTWARE_VERSIONS, _MANUFACTURER = 0x00181020, 0x00080070
+B_VALUE, DIRECTIONALITY, DIRECTION = 0x00189087, 0x00189075, 0x00189089
+"""What Siemens' XA software says in the standard's own elements (PS3.3 section C.8.13.5.9)."""
 _RELEASE = re.compile(r'release:([^_"]*)')
 
 
@@ -118,7 +120,7 @@ def tag_of_name(name: str) -> int | None:
 
 
 class Needed(frozenset[int]):
-    """Tags that have to be kept of a header; ``judged`` are those that rules look at."""
+    """Tags that have to be kept of a header; frames that differ in the ``judged`` ones are told apart."""
 
     judged: frozenset[int] = frozenset()
 
@@ -130,8 +132,9 @@ def needed_tags(rules_tags: Collection[int], others: Collection[int] = ()) -> Ne
         rules_tags: tags that rules look at, or may look at: frames that differ in these are told apart.
         others: what else is to be kept.
     """
-    found = Needed(frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | frozenset(others))
-    found.judged = frozenset(rules_tags)
+    diffusion = {B_VALUE, DIRECTIONALITY, DIRECTION}
+    found = Needed(frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | diffusion | frozenset(others))
+    found.judged = frozenset(rules_tags) | diffusion
     return found
 
 
@@ -146,8 +149,15 @@ def series_value(header: InstanceHeader, name: str) -> Value | None:
         return os_level(header)
     if name == "siemensDiffusionInformation":
         said = header.vendor.get("DiffusionDirectionality")
-        return None if said is None else said
+        return diffusion_directionality(header) if said is None else said
     return header.vendor.get(name) if name in CSA_KEYS else None
+
+
+def diffusion_directionality(header: InstanceHeader) -> str | None:
+    """(0018,9075) of an object of Siemens whose own headers don't say it; ``None`` if it has none."""
+    if "siemens" not in header.text(_MANUFACTURER).lower():
+        return None
+    return header.text(DIRECTIONALITY) or None
 
 
 def os_level(header: InstanceHeader) -> str | None:

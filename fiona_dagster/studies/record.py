@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fiona_dagster.studies.attributes import CSA_KEYS, RECORD_TAGS, VARYING_KEY, os_level, record_value
+from fiona_dagster.studies.attributes import (
+    B_VALUE,
+    CSA_KEYS,
+    DIRECTION,
+    RECORD_TAGS,
+    VARYING_KEY,
+    diffusion_directionality,
+    os_level,
+    record_value,
+)
 from fiona_dagster.studies.classify import classify
 from fiona_dagster.studies.contents import StudyContents
 from fiona_dagster.studies.header import InstanceHeader
@@ -97,23 +106,43 @@ def _siemens(instances: Sequence[InstanceHeader]) -> dict[str, Any]:
     record: dict[str, Any] = {
         key: value for key, value in instances[0].vendor.items() if key in CSA_KEYS and isinstance(value, str)
     }
-    diffusion = [found for header in instances if (found := _diffusion(header))]
+    diffusion = [found for header in instances for found in _diffusion(header)]
     if diffusion:
         record["siemensDiffusionInformation"] = diffusion
     return record
 
 
-def _diffusion(header: InstanceHeader) -> dict[str, Any] | None:
+def _diffusion(header: InstanceHeader) -> list[dict[str, Any]]:
+    """One entry an instance; of a multi-frame object one for each kind of frame."""
     vendor = header.vendor
-    if not vendor.get("DiffusionDirectionality"):
-        return None
-    return {
-        "B_value": _plain_list(vendor.get("B_value")),
-        "SOPInstanceUID": header.sop_instance,
-        "InstanceNumber": header.text(_INSTANCE_NUMBER),
-        "DiffusionDirectionality": _plain_list(vendor["DiffusionDirectionality"]),
-        "DiffusionGradientDirection": _plain_list(vendor.get("DiffusionGradientDirection")),
-    }
+    if vendor.get("DiffusionDirectionality"):
+        names = ("B_value", "DiffusionDirectionality", "DiffusionGradientDirection")
+        said = [[_plain_list(vendor.get(name)) for name in names]]
+    else:
+        said = [
+            [_plain_number(one, B_VALUE), way, _plain_number(one, DIRECTION) if way == "DIRECTIONAL" else ""]
+            for _, one in header.frames()
+            if (way := diffusion_directionality(one))
+        ]
+    distinct = {repr(each): each for each in said}.values()
+    return [
+        {
+            "B_value": b_value,
+            "SOPInstanceUID": header.sop_instance,
+            "InstanceNumber": header.text(_INSTANCE_NUMBER),
+            "DiffusionDirectionality": directionality,
+            "DiffusionGradientDirection": direction,
+        }
+        for b_value, directionality, direction in distinct
+    ]
+
+
+def _plain_number(header: InstanceHeader, tag: int) -> str | list[str]:
+    """Numbers as Siemens' own headers write them: text, ``1000`` and not ``1000.0``."""
+    value = header.value(tag)
+    if isinstance(value, tuple):
+        return [f"{part:g}" if isinstance(part, float) else str(part) for part in value]
+    return f"{value:g}" if isinstance(value, float) else header.text(tag)
 
 
 def _plain_list(value: str | tuple[str, ...] | None) -> str | list[str]:

@@ -223,6 +223,43 @@ def test_philips_classic_elements_inside_a_frame(tmp_path: Path, block: int) -> 
     assert "SequenceType" in record["ValuesDiffer"]
 
 
+@pytest.mark.parametrize("classic", [False, True])
+def test_diffusion_of_xa_software_is_in_the_record(tmp_path: Path, classic: bool) -> None:
+    def said(b_value: float, way: str, *direction: float) -> Dataset:
+        one = item(DiffusionBValue=b_value, DiffusionDirectionality=way)
+        if direction and classic:
+            one.DiffusionGradientOrientation = list(direction)
+        elif direction:
+            one.DiffusionGradientDirectionSequence = Sequence(
+                [item(DiffusionGradientOrientation=list(direction))]
+            )
+        return one
+
+    ds = enhanced(shared_groups=True)
+    ds.Manufacturer = "Siemens Healthineers"
+    ds.InstanceNumber = "3"
+    diffusion = [said(0.0, "NONE"), said(1000.0, "DIRECTIONAL", 0.5, 0.0, -0.25)]
+    if classic:
+        del ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence
+        ds.update(diffusion[1])
+    else:
+        for one, what in zip(ds.PerFrameFunctionalGroupsSequence, diffusion, strict=True):
+            one.MRDiffusionSequence = Sequence([what])
+    rules = parse_rules(
+        '[{"type": "b", "rules": [{"tag": ["DiffusionBValue"], "operator": ">", "value": 500}]}]', "rules"
+    )
+    header = read_instance(save(ds, tmp_path / "x"), needed_tags(rules.tags))
+    record = build_series_records(collect(STUDY, [header]), rules)[SERIES]
+
+    found = [
+        (d["B_value"], d["DiffusionDirectionality"], d["DiffusionGradientDirection"])
+        for d in record["siemensDiffusionInformation"]
+    ]
+    assert found == [*[("0", "NONE", "")][classic:], ("1000", "DIRECTIONAL", ["0.5", "0", "-0.25"])]
+    assert {d["InstanceNumber"] for d in record["siemensDiffusionInformation"]} == {"3"}
+    assert record["ClassifyType"] == ["b"]
+
+
 @pytest.mark.shared
 def test_a_real_enhanced_siemens_object(shared: Path) -> None:
     header = read_instance(shared / "data" / "visible" / "mr_siemens_enhanced" / "6_1.dcm", TAGS)
