@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fiona_dagster.ledger.rows import Transfer
 from fiona_dagster.ledger.store import Store, utc_now
 
 PREVIOUS_SYSTEM = "previous system"
@@ -144,6 +145,23 @@ class Sendings:
         return max(
             0 if row is None else int(row["highest"]) + 1, 0 if erased is None else int(erased["next"])
         )
+
+    def edition(self, transfer: Transfer) -> int:
+        """Which copy of its revision and generation this is, counted by the rules that they were made by.
+
+        What was begun to be sent by older rules keeps its name at the targets, where nothing is overwritten.
+        What the same rules made before is the same bytes, and has the same number.
+        """
+        rows = self._store.rows(
+            """SELECT rules FROM sendings WHERE study = ? AND project = ? AND revision = ? AND generation = ?
+               GROUP BY rules ORDER BY min(id)""",
+            transfer.study,
+            transfer.project,
+            transfer.revision,
+            transfer.generation,
+        )
+        known = [row["rules"] for row in rows]
+        return (known.index(transfer.rules) if transfer.rules in known else len(known)) + 1
 
     def uncertain(self, study: str, project: str, target: str, content: Content) -> frozenset[str]:
         """What the target lists and we can't vouch for: the newest sending of a UID counts."""

@@ -23,7 +23,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.beside import companions_of, move_beside
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.execution import give_up, package_name, remove_working_copy, working_copy
+from fiona_dagster.transfers.execution import give_up, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
 from fiona_dagster.transfers.targets import ArrivedDamaged, InstancesMissing, Proof, together
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
@@ -122,7 +122,7 @@ def _send(
         path = gateway.root.path / package.path
         # What lies beside a package goes first: where the package is, everything is.
         files = [(each.path, each.sha256, each.path.name) for each in companions_of(path, package.sha256)]
-        files.append((path, package.sha256, package_name(transfer)))
+        files.append((path, package.sha256, path.name))
         proofs = [
             deliver_package(
                 target,

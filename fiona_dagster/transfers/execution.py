@@ -311,10 +311,14 @@ def give_up(gateway: Gateway, transfer: Transfer, reason: str) -> None:
         gateway.ledger.transfers.outcome_due(transfer)
 
 
-def package_name(transfer: Transfer) -> str:
+def package_name(transfer: Transfer, edition: int = 1) -> str:
     """File name of a package: assigned names only, safe on every file system.
 
     One for each revision and generation, also where a project keeps UIDs and so has the same in all of them.
+
+    Args:
+        transfer: whose package.
+        edition: of the copies of this revision and generation, see :meth:`Sendings.edition`.
     """
     parts = [
         package_prefix(transfer.project, transfer.participant),
@@ -325,7 +329,8 @@ def package_name(transfer: Transfer) -> str:
         parts.append("derived")
     if transfer.generation:
         parts.append(f"g{transfer.generation}")
-    return "_".join(part for part in parts if part) + f"_r{transfer.revision}.zip"
+    again = f"-{edition}" if edition > 1 else ""
+    return "_".join(part for part in parts if part) + f"_r{transfer.revision}{again}.zip"
 
 
 def package_prefix(project: str, participant: str) -> str:
@@ -352,7 +357,8 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     expected = transfers.verified_files(transfer)
     require_rules(gateway, transfer)
     folder = working_copy(gateway, transfer)
-    target = gateway.root.outbox / transfer.project / package_name(transfer)
+    name = package_name(transfer, transfers.sendings.edition(transfer))
+    target = gateway.root.outbox / transfer.project / name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_beside(target)
     info = pack(gateway, transfer, folder, target)

@@ -25,6 +25,8 @@ from fiona_dagster.transfers.words import as_request, request_of, same_words
 
 log = logging.getLogger("fiona.transfers")
 
+FEW = 20
+"""Studies whose transfers are read one study at a time; of more of them all transfers are read at once."""
 LISTS = 2
 """Complete lists that must lack a request."""
 SIDE_FILES = ("", ".md5", ".sha256", ".json", ".proofs.json")
@@ -59,11 +61,13 @@ def look(
     """
     book = gateway.ledger.withdrawals
     there = {(request.study, request.instance): request for request in requests}
-    pairs = [
-        (transfer, there.get((transfer.study, transfer.request)))
-        for transfer in book.living()
-        if transfer.request
-    ]
+    studies = {request.study for request in requests}
+    living = (
+        book.living()
+        if complete or len(studies) > FEW
+        else [transfer for study in sorted(studies) for transfer in book.living(study)]
+    )
+    pairs = [(each, there.get((each.study, each.request))) for each in living if each.request]
     _forget_decisions(gateway, there)
     found = [
         (transfer, "marked")

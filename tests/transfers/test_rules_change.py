@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fiona_dagster.errors import RequestRefused, Superseded
-from fiona_dagster.transfers import delivery, execution, rules
+from fiona_dagster.transfers import delivery, execution, resending, rules
+from tests.accounting import assert_all_accounted
 from tests.sending import exchanging
 from tests.site import PROJECT, STUDY, Site
 
@@ -179,3 +181,28 @@ def test_what_counts_as_a_rule(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert digest != rules.rules_digest(project.model_copy(update={"options": ()}))
     monkeypatch.setattr(rules, "_code_digest", lambda: "an update of FIONA")
     assert digest != rules.rules_digest(project)
+
+
+def test_a_copy_by_other_rules_has_a_name_of_its_own(site: Site) -> None:
+    """Nothing is overwritten at a target: under the old name the new copy was refused until a person came."""
+
+    def send_again() -> str:
+        with site.open() as gateway:
+            resending.resend(gateway, [site.transfer()], by="somebody")
+        _, package = site.make_package()
+        deliver(site)
+        assert site.transfer().state == "delivered"
+        return Path(package.path).name
+
+    _, package = site.packaged()
+    deliver(site)
+    first = Path(package.path).name
+    assert send_again() == first, "the same rules make the same bytes"
+    site.project(options=["retain_long_modified_dates", "retain_device_identity"])
+    second = send_again()
+    assert second == first.replace("_r1.zip", "_r1-2.zip")
+    site.project()
+    assert send_again() == first
+    there = {path.name for path in site.sftp["archive"].files.glob("*.zip")}
+    assert there == {first, second}
+    assert_all_accounted(site.root)
