@@ -22,6 +22,7 @@ from fiona_dagster.deid.pixels import has_embedded_overlay
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, bounded, elements, raw_value, read_header
+from fiona_dagster.deid.searchable import RULE as UNSEARCHABLE
 from fiona_dagster.deid.terms import tells
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
@@ -48,6 +49,11 @@ class Verification:
     def warnings_by_kind(self) -> dict[str, int]:
         """How many weak hits of each kind there are; nothing identifying."""
         return dict(sorted(Counter(finding.rule for finding in self.warnings).items()))
+
+    @property
+    def unsearchable(self) -> int:
+        """Values that stay and can't be searched (pages, pictures, compressed data); among the warnings."""
+        return sum(finding.rule == UNSEARCHABLE for finding in self.warnings)
 
     @property
     def passed(self) -> bool:

@@ -168,6 +168,7 @@ class Releases:
 _DESCRIBED = {
     "project": "the project reviews every study",
     FIRST_STUDIES: "one of the first {} studies of the project",
+    "unsearchable": "{} values that can't be searched (documents, pictures, compressed data)",
     "weak_hits": "{} weak hits of the residual search",
 }
 

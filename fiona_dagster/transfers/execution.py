@@ -266,7 +266,9 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
         files=dict(verification.files),
         report={"deidentification": report, "verification": verification.to_json()},
         mapped_uid=deidentifier.new_study_uid(transfer.study),
-        review=reasons_for_review(project, len(verification.warnings)),
+        review=reasons_for_review(
+            project, len(verification.warnings) - verification.unsearchable, verification.unsearchable
+        ),
     )
     if not complete:
         raise NotVerified(

@@ -14,12 +14,13 @@ from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.rules import rules_digest
 
 
-def reasons_for_review(project: ProjectSettings, weak_hits: int) -> dict[str, int]:
+def reasons_for_review(project: ProjectSettings, weak_hits: int, unsearchable: int = 0) -> dict[str, int]:
     """Why a person has to look at a verified copy: reason -> number; empty if nobody has to.
 
     Args:
         project: its settings in force.
         weak_hits: of the residual search.
+        unsearchable: values that stay and can't be searched; no project waives that somebody looks at them.
     """
     reasons = {}
     if project.release == "review":
@@ -28,6 +29,8 @@ def reasons_for_review(project: ProjectSettings, weak_hits: int) -> dict[str, in
         reasons[FIRST_STUDIES] = project.release_first_studies
     if weak_hits and project.weak_hits == "review":
         reasons["weak_hits"] = weak_hits
+    if unsearchable:
+        reasons["unsearchable"] = unsearchable
     return reasons
 
 

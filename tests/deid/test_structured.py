@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from pydantic import ValidationError
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, deidentify_study, verify_outputs
+from fiona_dagster.deid.searchable import is_searchable
 from fiona_dagster.transfers.left_out import hold_back
 from tests.deid import phantoms
 
@@ -130,6 +134,50 @@ def test_a_document_stays_only_if_the_project_keeps_documents(tmp_path: Path) ->
     assert b"plain words" not in cleaned.EncapsulatedDocument
     kept = through(tmp_path, document(), kinds={"encapsulated_document": "keep"})[1]
     assert b"plain words" in kept.EncapsulatedDocument
+
+
+WORDS = b"<?xml version='1.0'?><observation>knee, left</observation>" * 20
+PICTURE = base64.encodebytes(bytes(range(256)) * 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "searchable"),
+    [
+        (WORDS, True),
+        ("knæ".encode() * 50, True),
+        ("knæ".encode("latin-1") * 50 + b"\0", True),
+        ("\ufeffknee".encode("utf-16-le"), False),
+        (base64.b64encode(WORDS), True),  # it is looked into
+        (b"%PDF-1.4 plain words", False),
+        (b"\xef\xbb\xbf %PDF-1.4 plain words", False),
+        (rb"{\rtf1 plain words}", False),
+        (zlib.compress(WORDS), False),
+        (gzip.compress(WORDS), False),
+        (b"solid \0\1\2\3", False),
+        (b"<image>" + PICTURE + b"</image>", False),
+        (b"<image>" + PICTURE.replace(b"\n", b"") + b"</image>", False),
+        (b"<page>" + base64.b64encode(b"%PDF-1.4 plain words " * 20) + b"</page>", False),
+    ],
+)
+def test_only_text_can_be_searched(value: bytes, searchable: bool) -> None:
+    assert is_searchable(0x00420011, value) is searchable
+
+
+def test_what_stays_and_can_t_be_searched_is_told(tmp_path: Path) -> None:
+    """Documents that the project keeps, and files in private values that it vouches for."""
+    hidden = [(document(), {"kinds": {"encapsulated_document": "keep"}}), (phantoms.image(), KEPT_PRIVATE)]
+    hidden[1][0].private_block(0x0099, "ACME", create=True).add_new(1, "OB", gzip.compress(b"Quisling"))
+    for number, (ds, more) in enumerate(hidden):
+        folder = tmp_path / str(number)
+        (folder / "out").mkdir(parents=True)
+        source = phantoms.write(ds, folder / "in.dcm")
+        made = deidentifier(**more)
+        made.file(source, folder / "out")
+        verified = verify_outputs([source], folder / "out", made)
+        assert (verified.findings, verified.unsearchable) == ([], 1)
+
+
+KEPT_PRIVATE = {"rules": [{"tag": "0099,xx01", "creator": "ACME", "action": "keep"}]}
 
 
 @pytest.mark.parametrize(

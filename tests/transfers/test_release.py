@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,15 @@ from tests.site import PLANTED, PROJECT, STUDY, Site
 
 WEAK = {"PatientName": "Hand^Long", "PatientID": "1", "SoftwareVersions": "hand protocol"}
 
+KEEPS = {"kinds": {"encapsulated_document": "keep"}, "weak_hits": "pass", "release": "automatic"}
+PAGES = {
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1",
+    "MIMETypeOfEncapsulatedDocument": "application/pdf",
+    "EncapsulatedDocument": b"%PDF-1.4\nstream " + zlib.compress(b"(Quisling) Tj") + b" endstream ",
+}
 
-def waiting(site: Site, project: dict[str, Any], attributes: dict[str, str]) -> None:
+
+def waiting(site: Site, project: dict[str, Any], attributes: dict[str, Any]) -> None:
     """A study up to its verified copy."""
     site.project(**project)
     site.arrive(1, 2, **attributes)
@@ -45,10 +53,11 @@ def due(site: Site) -> list[Work]:
         ({"release": "review"}, {}, "project"),
         ({"release_first_studies": 1}, {}, "first_studies"),
         ({}, WEAK, "weak_hits"),
+        (KEEPS, PAGES, "unsearchable"),
     ],
 )
 def test_nothing_leaves_before_a_person_releases_it(
-    site: Site, project: dict[str, Any], attributes: dict[str, str], reason: str
+    site: Site, project: dict[str, Any], attributes: dict[str, Any], reason: str
 ) -> None:
     waiting(site, project, attributes)
     with site.open() as gateway:
