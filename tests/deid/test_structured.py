@@ -152,7 +152,7 @@ PICTURE = base64.encodebytes(bytes(range(256)) * 4)
         (b"\xef\xbb\xbf %PDF-1.4 plain words", False),
         (rb"{\rtf1 plain words}", False),
         (zlib.compress(WORDS), False),
-        (gzip.compress(WORDS), False),
+        (gzip.compress(WORDS, mtime=0), False),
         (b"solid \0\1\2\3", False),
         (b"<image>" + PICTURE + b"</image>", False),
         (b"<image>" + PICTURE.replace(b"\n", b"") + b"</image>", False),
