@@ -21,7 +21,7 @@ from tests.running import fiona
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def wait_until(what: str, ready: Callable[[], Any], seconds: float = 90.0) -> Any:
+def wait_until(what: str, ready: Callable[[], Any], seconds: float = 240.0) -> Any:
     """Polls until `ready` says something true; fails loudly otherwise."""
     deadline = time.monotonic() + seconds
     while True:
@@ -86,7 +86,7 @@ class Service:
         self.process.kill()
         self.process.wait()
         self.process = None
-        wait_until("all services are gone", lambda: not any(_alive(pid) for pid in pids), 20)
+        wait_until("all services are gone", lambda: not any(_alive(pid) for pid in pids), 60)
 
     def kill(self, name: str) -> None:
         """`kill -9` of one service; the supervisor starts it again."""
@@ -136,10 +136,10 @@ class Service:
         """State of a study, or "" when it is not known yet."""
         return next((s["state"] for s in overview(self.root)["studies"] if s["study"] == uid), "")
 
-    def held(self, uid: str, seconds: float = 90.0) -> None:
+    def held(self, uid: str, seconds: float = 240.0) -> None:
         wait_until(f"study {uid} is held", lambda: self.state(uid) == "held", seconds)
 
-    def delivered(self, uid: str, project: str, seconds: float = 120.0) -> dict[str, Any]:
+    def delivered(self, uid: str, project: str, seconds: float = 300.0) -> dict[str, Any]:
         """Waits until a transfer is delivered and REDCap knows it; the transfer with its proofs."""
 
         def done() -> dict[str, Any] | None:

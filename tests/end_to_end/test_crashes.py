@@ -20,7 +20,7 @@ from tests.end_to_end.conftest import configure, write_project
 from tests.end_to_end.service import Service, wait_until
 from tests.peers_fixtures import Sshd, running_sshd
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(800)]
 
 
 @dataclass
@@ -110,8 +110,8 @@ def _lose_the_storage(place: Place, study: DemoStudy) -> None:
     place.send(study)  # repeats of what is known
     ticks = service.root.logs / "daemon.log"
     seen = ticks.stat().st_size
-    wait_until("the repeats are booked", lambda: service.state(uid) == "held" and _quiet(service, uid), 60)
-    wait_until("sensors have ticked", lambda: ticks.stat().st_size > seen + 2000, 60)
+    wait_until("the repeats are booked", lambda: service.state(uid) == "held" and _quiet(service, uid))
+    wait_until("sensors have ticked", lambda: ticks.stat().st_size > seen + 2000)
 
     assert place.uploads() == before
     assert [t["state"] for t in service.study(uid)["transfers"]] == ["delivered"]

@@ -13,7 +13,7 @@ from fiona_dagster.demo.phantoms import make_studies
 from fiona_dagster.demo.script import SEED
 from fiona_dagster.transfers.verify import verify_package
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(800)]
 
 
 def test_the_demo_delivers_and_names_nobody(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_the_demo_delivers_and_names_nobody(tmp_path: Path) -> None:
         [sys.executable, "-m", "fiona_dagster.cli", "demo", "--exit", "--data", str(data)],
         env={**os.environ, "FIONA_DATA": str(tmp_path / "other")},
         capture_output=True,
-        timeout=400,
+        timeout=780,
         check=False,
     )
     output = done.stdout + done.stderr

@@ -12,7 +12,7 @@ from tests.peers.test_commitment import MR, STUDY, instance, uids
 from tests.peers.test_pacs_delivery import make_file
 from tests.receiver.test_mpps import create, ended, modality, new_step, set_
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(800)]
 
 
 def test_a_study_is_complete_when_all_that_was_performed_is_here_and_is_committed(

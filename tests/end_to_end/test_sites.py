@@ -18,7 +18,7 @@ from tests.end_to_end.conftest import Site
 from tests.end_to_end.service import Service, wait_until
 from tests.peers_fixtures import free_port
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.timeout(800)]
 
 
 def add_site(root: DataRoot, name: str, sender: str) -> int:

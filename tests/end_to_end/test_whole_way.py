@@ -21,7 +21,7 @@ from tests.end_to_end.conftest import Site
 from tests.end_to_end.service import CHECKOUT, wait_until
 from tests.peers_fixtures import program
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.shared, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.peers, pytest.mark.shared, pytest.mark.timeout(800)]
 
 SETS = ("mr_siemens_fmap", "mr_ge_fmri", "ct_philips_axial")
 
@@ -152,7 +152,7 @@ def test_a_new_project_has_its_jobs_without_a_restart(site: Site) -> None:
     site.add_project("LATER")
 
     # Within 30 s on a machine of its own (about 12 s here); other tests run at the same time.
-    wait_until("the new jobs", lambda: {"transfer_LATER", "deliver_LATER"} <= service.job_names(), 75)
+    wait_until("the new jobs", lambda: {"transfer_LATER", "deliver_LATER"} <= service.job_names())
     assert before == {name: entry["pid"] for name, entry in service.runtime["services"].items()}
 
 
@@ -228,7 +228,7 @@ def test_a_change_of_the_rules_reaches_every_study_in_one_backfill(site: Site) -
         status = next((one["status"] for one in found if one["title"] == "Classify again"), "")
         return status if status not in ("", "REQUESTED", "FAILING") else ""
 
-    assert wait_until("the backfill has ended", backfill, 180) == "COMPLETED_SUCCESS"
+    assert wait_until("the backfill has ended", backfill, 300) == "COMPLETED_SUCCESS"
     for uid in known:
         detail = service.study(uid)
         assert all("newly known" in series["ClassifyType"] for series in detail["series"])
