@@ -23,6 +23,8 @@ from fiona_dagster.operations.services import is_free
 from tests.making import STUDY, write_object
 from tests.operations.processes import alive, wait_until
 
+pytestmark = pytest.mark.timeout(600)
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
