@@ -21,7 +21,7 @@ from fiona_dagster.errors import (
     ProofAwaited,
     UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, sftp
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, pipeline, sftp, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
 from tests.sending import unrecorded
@@ -178,13 +178,13 @@ def test_bytes_that_are_not_those_of_the_ledger_are_not_sent(
 def test_a_package_that_changes_while_it_is_sent_gets_no_name(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = sftp.check_room
+    check = upload.check_room
 
     def swap(*arguments: object) -> None:
         package.write_bytes(CONTENT[:-1] + b"!")
         check(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sftp, "check_room", swap)
+    monkeypatch.setattr(upload, "check_room", swap)
     with pytest.raises(NotVerified):
         _deliver(sshd, root, package)
     assert _there(sshd) == []
@@ -194,17 +194,17 @@ def test_a_package_that_changes_while_it_is_sent_gets_no_name(
 def test_what_arrived_damaged_is_not_proven(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    send = sftp._Delivery._send
+    send = upload.Upload.send
 
-    def spoil(delivery: sftp._Delivery, name: str) -> None:
-        send(delivery, name)
+    def spoil(sending: upload.Upload) -> None:
+        send(sending)
         part = sshd.upload / f".{NAME}.fiona-part"
         if damage == "truncate":
             os.truncate(part, 1000)
         else:
             part.write_bytes(CONTENT[:500_000] + b"!" + CONTENT[500_001:])
 
-    monkeypatch.setattr(sftp._Delivery, "_send", spoil)
+    monkeypatch.setattr(upload.Upload, "send", spoil)
     with pytest.raises(PeerUnavailable):
         _deliver(sshd, root, package)
     assert _there(sshd) == []
@@ -268,7 +268,7 @@ def _settled(path: Path) -> int:
     deadline, size = time.monotonic() + 20, -1
     while time.monotonic() < deadline:
         time.sleep(0.3)
-        if size == (size := path.stat().st_size) and size > sftp.WORTH_RESUMING:
+        if size == (size := path.stat().st_size) and size > upload.WORTH_RESUMING:
             break
     return size
 
@@ -281,7 +281,7 @@ def test_a_cut_upload_goes_on_where_it_stopped(
         with pytest.raises(PeerUnavailable):
             _deliver(sshd, root, package, port=proxy.port, proofs=proofs, timeout_seconds=2)
         there = (sshd.upload / PART).stat().st_size
-        assert there > sftp.WORTH_RESUMING
+        assert there > upload.WORTH_RESUMING
         proof = _deliver(sshd, root, package, port=proxy.port, proofs=proofs)
 
     assert proof.counts["resumed"] == there
@@ -431,14 +431,12 @@ def test_a_server_that_lies_about_success_is_found_out(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers every write with success and keeps the last part to itself."""
-    import paramiko
+    write = pipeline.Pipeline.write
 
-    write = paramiko.SFTPFile.write
+    def lie(self: pipeline.Pipeline, handle: bytes, offset: int, data: memoryview) -> int:
+        return write(self, handle, offset, memoryview(bytes(len(data))) if len(data) > 1000 else data)
 
-    def lie(self: paramiko.SFTPFile, data: bytes) -> None:
-        write(self, b"\0" * len(data) if len(data) > 1000 else data)
-
-    monkeypatch.setattr(paramiko.SFTPFile, "write", lie)
+    monkeypatch.setattr(pipeline.Pipeline, "write", lie)
     for proofs in (["readback"], ["digest"]):
         with pytest.raises(PeerUnavailable, match="differs from what was sent"):
             _deliver(sshd, root, package, proofs=proofs)

@@ -15,15 +15,19 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import paramiko
+from paramiko.sftp import CMD_RENAME, CMD_STAT
 
 from fiona_dagster.errors import DeliveryRefused, StorageFull
+from fiona_dagster.transfers.targets.pipeline import (
+    OPENSSH_REQUEST,
+    OTHER_REQUEST,
+    Pipeline,
+    Writing,
+    attributes_of,
+)
 from fiona_dagster.transfers.targets.ssh import Link, errors
 
 CHUNK = 1 << 20
-OPENSSH_REQUEST = 131072
-"""Bytes of one write or read; OpenSSH takes up to 256 KiB."""
-OTHER_REQUEST = 32768
-"""What every SFTP server must take (draft-ietf-secsh-filexfer-02, section 3)."""
 READ_AHEAD = 64
 """Read requests under way at a time; bounds memory."""
 EXTENDED = 200
@@ -68,34 +72,33 @@ def opened(link: Link, path: str, mode: str) -> Iterator[paramiko.SFTPFile]:
         file.close()
 
 
-def write(link: Link, remote: paramiko.SFTPFile, chunk: bytes, path: str) -> None:
-    """Writes one chunk; a failure that may mean a full disk is looked into."""
+@contextlib.contextmanager
+def full_disk(link: Link, path: str) -> Iterator[None]:
+    """A failed write that may mean a full disk is looked into.
+
+    Raises:
+        StorageFull: there is no room for another chunk.
+    """
     try:
-        remote.write(chunk)
+        yield
     except TimeoutError:
         raise
     except OSError as error:
         if error.errno is None:  # SSH_FX_FAILURE: version 3 has no code for "disk full"
-            check_room(link, path, len(chunk))
+            check_room(link, path, CHUNK)
         raise
 
 
-def flush(link: Link, remote: paramiko.SFTPFile) -> bool:
-    """Has the server flush the file to its disk; whether it can (OpenSSH PROTOCOL, section 4.4).
+def finished(link: Link, remote: Writing) -> tuple[bool, int | None]:
+    """Flushes and closes a file; whether the server put it on its disk, and the size that it says.
 
     Raises:
-        StorageFull: it could not for want of room.
+        StorageFull: it could not flush for want of room.
     """
-    # paramiko has no public call for it and hides who announces it.
-    try:
-        extended(link, "fsync@openssh.com", remote.handle)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"target {link.name}: the remote disk is full; free space there") from None
-        return False
-    return True
+    not_flushed, size = remote.finish()
+    if not_flushed is not None and not_flushed.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise StorageFull(f"target {link.name}: the remote disk is full; free space there")
+    return not_flushed is None, size
 
 
 def check_room(link: Link, path: str, needed: int) -> None:
@@ -173,6 +176,23 @@ def _read_ahead(remote: paramiko.SFTPFile, size: int) -> None:
 
     remote._prefetch_thread = quietly  # type: ignore[attr-defined]
     remote.prefetch(size, max_concurrent_requests=READ_AHEAD)
+
+
+def name_it(link: Link, part: str, final: str) -> int | None:
+    """Renames a file and asks for its size under the new name, in one round trip; the size, None: not there.
+
+    Raises:
+        OSError: the server did not rename, as when the new name exists.
+    """
+    pipeline = Pipeline(link)
+    renamed = pipeline.ask(CMD_RENAME, part.encode(), final.encode())
+    looked = pipeline.ask(CMD_STAT, final.encode())
+    pipeline.answer(renamed)
+    try:
+        said = pipeline.answer(looked)
+    except (FileNotFoundError, PermissionError):
+        return None
+    return None if said is None else attributes_of(said).st_size
 
 
 def remove(link: Link, path: str) -> None:

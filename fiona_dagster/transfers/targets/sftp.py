@@ -10,13 +10,8 @@ import contextlib
 import hashlib
 import posixpath
 import re
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
-
-from paramiko import SFTPFile
 
 from fiona_dagster.config import DataRoot, SftpTarget
 from fiona_dagster.errors import (
@@ -31,35 +26,24 @@ from fiona_dagster.errors import (
     UsageError,
 )
 from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, has_side_files, utc_now
+from fiona_dagster.transfers.targets.pipeline import Writing
 from fiona_dagster.transfers.targets.remote import (
     CHUNK,
-    begins_as,
-    check_room,
     digest_of,
-    flush,
-    opened,
+    finished,
+    name_it,
     part_name,
     remove,
     size_of,
-    write,
 )
-from fiona_dagster.transfers.targets.sftp_proof import Proofs, Wanted, ask, by_command, by_server_file
+from fiona_dagster.transfers.targets.sftp_proof import Proofs, ask, by_server_file
 from fiona_dagster.transfers.targets.ssh import Link, connection, errors
+from fiona_dagster.transfers.targets.upload import Local, Upload, not_verified
 
 SERVER_FILE_SECONDS = 20.0
 """How long one attempt waits for the server's own checksum file; later attempts wait again."""
-WORTH_RESUMING = 1 << 20
-"""Bytes from which on it pays to compare what is there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
-
-
-@dataclass(frozen=True)
-class _Local(Wanted):
-    """What is to lie at the other side, and a call that raises when it may not go there any more."""
-
-    path: Path
-    may_go_on: Callable[[], None]
 
 
 def deliver_sftp(
@@ -117,19 +101,13 @@ def deliver_sftp(
         kind=kind,
         target=name,
         time=utc_now(),
-        counts={
-            "files": 1 + len(sides),
-            "bytes": local.size,
-            "sent": int(delivery.sent),
-            "resumed": delivery.resumed,
-            "flushed": int(delivery.flushed),
-        },
+        counts={"files": 1 + len(sides), "bytes": local.size, **delivery.counts},
         digests={"md5": local.md5, "sha256": local.sha256},
         private={"remote_path": final},
     )
 
 
-def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> _Local:
+def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> Local:
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     try:
         with package.open("rb") as stream:
@@ -140,26 +118,32 @@ def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) ->
     except OSError as error:
         raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
     if sha256.hexdigest() != expected_sha256:
-        raise _not_verified()
-    return _Local(size, md5.hexdigest(), expected_sha256, package, may_go_on)
-
-
-def _not_verified() -> NotVerified:
-    return NotVerified("the package in hand is not the one in the ledger; package the study again")
+        raise not_verified()
+    return Local(size, md5.hexdigest(), expected_sha256, package, may_go_on)
 
 
 class _Delivery:
     """One package on its way to one server."""
 
-    def __init__(self, link: Link, target: SftpTarget, local: _Local, final: str) -> None:
+    def __init__(self, link: Link, target: SftpTarget, local: Local, final: str) -> None:
         self._link = link
         self._target = target
         self._local = local
         self._final = final
         self._blind = "agreement" in target.proofs
         self._proofs = Proofs.of(target.proofs)
-        self.sent = self.flushed = self._named = False
-        self.resumed = 0
+        self._upload: Upload | None = None
+        self._named = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the proof says of the sending."""
+        sent = self._upload
+        return {
+            "sent": int(sent is not None),
+            "resumed": sent.resumed if sent else 0,
+            "flushed": int(sent.flushed) if sent else 0,
+        }
 
     def bring(self) -> ProofKind:
         """Sends what is missing; returns what proves it."""
@@ -168,7 +152,8 @@ class _Delivery:
             return kind
         part = part_name(self._final)
         try:
-            self._send(part)
+            self._upload = Upload(self._link, self._target, self._local, part)
+            self._upload.send()
             kind = self._compare(part)
             self._local.may_go_on()
             self._give_name(part)
@@ -236,58 +221,7 @@ class _Delivery:
             "under the package's name; it is never overwritten: have it moved away there, then deliver again"
         )
 
-    # -- sending ------------------------------------------------------------------------------------
-
-    def _send(self, part: str) -> None:
-        local, link = self._local, self._link
-        sha256 = hashlib.sha256()
-        with errors(link.name, "sending"), local.path.open("rb") as stream:
-            self.resumed = self._can_resume(part, stream)
-            stream.seek(0)
-            for _ in _pieces(stream, self.resumed, sha256.update):
-                local.may_go_on()
-            check_room(link, part, local.size - self.resumed)
-            with opened(link, part, "r+b" if self.resumed else "wb") as remote:
-                remote.set_pipelined(True)
-                remote.seek(self.resumed)
-                self._write(stream, remote, part, sha256.update)
-                self.flushed = flush(link, remote)
-                arrived = None if self._blind else remote.stat().st_size
-            self.sent = True
-            if sha256.hexdigest() != local.sha256:
-                raise _not_verified()
-            if arrived is not None and arrived != local.size:
-                # Writes are answered late: a full disk may show only here.
-                check_room(link, part, local.size - arrived)
-                raise ArrivedDamaged(
-                    f"target {link.name}: only {arrived} of {local.size} bytes arrived; trying again may help"
-                )
-
-    def _write(self, stream: BinaryIO, remote: SFTPFile, part: str, seen: Callable[[bytes], object]) -> None:
-        pace = _Pace(self._target.megabytes_per_second)
-        while chunk := stream.read(pace.chunk):
-            self._local.may_go_on()
-            seen(chunk)
-            write(self._link, remote, chunk, part)
-            pace.sent(len(chunk))
-
-    def _can_resume(self, part: str, stream: BinaryIO) -> int:
-        """Bytes that an earlier attempt brought and that are those of the package."""
-        if self._blind:
-            return 0
-        there = size_of(self._link, part)
-        if there is None or not WORTH_RESUMING <= there <= self._local.size:
-            return 0
-        if self._target.proofs[0] != "readback":
-            found = by_command(self._link, part, there, first=there)
-            if found is not None:
-                return there if found[1] == _digest_of_first(stream, there, found[0]) else 0
-        if not {"readback", "digest"} & {*self._target.proofs}:
-            return 0
-        try:
-            return there if begins_as(self._link, part, there, stream) else 0
-        except DeliveryRefused:  # it may be written to but not read
-            return 0
+    # -- naming -------------------------------------------------------------------------------------
 
     def _compare(self, part: str) -> ProofKind | None:
         answer = ask(self._link, part, self._local, self._proofs.at_once)
@@ -305,7 +239,7 @@ class _Delivery:
         link = self._link
         with errors(link.name, "renaming"):
             try:
-                link.client.rename(part, self._final)
+                size = name_it(link, part, self._final)
             except PermissionError:
                 raise
             except OSError:
@@ -314,7 +248,7 @@ class _Delivery:
                 remove(link, part)
                 return
         self._named = True
-        if not self._blind and size_of(link, self._final) != self._local.size:
+        if not self._blind and size != self._local.size:
             raise ArrivedDamaged(
                 f"target {link.name}: the package is not there after renaming; trying again may help"
             )
@@ -346,9 +280,9 @@ class _Delivery:
                 link.client.rename(part, path)
 
     def _write_text(self, path: str, text: bytes) -> None:
-        with errors(self._link.name, "writing a checksum file"), opened(self._link, path, "wb") as remote:
+        with errors(self._link.name, "writing a checksum file"), Writing(self._link, path) as remote:
             remote.write(text)
-            flush(self._link, remote)
+            finished(self._link, remote)
 
 
 def _reads(link: Link, path: str, size: int, digest: str) -> bool:
@@ -362,39 +296,3 @@ def _reads(link: Link, path: str, size: int, digest: str) -> bool:
 def _leaves_nothing(error: FionaError) -> bool:
     """Whether what was sent so far is removed: all but what another attempt can continue."""
     return isinstance(error, PermanentError | Superseded | StorageFull | ArrivedDamaged)
-
-
-def _pieces(stream: BinaryIO, size: int, seen: Callable[[bytes], object]) -> Iterator[None]:
-    while size:
-        chunk = stream.read(min(CHUNK, size))
-        if not chunk:
-            raise _not_verified()
-        seen(chunk)
-        size -= len(chunk)
-        yield
-
-
-def _digest_of_first(stream: BinaryIO, size: int, algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    for _ in _pieces(stream, size, digest.update):
-        pass
-    return digest.hexdigest()
-
-
-class _Pace:
-    """Holds an upload to so many megabytes a second.
-
-    Args:
-        megabytes_per_second: the bound; None: none.
-    """
-
-    def __init__(self, megabytes_per_second: float | None) -> None:
-        self._rate = megabytes_per_second * 1e6 if megabytes_per_second else 0.0
-        self.chunk = min(CHUNK, max(int(self._rate / 4), 4096)) if self._rate else CHUNK
-        self._free_at = time.monotonic()
-
-    def sent(self, size: int) -> None:
-        """Waits until the next chunk may go."""
-        if self._rate:
-            self._free_at = max(self._free_at, time.monotonic()) + size / self._rate
-            time.sleep(max(self._free_at - time.monotonic(), 0))

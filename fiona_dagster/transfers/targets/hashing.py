@@ -1,0 +1,42 @@
+"""SHA-256 beside other work: in a thread, which lets go of the interpreter while it hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
+
+WORTH_A_THREAD = 1 << 16
+"""Bytes from which on hashing takes longer than asking a thread for it."""
+
+
+class Hashing:
+    """SHA-256 of what it is given, in order; at most one piece waits."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._thread: ThreadPoolExecutor | None = None
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Hashing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def update(self, data: bytes) -> None:
+        """Takes a piece; it must not be altered afterwards."""
+        if self._last is not None:
+            self._last.result()
+        if len(data) < WORTH_A_THREAD:
+            self._sha256.update(data)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "sha256")
+        self._last = self._thread.submit(self._sha256.update, data)
+
+    def hexdigest(self) -> str:
+        """Of everything that was given so far."""
+        if self._last is not None:
+            self._last.result()
+        return self._sha256.hexdigest()
