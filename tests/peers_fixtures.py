@@ -252,7 +252,7 @@ ListenAddress 127.0.0.1
 HostKey {folder}/host_key
 PidFile {folder}/pid
 AuthorizedKeysFile {folder}/authorized_keys
-Subsystem sftp internal-sftp
+{"" if "Subsystem" in more else "Subsystem sftp internal-sftp"}
 UsePAM no
 StrictModes no
 PasswordAuthentication no

@@ -1,0 +1,201 @@
+"""Deliveries to OpenSSH and Orthanc that die, meet a full disk, or are lied to: never wrong, never twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.errors import StorageFull
+from fiona_dagster.transfers import delivery
+from fiona_dagster.transfers.leftovers import remove_leftovers
+from fiona_dagster.transfers.targets import ArrivedDamaged, upload
+from fiona_dagster.transfers.targets.sftp import deliver_sftp
+from tests.peers.killing import deliver_and_die
+from tests.peers_fixtures import Orthanc, Sshd, program, running_orthanc, running_sshd
+from tests.sending import unrecorded
+from tests.site import PROJECT, STUDY, Site, running_site
+
+pytestmark = pytest.mark.peers
+
+KILLS = None if os.environ.get("FIONA_TEST_FULL") else 6
+"""How many steps of a delivery are tried, evenly spread over it; None: every one."""
+NAME = "P_1.zip"
+CONTENT = bytes(range(256)) * 12_000
+
+
+class Scene:
+    """A packaged study, and two targets that can be put back to how they were."""
+
+    def __init__(self, folder: Path, site: Site, sshd: Sshd, orthanc: Orthanc) -> None:
+        self.site, self.sshd, self.orthanc = site, sshd, orthanc
+        site.configure(targets={"archive": sshd.target().model_dump(), "pacs": orthanc.target().model_dump()})
+        site.project(targets=["archive", "pacs"])
+        _, self.package = site.packaged()
+        self.content = (site.root.path / self.package.path).read_bytes()
+        with site.open() as gateway:
+            self.instances = len(gateway.ledger.transfers.verified_files(site.transfer()))
+        self._start = folder / "start"
+        shutil.copytree(site.root.path, self._start, symlinks=True)
+
+    def reset(self, target: str) -> None:
+        """Nothing was delivered anywhere; only this target is left to be delivered to."""
+        shutil.rmtree(self.site.root.path)
+        shutil.copytree(self._start, self.site.root.path, symlinks=True)
+        self.site.project(targets=[target])
+        for path in self.sshd.upload.iterdir():
+            path.unlink()
+        for uid in self.orthanc.sop_instance_uids():
+            self.orthanc.delete(uid)
+
+    def uploaded(self) -> tuple[int, int] | None:
+        """Inode and time of the package at the SFTP server: a second upload shows."""
+        path = self.sshd.upload / Path(self.package.path).name
+        if not path.exists():
+            return None
+        assert path.read_bytes() == self.content, "half a package has its name"
+        return path.stat().st_ino, path.stat().st_mtime_ns
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory, one_sshd: Sshd) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("faults")
+    with running_site(folder) as site, running_orthanc(folder / "orthanc") as orthanc:
+        yield Scene(folder, site, one_sshd, orthanc)
+
+
+def _proven(scene: Scene, target: str) -> bool:
+    with scene.site.open() as gateway:
+        return target in gateway.ledger.transfers.deliveries(scene.site.transfer())
+
+
+def _in_the_end(scene: Scene, target: str) -> None:
+    """What the sensor, the next run and maintenance do; everything is as if nothing had happened."""
+    site = scene.site
+    with site.open() as gateway:
+        delivery.settle(gateway)
+        delivery.deliver(gateway, site.transfer(), target)
+        assert delivery.deliver(gateway, site.transfer(), target)[0] is None
+        assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["status"]
+        there = gateway.ledger.transfers.package(site.transfer())
+        remove_leftovers(gateway)
+    assert there is not None
+    assert (site.root.path / there.path).read_bytes() == scene.content
+    assert site.transfer().state == "delivered"
+    assert len(list((site.root.daic / PROJECT).iterdir())) == 5
+    assert [path for path in site.root.outbox.rglob("*") if path.is_file()] == []
+    assert list((site.root.projects / PROJECT).iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["archive", "pacs"])
+def test_a_kill_at_any_step_is_made_good(scene: Scene, target: str) -> None:
+    """Temporary upload, proof, rename, checksum files, ledger, move to DAIC."""
+    scene.reset(target)
+    total = deliver_and_die(scene.site.root, STUDY, PROJECT, target, 0)
+    assert total is not None
+    _in_the_end(scene, target)
+    tried = range(1, total + 1) if KILLS is None else {round(total * n / KILLS) for n in range(1, KILLS + 1)}
+    killed = 0
+    for step in sorted(tried):
+        scene.reset(target)
+        killed += deliver_and_die(scene.site.root, STUDY, PROJECT, target, step) is None
+        before = scene.uploaded()
+        if _proven(scene, target):
+            if target == "archive":
+                assert before is not None
+            else:
+                assert len(scene.orthanc.sop_instance_uids()) == scene.instances
+        _in_the_end(scene, target)
+        if target == "archive":
+            assert before in (None, scene.uploaded()), "sent twice"
+            assert len(list(scene.sshd.upload.iterdir())) == 3
+        else:
+            assert len(scene.orthanc.sop_instance_uids()) == scene.instances
+    assert killed >= len(tried) - 1, "steps differ by a packet or so from run to run"
+
+
+# -- one package and an SFTP server that is not what it should be --------------------------------------
+
+
+def _deliver(sshd: Sshd, root: DataRoot, package: Path, **target: object) -> str:
+    package.write_bytes(CONTENT)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    return deliver_sftp(
+        sshd.target(**target), root, package, digest, remote_name=NAME, begin=unrecorded, name="archive"
+    ).kind
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "fiona-test", str(folder)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_remote_disk_that_is_full_or_fills_up(
+    one_sshd: Sshd, small_disk: Path, root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, filler = tmp_path / "package", small_disk / "filler"
+    filler.write_bytes(bytes(2_000_000))
+    with pytest.raises(StorageFull, match="remote disk"):
+        _deliver(one_sshd, root, package, directory=str(small_disk))
+    filler.unlink()
+
+    check = upload.check_room
+
+    def fills_up(*arguments: object) -> None:
+        check(*arguments)  # type: ignore[arg-type]
+        filler.write_bytes(bytes(2_000_000))
+
+    monkeypatch.setattr(upload, "check_room", fills_up)
+    with pytest.raises(StorageFull, match="remote disk"):
+        _deliver(one_sshd, root, package, directory=str(small_disk))
+    assert [path.name for path in small_disk.iterdir()] == ["filler"], (
+        "what was sent does not fill it further"
+    )
+
+    monkeypatch.undo()
+    filler.unlink()
+    assert _deliver(one_sshd, root, package, directory=str(small_disk)) == "sftp-readback"
+    assert (small_disk / NAME).read_bytes() == CONTENT
+
+
+@pytest.fixture(scope="module")
+def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """OpenSSH with an SFTP subsystem that lies as the file ``lie`` in its folder says."""
+    server = program("/usr/lib/openssh/sftp-server", "openssh-sftp-server")
+    folder = tmp_path_factory.mktemp("liar") / "sshd"
+    script = Path(__file__).with_name("lying_sftp.py")
+    command = f"{sys.executable} -S {script} {server} {folder / 'lie'}"
+    with running_sshd(folder, f"Subsystem sftp {command}") as running:
+        yield running
+
+
+@pytest.mark.parametrize("lie", ["keeps the end", "keeps the end and tells its size", "alters a byte"])
+def test_a_server_that_lies_about_success_proves_nothing(
+    liar: Sshd, root: DataRoot, tmp_path: Path, lie: str
+) -> None:
+    for path in liar.upload.iterdir():
+        path.unlink()
+    for proofs in (["readback"], ["digest"]):
+        (liar.folder / "lie").write_text(lie)
+        with pytest.raises(ArrivedDamaged):
+            _deliver(liar, root, tmp_path / "package", proofs=proofs)
+        assert list(liar.upload.iterdir()) == []
+    (liar.folder / "lie").write_text("")
+    assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
+    assert (liar.upload / NAME).read_bytes() == CONTENT
