@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import paramiko
 from paramiko.sftp import CMD_RENAME, CMD_STAT
 
-from fiona_dagster.errors import DeliveryRefused, StorageFull
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, StorageFull
 from fiona_dagster.transfers.targets.pipeline import (
     OPENSSH_REQUEST,
     OTHER_REQUEST,
@@ -72,21 +72,29 @@ def opened(link: Link, path: str, mode: str) -> Iterator[paramiko.SFTPFile]:
         file.close()
 
 
+class NotWritten(PeerUnavailable):
+    """The server failed to write; what lies there may have holes."""
+
+
 @contextlib.contextmanager
 def full_disk(link: Link, path: str) -> Iterator[None]:
     """A failed write that may mean a full disk is looked into.
 
     Raises:
         StorageFull: there is no room for another chunk.
+        NotWritten: there is, and the server failed for a reason that it does not tell.
     """
     try:
         yield
     except TimeoutError:
         raise
     except OSError as error:
-        if error.errno is None:  # SSH_FX_FAILURE: version 3 has no code for "disk full"
-            check_room(link, path, CHUNK)
-        raise
+        if error.errno is not None or link.channel.closed:
+            raise
+        check_room(link, path, CHUNK)  # SSH_FX_FAILURE: version 3 has no code for "disk full"
+        raise NotWritten(
+            f"target {link.name}: the server fails to write and does not say why; trying again may help"
+        ) from None
 
 
 def finished(link: Link, remote: Writing) -> tuple[bool, int | None]:

@@ -29,6 +29,7 @@ from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, ha
 from fiona_dagster.transfers.targets.pipeline import Writing
 from fiona_dagster.transfers.targets.remote import (
     CHUNK,
+    NotWritten,
     digest_of,
     finished,
     name_it,
@@ -295,4 +296,4 @@ def _reads(link: Link, path: str, size: int, digest: str) -> bool:
 
 def _leaves_nothing(error: FionaError) -> bool:
     """Whether what was sent so far is removed: all but what another attempt can continue."""
-    return isinstance(error, PermanentError | Superseded | StorageFull | ArrivedDamaged)
+    return isinstance(error, PermanentError | Superseded | StorageFull | ArrivedDamaged | NotWritten)
