@@ -13,6 +13,8 @@ import quopri
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -26,6 +28,9 @@ _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
 _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
 
 _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
+_UNDECLARED = frozenset(("iso8859", "latin_1"))
+"""What stands in files of programs that know nothing of character sets, as Python calls it."""
+_ESCAPE_BYTES = re.compile(rb"\x1b[ -/]+[0-~]")
 _ENTITY = re.compile(r"&#?[0-9a-z]{2,8};")
 _UNICODE = re.compile(r"\\u[0-9a-f]{4}")
 _PERCENT = re.compile(r"%[0-9a-f]{2}")
@@ -72,6 +77,36 @@ def decode(value: bytes, charset: bytes, vr: str = "LO") -> str:
             return _ESCAPE.sub("", text)  # pydicom leaves those of ISO 2022 IR 58
         except (LookupError, ValueError):
             return value.decode("latin-1")
+
+
+def other_readings(value: bytes, charset: bytes) -> set[str]:
+    """A name as programs mean it that declare nothing, or write an escape once and not after each delimiter.
+
+    Only readings without a letter of a wrong script can be told from chance: all are of ideographs, kana or
+    hangul, and of delimiters.
+    """
+    bare = _ESCAPE_BYTES.sub(b"", value)
+    if bare.isascii():
+        return set()
+    declared = _encodings(charset)
+    readings = [_strict(bare, codec) for codec in declared]
+    if _UNDECLARED.issuperset(declared) or not any(readings):
+        readings += [_strict(bare, codec) for codec in ("utf-8", "gb18030", "euc_kr", "shift_jis")]
+    return {part for text in readings for part in text.split("=") if part >= IDEOGRAPHS}
+
+
+def in_encodings(text: str, codecs: Iterable[str]) -> Iterator[bytes]:
+    """A text in each of these encodings that can say it."""
+    for codec in codecs:
+        with suppress(ValueError):
+            yield text.encode(codec)
+
+
+def _strict(value: bytes, codec: str) -> str:
+    try:
+        return value.decode(codec)
+    except (LookupError, ValueError):
+        return ""
 
 
 def encode(text: str, charset: bytes) -> bytes | None:

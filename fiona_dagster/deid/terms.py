@@ -22,6 +22,8 @@ from fiona_dagster.deid.folding import (
     decode,
     encode,
     fold,
+    in_encodings,
+    other_readings,
     other_text,
     raw_view,
     spellings,
@@ -31,6 +33,9 @@ from fiona_dagster.deid.words import GLUED, common_words, is_strong
 
 _SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
 _LINES = re.compile(r"[,;^=\r\n]+")
+_GROUPS = re.compile(r"[=\\]")
+_OF_IDEOGRAPHS = ("gb18030", "big5", "euc_kr", "euc_jp", "shift_jis")
+"""Encodings of names, whatever a file declares."""
 _SPLIT_PART = re.compile(r"[-'.]+")
 _ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -138,7 +143,10 @@ class Terms:
                 self._date(value, "date")
 
     def _name(self, value: bytes, charset: bytes) -> None:
-        parts = [part.strip(" .-\0") for part in _SPLIT_NAME.split(decode(value, charset, "PN"))]
+        text = decode(value, charset, "PN")
+        for other in (text, *other_readings(value, charset)):
+            self._ideographs(other, charset)
+        parts = [part.strip(" .-\0") for part in _SPLIT_NAME.split(text)]
         for part in parts:
             for piece in {part, *_SPLIT_PART.split(part)}:
                 self._spelled(piece, "name", is_strong(piece, "name", 4), charset)
@@ -149,6 +157,16 @@ class Terms:
                 self._spelled(form, "name", len(form) >= GLUED, charset)
             for form in (first + second, second + first):
                 self._glue(form, "name")
+
+    def _ideographs(self, text: str, charset: bytes) -> None:
+        """Names in scripts that need no blank: family and given name may have one letter each (王^芳)."""
+        for group in _GROUPS.split(text):
+            parts = [part for part in _SPLIT_NAME.split(group.strip(" \0")) if part]
+            if not parts or not all(letter >= IDEOGRAPHS for part in parts for letter in part):
+                continue
+            first, second = parts[0], "".join(parts[1:])
+            for form in {first, second, first + second, second + first, f"{first} {second}"}:
+                self._spelled(form, "name", True, charset)
 
     def _spelled(self, value: str, kind: str, strong: bool, charset: bytes) -> None:
         """A value in its spellings; of what is not ASCII also the bytes of usual encodings."""
@@ -169,7 +187,8 @@ class Terms:
                 bare if not bare.isascii() else b"",
                 case.encode("utf-8"),
                 case.encode("latin-1", "ignore"),
-                *wide,
+                *(two for two in wide if b"\0" in two or not two.isascii()),  # else it may be any word
+                *(in_encodings(case, _OF_IDEOGRAPHS) if value >= IDEOGRAPHS else ()),
             ):
                 if len(made) > 2:
                     self.add(raw_view(made), kind, strong)

@@ -17,6 +17,7 @@ from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
 from fiona_dagster.deid.terms import Terms
 from tests.deid import phantoms
 from tests.deid.conftest import Make
+from tests.deid.hostile import Maker
 from tests.deid.phantoms import BIG, DEFLATED, EXPLICIT, IMPLICIT
 
 PERSON = {
@@ -167,6 +168,45 @@ def test_no_notation_survives(make: Make, tmp_path: Path, out: Path, syntax: str
         assert value not in str(copy.get(keyword)), value
         assert verify_outputs([source], out, make()).passed, value
         (out / report.name).unlink()
+
+
+LETTERS = [
+    ("ISO_IR 192", "王^芳".encode(), "scan of 王芳"),
+    ("GB18030", "王^芳".encode("gb18030"), "王 芳 scan"),
+    ("ISO_IR 192", "Wang^Fang=王^芳".encode(), "芳王"),
+    ("", "王^小东".encode("gb18030"), "王小东"),
+    ("ISO_IR 100", "김^지수".encode("euc_kr"), "김지수 MR"),
+    ("\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C" + "洪^吉洞=홍^길동".encode("euc_kr"), "홍길동 scan"),
+    ("ISO_IR 192", "山田^太郎".encode("shift_jis"), "山田太郎"),
+]
+"""Declared character set, a name as it stands, and what must not stay of it elsewhere."""
+
+
+@pytest.mark.parametrize(("charset", "name", "value"), LETTERS)
+def test_names_of_one_letter_and_of_undeclared_encodings(
+    make: Make, tmp_path: Path, out: Path, charset: str, name: bytes, value: str
+) -> None:
+    maker = Maker()
+    item = maker.element(0x00080005, "CS", b"ISO_IR 192") + maker.element(0x00080104, "LO", _even(value))
+    parts = {
+        0x00080005: maker.element(0x00080005, "CS", _even(charset)),
+        0x00082218: maker.sequence(0x00082218, item),
+    }
+    source = maker.file(tmp_path / "in.dcm", maker.image(*parts.items(), name=name + b" " * (len(name) & 1)))
+
+    copy = out / make().file(source, out).name
+
+    assert value not in pydicom.dcmread(copy).AnatomicRegionSequence[0].CodeMeaning
+    assert verify_outputs([source], out, make()).passed
+    terms = Terms()
+    terms.learn([(0x00100010, "PN", name, charset.encode())])
+    for code in ("utf-8", "gb18030", "utf-16-le"):  # the search finds it in whatever encoding
+        assert terms.hits(b"\1\2" + value.encode(code) + b"\3"), code
+
+
+def _even(text: str | bytes) -> bytes:
+    value = text.encode() if isinstance(text, str) else text
+    return value + b" " * (len(value) & 1)
 
 
 @pytest.mark.parametrize(("changes", "keyword", "value"), LEFT)
