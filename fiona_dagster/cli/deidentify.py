@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from fiona_dagster import deid
+from fiona_dagster.cli.private_files import write_private
 from fiona_dagster.config import PROJECT_NAME, DataRoot, ProjectSettings, has_project, load_project_in_force
 from fiona_dagster.errors import ConfigurationError, StorageFull, UsageError
 from fiona_dagster.ledger import Ledger
@@ -75,11 +76,11 @@ def deidentify(
     deidentifier = _deidentifier(root, project, deid.Assignment(project, participant, event), generation)
     document, failed = _run(deidentifier, inputs, skipped, target)
     if report is not None:
-        _write(report, json.dumps(document, indent=2) + "\n")
+        write_private(report, (json.dumps(document, indent=2) + "\n").encode())
     if page is not None:
         from fiona_dagster.deid.report import page as page_of
 
-        _write(page, page_of(document, document["verification"]).decode())
+        write_private(page, page_of(document, document["verification"]))
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -256,19 +257,3 @@ def _tell(
 
 def _printable(path: Path) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(path))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.chmod(0o600)
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path}: the report can't be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import textwrap
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from fiona_dagster.cli.private_files import write_private
 from fiona_dagster.config import DataRoot, project_names
 from fiona_dagster.errors import ConfigurationError, UsageError
 
@@ -95,9 +93,9 @@ def studies(
         click.echo(f"fiona: {sentence}", err=True)
     if csv_file:
         flat = found.rows.map(_cell)
-        _write(csv_file, lambda part: flat.to_csv(part, index=False))
+        write_private(csv_file, lambda part: flat.to_csv(part, index=False))
     if parquet_file:
-        _write(parquet_file, lambda part: _parquet(found.rows, part))
+        write_private(parquet_file, lambda part: _parquet(found.rows, part))
     if as_json:
         click.echo(json.dumps(_documents(found.rows), indent=2))
     elif not (csv_file or parquet_file):
@@ -128,17 +126,6 @@ def _parquet(table: pd.DataFrame, path: Path) -> None:
         raise UsageError(
             "Parquet needs pyarrow: `make env` brings it, so does pip install 'fiona-dagster[parquet]'"
         ) from None
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """The file appears whole, with mode 0600."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _documents(table: pd.DataFrame) -> list[dict[str, Any]]:

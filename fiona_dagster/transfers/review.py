@@ -7,7 +7,9 @@ never an original: working copies, or packages where the working copy is gone.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,16 +21,20 @@ from fiona_dagster.errors import NotVerified, UsageError
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import working_copy
+from fiona_dagster.transfers.writing import write_synced
 
 if TYPE_CHECKING:
     from fiona_dagster.deid.reading import Found
 
 KEPT_VALUES = 1000
-"""Distinct values of one attribute that are told apart; more are only counted as elements."""
+"""Distinct values of one attribute that are told apart unless all are asked for; more are counted."""
 LONGEST = 100
-"""Characters of a value that are shown."""
+"""Characters of a value that a table shows."""
 SHOWN_NUMBERS = 8
-"""Numbers of a binary value that are shown."""
+"""Numbers of a binary value that are shown without a digest."""
+SHOWN_BYTES = 4096
+"""Longer binary values are shown by their size, digest and the words in them."""
+_WORDS = re.compile(rb"[\x20-\x7e]{4,}")
 
 
 @dataclass
@@ -41,8 +47,9 @@ class Remaining:
         vr: value representation as written.
         assigned: the request or the profile writes it; its value is none of the original.
         elements: how many there are, in all instances.
-        values: shown value -> elements; at most :data:`KEPT_VALUES`.
+        values: value -> elements; at most :attr:`most`.
         more: elements with values that were not told apart any more.
+        most: values that are told apart; ``None``: all.
     """
 
     tag: str
@@ -52,11 +59,12 @@ class Remaining:
     elements: int = 0
     values: Counter[str] = field(default_factory=Counter)
     more: int = 0
+    most: int | None = KEPT_VALUES
 
     def add(self, value: str) -> None:
         """Counts one element."""
         self.elements += 1
-        if value in self.values or len(self.values) < KEPT_VALUES:
+        if value in self.values or self.most is None or len(self.values) < self.most:
             self.values[value] += 1
         else:
             self.more += 1
@@ -65,8 +73,8 @@ class Remaining:
         """Values and how many elements have them, the most frequent first."""
         return sorted(self.values.items(), key=lambda item: (-item[1], item[0]))
 
-    def to_json(self, most: int) -> dict[str, Any]:
-        """As plain data, with the ``most`` most frequent values."""
+    def to_json(self, most: int | None) -> dict[str, Any]:
+        """As plain data, with the ``most`` most frequent values (``None``: all), uncut."""
         return {
             "tag": self.tag,
             "keyword": self.keyword,
@@ -74,7 +82,7 @@ class Remaining:
             "assigned": self.assigned,
             "elements": self.elements,
             "distinct": len(self.values),
-            "more_than": KEPT_VALUES if self.more else None,
+            "more_than": self.most if self.more else None,
             "values": [{"value": value, "elements": n} for value, n in self.frequent()[:most]],
         }
 
@@ -87,6 +95,8 @@ class Review:
     studies: int = 0
     instances: int = 0
     remaining: dict[str, Remaining] = field(default_factory=dict)
+    every: bool = False
+    """Every distinct value is told apart, however many there are."""
     unread: list[str] = field(default_factory=list)
     """Studies (as received) whose copy is not there any more, neither as files nor as a package."""
 
@@ -94,8 +104,8 @@ class Review:
         """By place."""
         return [self.remaining[tag] for tag in sorted(self.remaining)]
 
-    def to_json(self, most: int) -> dict[str, Any]:
-        """As plain data, with the ``most`` most frequent values of each attribute."""
+    def to_json(self, most: int | None) -> dict[str, Any]:
+        """As plain data, with the ``most`` most frequent values of each attribute (``None``: all), uncut."""
         return {
             "project": self.project,
             "studies": self.studies,
@@ -135,6 +145,8 @@ def review(
     project: str,
     study: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    every: bool = False,
 ) -> Review:
     """Reads every verified copy of a project.
 
@@ -143,6 +155,7 @@ def review(
         project: its name.
         study: only this one, StudyInstanceUID as received; None: all.
         progress: told (studies done, studies in all).
+        every: tell every distinct value apart, whatever memory that takes.
 
     Raises:
         ConfigurationError: no such project.
@@ -153,7 +166,7 @@ def review(
     if not chosen:
         what = f"study {study}" if study else "no study"
         raise UsageError(f"project {project}: {what} has a verified copy; nothing to review")
-    found = Review(project)
+    found = Review(project, every=every)
     for number, transfer in enumerate(chosen, 1):
         try:
             _read(gateway, transfer, found)
@@ -202,13 +215,13 @@ def _read(gateway: Gateway, transfer: Transfer, found: Review) -> None:
 
     assigned = _assigned(gateway, transfer)
     counted = 0
-    for file in _files(gateway, transfer):
+    for _, file in _files(gateway, transfer):
         try:
             read = elements(read_header(file))
         except UNREADABLE:
             raise NotVerified(f"study {transfer.study}: its copy can't be read again") from None
         counted += 1
-        _count(read, assigned, found.remaining)
+        _count(read, assigned, found)
     found.studies += 1
     found.instances += counted
 
@@ -220,12 +233,41 @@ def _assigned(gateway: Gateway, transfer: Transfer) -> frozenset[int]:
     return deidentifier_of(gateway, transfer).assigned_tags() | METHOD_TAGS
 
 
-def _files(gateway: Gateway, transfer: Transfer) -> Iterator[Path | io.BytesIO]:
-    """The verified files, from the working copy or from the package."""
+def copy_files(gateway: Gateway, project: str, study: str, folder: Path) -> int:
+    """Writes the verified files of a study to a folder, to be looked at by other programs; their number.
+
+    Args:
+        gateway: the open gateway.
+        project: its name.
+        study: StudyInstanceUID as received.
+        folder: outside the data root; made if missing. Files are named by their new UIDs, mode 0600.
+
+    Raises:
+        UsageError: there is no verified copy, or the folder can't be used.
+        NotVerified: neither the working copy nor the package has the verified files.
+    """
+    if folder.resolve().is_relative_to(gateway.root.path.resolve()):
+        raise UsageError(f"{folder}: lies in the data root; choose a folder outside")
+    for transfer in _transfers(gateway, project, study):
+        written = 0
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, file in _files(gateway, transfer):
+                written += 1
+                content = file.read_bytes() if isinstance(file, Path) else file.getbuffer()
+                write_synced(folder / Path(name).name, content)
+        except OSError as error:
+            raise UsageError(f"{folder}: can't be written ({error.strerror})") from None
+        return written
+    raise UsageError(f"project {project}: study {study} has no verified copy; nothing to look at")
+
+
+def _files(gateway: Gateway, transfer: Transfer) -> Iterator[tuple[str, Path | io.BytesIO]]:
+    """Names and the verified files, from the working copy or from the package."""
     verified = gateway.ledger.transfers.files_to_review(transfer)
     folder = working_copy(gateway, transfer)
     if folder.is_dir() and {path.name for path in folder.iterdir()} >= set(verified):
-        yield from (folder / name for name in sorted(verified))
+        yield from ((name, folder / name) for name in sorted(verified))
         return
     package = gateway.ledger.transfers.package(transfer)
     path = gateway.root.path / package.path if package else None
@@ -235,22 +277,23 @@ def _files(gateway: Gateway, transfer: Transfer) -> Iterator[Path | io.BytesIO]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if "/" in name:  # documents stand at the top
-                    yield io.BytesIO(archive.read(name))
+                    yield name, io.BytesIO(archive.read(name))
     except (OSError, zipfile.BadZipFile):
         raise NotVerified(f"study {transfer.study}: its package can't be read") from None
 
 
-def _count(read: Iterable[Found], assigned: frozenset[int], into: dict[str, Remaining]) -> None:
+def _count(read: Iterable[Found], assigned: frozenset[int], into: Review) -> None:
     from fiona_dagster.deid.elements import name_of
 
     for element in read:
         path = (*element.path, element.tag)
         tag = ".".join(map(name_of, path))
-        row = into.get(tag)
+        row = into.remaining.get(tag)
         if row is None:
             keyword = ".".join(map(_keyword, path))
             top = path[0] in assigned
-            row = into[tag] = Remaining(tag, keyword, element.vr, top)
+            most = None if into.every else KEPT_VALUES
+            row = into.remaining[tag] = Remaining(tag, keyword, element.vr, top, most=most)
         row.add(shown(element))
 
 
@@ -261,19 +304,30 @@ def _keyword(tag: int) -> str:
 
 
 def shown(element: Found) -> str:
-    """A value as a person reads it: text decoded, few numbers, of the rest the length."""
+    """A value as a person reads it, whole: text decoded, numbers, bytes as digits, many by their words."""
     from fiona_dagster.deid.folding import decode
     from fiona_dagster.deid.terms import BINARY
 
     if element.items >= 0:
         return f"({element.items} items)"
     if element.vr in BINARY:
-        numbers = element.numbers()
-        if numbers is not None and len(numbers) <= SHOWN_NUMBERS:
-            return "\\".join(
-                f"{number:g}" if isinstance(number, float) else str(number) for number in numbers
-            )
-        return f"({len(element.value)} bytes)"
+        return _binary(element)
     text = decode(element.value, element.charset, element.vr).strip(" \0")
-    text = "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+    return "".join(char if char.isprintable() else "\N{MIDDLE DOT}" for char in text)
+
+
+def _binary(element: Found) -> str:
+    value, numbers = element.value, element.numbers()
+    if numbers is not None and (len(numbers) <= SHOWN_NUMBERS or len(value) <= SHOWN_BYTES):
+        digits = ".9g" if element.vr in ("FL", "OF") else ".17g"
+        return "\\".join(f"{n:{digits}}" if isinstance(n, float) else str(n) for n in numbers)
+    if len(value) <= SHOWN_BYTES:
+        return f"({len(value)} bytes) {value.hex()}" if value else ""
+    words = " ".join(found.decode("ascii") for found in _WORDS.findall(value))
+    digest = hashlib.sha256(value).hexdigest()
+    return f"({len(value)} bytes, SHA-256 {digest}; words: {words or 'none'})"
+
+
+def cut(value: str) -> str:
+    """A value as a table shows it: what is cut is told."""
+    return value if len(value) <= LONGEST else f"{value[:LONGEST]}... ({len(value)} characters)"

@@ -217,7 +217,7 @@ def changed() -> NotVerified:
     return NotVerified("a file differs from its verification record; de-identify and verify the study again")
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes | memoryview) -> None:
     """A small file, durable but for its name, that only its owner may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:

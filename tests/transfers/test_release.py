@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import stat
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from fiona_dagster import landing
@@ -23,7 +26,7 @@ from tests.site import PLANTED, PROJECT, STUDY, Site
 WEAK = {"PatientName": "Hand^Long", "PatientID": "1", "SoftwareVersions": "hand protocol"}
 
 KEEPS = {"kinds": {"encapsulated_document": "keep"}, "weak_hits": "pass", "release": "automatic"}
-PAGES = {
+PAGES: dict[str, Any] = {
     "SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1",
     "MIMETypeOfEncapsulatedDocument": "application/pdf",
     "EncapsulatedDocument": b"%PDF-1.4\nstream " + zlib.compress(b"(Quisling) Tj") + b" endstream ",
@@ -230,6 +233,38 @@ def test_the_review_lists_what_is_left_and_nothing_of_the_person(site: Site) -> 
         again = review.review(gateway, PROJECT, STUDY).to_json(5)
     assert again["attributes"] == document["attributes"], "the package has the same"
     assert "SliceThickness" in fiona("review", PROJECT, data=site.root.path).stdout
+
+
+def test_a_reviewer_sees_whole_values_and_all_of_them(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "knee " * 60 + "end"
+    rule = {"tag": "ImageComments", "action": "keep"}
+    document = {"EncapsulatedDocument": PAGES["EncapsulatedDocument"] * 100, "ImageComments": text}
+    waiting(site, {**KEEPS, "release": "review", "rules": [rule]}, {**PAGES, **document})
+    table, folder = site.folder / "all.csv", site.folder / "look"
+    table.write_text("older")
+    table.chmod(0o644)
+    done = fiona("review", PROJECT, "--json", data=site.root.path)
+    rows = {row["keyword"]: row for row in json.loads(done.stdout)["attributes"]}
+    assert rows["ImageComments"]["values"][0]["value"] == text
+    assert rows["EncapsulatedDocument"]["values"][0]["value"].startswith("(")
+    assert f"({len(text)}" in fiona("review", PROJECT, data=site.root.path).stdout
+    arguments = ("--full", "--csv", str(table), "--study", STUDY, "--files", str(folder))
+    done = fiona("review", PROJECT, *arguments, data=site.root.path)
+    assert done.returncode == 0, done.stderr
+    assert "..." not in done.stdout
+    lines = list(csv.reader(table.read_text().splitlines()))
+    assert [line[4] for line in lines if line[1] == "ImageComments"] == [text]
+    assert sorted(line[4] for line in lines if line[1] == "InstanceNumber") == ["1", "2"]
+    assert stat.S_IMODE(table.stat().st_mode) == 0o600
+    assert list(site.folder.glob(".all.csv*")) == []
+    looked = [pydicom.dcmread(path) for path in folder.iterdir()]
+    assert [ds.EncapsulatedDocument[:5] for ds in looked] == [b"%PDF-"] * 2
+
+    monkeypatch.setattr(review, "KEPT_VALUES", 1)
+    with site.open() as gateway:
+        some = review.review(gateway, PROJECT).remaining["(0020,0013)"]
+        every = review.review(gateway, PROJECT, every=True).remaining["(0020,0013)"]
+    assert (len(some.values), some.more, len(every.values), every.more) == (1, 1, 2, 0)
 
 
 def test_where_nothing_waits_it_says_so(site: Site) -> None:
