@@ -171,6 +171,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("targets: SFTP", targets.SftpTarget),
         ("targets: DICOM", targets.DicomTarget),
         ("targets: STOW-RS", targets.StowTarget),
+        ("targets: S3", targets.S3Target),
         ("targets: folder", targets.FolderTarget),
         ("targets: DICOM, tls", targets.PeerTlsSettings),
         ("completion", settings.CompletionSettings),

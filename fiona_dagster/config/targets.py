@@ -151,6 +151,44 @@ class StowTarget(Section):
         return self
 
 
+class S3Target(Section):
+    """A bucket of S3, or of a server that speaks like it, that takes packages."""
+
+    kind: Literal["s3"]
+    bucket: str = Field(min_length=3)
+    prefix: str = Field("", pattern=r"^([A-Za-z0-9._\-]+/)*$")
+    """What comes before a package's name; ends with a slash."""
+    endpoint: str = ""
+    """Address of the server; empty: Amazon's."""
+    region: str = "us-east-1"
+    path_style: bool = False
+    """The bucket is part of the path, not of the host name; most servers other than Amazon's want that."""
+    access_key_id: str = ""
+    """Empty: what boto3 finds by itself (role of the machine, environment)."""
+    secret_key_file: str = ""
+    """File with the secret key; relative: below config/."""
+    ca_file: str = ""
+    """Certificates to trust in place of the system's."""
+    encryption: Literal["", "AES256", "aws:kms"] = ""
+    """How the server encrypts what it keeps; empty: as the bucket says."""
+    kms_key: str = ""
+    """Key for ``aws:kms``."""
+    proofs: tuple[Literal["checksum", "readback"], ...] = Field(("checksum", "readback"), min_length=1)
+    """What counts as proof, in this order: the first that the server can give decides."""
+    timeout_seconds: float = Field(60.0, gt=0)
+    """Longest silence of the server."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> S3Target:
+        if bool(self.access_key_id) != bool(self.secret_key_file):
+            raise ValueError("access_key_id and secret_key_file go together")
+        if self.kms_key and self.encryption != "aws:kms":
+            raise ValueError("kms_key: only with encryption aws:kms")
+        if self.endpoint:
+            _require_url("endpoint", self.endpoint, secret=True)
+        return self
+
+
 def _require_url(key: str, url: str, *, secret: bool) -> None:
     """An address of HTTP; what has a secret goes over TLS, or stays on this machine."""
     parts = urlsplit(url)
@@ -171,6 +209,6 @@ def _is_loopback(host: str) -> bool:
 
 InstanceTarget = DicomTarget | StowTarget
 """Takes instances."""
-PackageTarget = SftpTarget | FolderTarget
+PackageTarget = SftpTarget | FolderTarget | S3Target
 """Takes packages."""
 Target = Annotated[PackageTarget | InstanceTarget, Field(discriminator="kind")]

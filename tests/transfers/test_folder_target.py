@@ -129,7 +129,7 @@ def test_what_broke_off_goes_on_once_it_was_compared(share: Path, package: Path)
     calls = iter(range(100))
 
     def stop() -> None:
-        if next(calls) == 6:  # three to hash it, one before the first byte
+        if next(calls) == 6:  # while it reads back
             raise PeerUnavailable("the machine went down")
 
     with pytest.raises(PeerUnavailable):

@@ -20,6 +20,8 @@ ProofKind = Literal[
     "sftp-digest",
     "sftp-md5sum-server",
     "folder-readback",
+    "s3-checksum",
+    "s3-readback",
     "agreement",
     "dicom-find",
     "dicom-find-count",

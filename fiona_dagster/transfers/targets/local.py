@@ -49,7 +49,7 @@ def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) 
     Args:
         package: the ZIP.
         expected_sha256: its digest in the ledger.
-        may_go_on: called before every MiB; what it raises ends the delivery.
+        may_go_on: kept for what follows.
 
     Raises:
         NotVerified: it is another one, or can't be read.

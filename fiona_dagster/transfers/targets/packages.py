@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fiona_dagster.config import DataRoot, FolderTarget, PackageTarget
+from fiona_dagster.config import DataRoot, FolderTarget, PackageTarget, S3Target
 from fiona_dagster.transfers.targets import Proof
 
 
@@ -45,6 +45,19 @@ def deliver_package(
 
         return deliver_folder(
             target,
+            package,
+            expected_sha256,
+            remote_name=remote_name,
+            begin=begin,
+            name=name,
+            may_go_on=may_go_on,
+        )
+    if isinstance(target, S3Target):
+        from fiona_dagster.transfers.targets.s3 import deliver_s3
+
+        return deliver_s3(
+            target,
+            root,
             package,
             expected_sha256,
             remote_name=remote_name,
