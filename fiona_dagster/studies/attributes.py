@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
 
+from fiona_dagster.studies import diffusion
 from fiona_dagster.studies.header import InstanceHeader
 from fiona_dagster.studies.values import Value, number, printed
 
@@ -132,9 +133,10 @@ def needed_tags(rules_tags: Collection[int], others: Collection[int] = ()) -> Ne
         rules_tags: tags that rules look at, or may look at: frames that differ in these are told apart.
         others: what else is to be kept.
     """
-    diffusion = {B_VALUE, DIRECTIONALITY, DIRECTION}
-    found = Needed(frozenset(rules_tags) | frozenset(RECORD_TAGS.values()) | diffusion | frozenset(others))
-    found.judged = frozenset(rules_tags) | diffusion
+    directions = {B_VALUE, DIRECTIONALITY, DIRECTION}
+    own = frozenset(RECORD_TAGS.values()) | diffusion.SOURCES
+    found = Needed(frozenset(rules_tags) | own | directions | frozenset(others))
+    found.judged = frozenset(rules_tags) | directions
     return found
 
 

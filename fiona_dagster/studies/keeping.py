@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from fiona_dagster.dicom.scan import Lookup, swapped
 from fiona_dagster.dicom.walker import PIXEL_DATA, UNDEFINED, Element
-from fiona_dagster.studies import frames, private
+from fiona_dagster.studies import diffusion, frames, private
 from fiona_dagster.studies.attributes import judged_tags
 from fiona_dagster.studies.header import PIXEL_REPRESENTATION, SPECIFIC_CHARACTER_SET, InstanceHeader, Place
 from fiona_dagster.studies.multiframe import Frames
@@ -228,6 +228,7 @@ class Keeper:
             header.varying = frozenset(self._frames.varying)
         if self._creators:
             private.settle(elements, self._creators)
+        diffusion.add(elements, big=self._big)
         header.elements = elements
         if sealed:
             header.vendor_places = tuple(self._places)
