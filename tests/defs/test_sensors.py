@@ -10,7 +10,7 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import POLLED, transfer_requests_sensor
-from fiona_dagster.ledger import utc_after, utc_now
+from fiona_dagster.ledger import circuits, utc_after, utc_now
 from fiona_dagster.operations import initialise
 
 
@@ -70,6 +70,38 @@ def test_held_deliveries_are_not_launched_and_go_on_by_themselves(
 
     root.enabled_file.write_text("111")
     assert [request.job_name for request in tick(gateway, {"P": ["archive"]})] == ["deliver_P"]
+
+
+def test_a_dead_target_is_tried_by_one_delivery_and_holds_up_nothing_else(
+    gateway: GatewayResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a study whose delivery waits for a person."""
+    studies = ["1.2", "1.3", "1.4", "1.5"]
+    with gateway.open() as opened:
+        for study in studies:
+            opened.ledger.work.need("deliver", study, 1, project="P", target="dead")
+            opened.ledger.work.need("deliver", study, 1, project="P", target="archive")
+            opened.ledger.work.need("transfer", study, 1, project="Q")
+        opened.ledger.work.failed("deliver:1.2:P:archive", "host key changed", permanent=True)
+        for study in studies[:3]:
+            opened.ledger.circuits.failed("dead", study)
+    known = {"P": ["dead", "archive"], "Q": []}
+
+    def asked() -> list[str]:
+        return sorted(request.tags["fiona/work"] for request in tick(gateway, known))
+
+    others = [f"deliver:{study}:P:archive" for study in studies[1:]]
+    assert asked() == [*others, *(f"transfer:{study}:Q" for study in studies)], "the pause is not over"
+
+    monkeypatch.setattr(circuits, "FIRST_PAUSE_SECONDS", 0.0)
+    with gateway.open() as opened:
+        opened.ledger.circuits.failed("dead", "1.2")
+    (probe,) = asked()
+    assert probe.endswith(":P:dead")
+    assert asked() == [], "one at a time"
+    with gateway.open() as opened:
+        opened.ledger.circuits.succeeded("dead")
+    assert {*asked(), probe} == {f"deliver:{study}:P:dead" for study in studies}
 
 
 def test_a_clock_that_was_set_back_stops_no_polling(gateway: GatewayResource) -> None:

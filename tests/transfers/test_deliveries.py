@@ -11,6 +11,7 @@ import pytest
 
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, TargetDown
 from fiona_dagster.ledger import Package, Transfer
+from fiona_dagster.operations.overview import overview
 from fiona_dagster.redcap import SEND_ERROR, TransferRequest
 from fiona_dagster.transfers import delivery, outcome
 from fiona_dagster.transfers.targets import Proof
@@ -125,6 +126,31 @@ def test_a_dead_target_is_tried_again_and_a_refusal_is_told(site: Site) -> None:
         assert (work.blocked, site.transfer().state) == (True, "failed")
     said = told(site)
     assert (said.errors, said.transfer_date) == ((SEND_ERROR,), "")
+
+
+def test_a_changed_host_key_sends_nothing_until_a_person_acts(site: Site) -> None:
+    """It is refused, shown by ``fiona status``, never tried again by itself, and over with the right key."""
+    site.packaged()
+    key = f"deliver:{STUDY}:{PROJECT}:archive"
+    targets = json.loads(site.root.config_file.read_text())["targets"]
+    other = site.sftp["second"].describe()["host_key"]
+    site.configure(targets={**targets, "archive": {**targets["archive"], "host_key": other}})
+    with site.open() as gateway, pytest.raises(DeliveryRefused, match="host key has changed") as refused:
+        delivery.deliver(gateway, site.transfer(), "archive")
+    with site.open() as gateway:
+        delivery.failed(gateway, site.transfer(), "archive", str(refused.value), permanent=True)
+        assert gateway.ledger.circuits.of("archive").failures == 0, "it answers"
+        assert gateway.ledger.work.due("deliver") == []
+    assert list(site.sftp["archive"].files.iterdir()) == []
+    (shown,) = [work for work in overview(site.root)["work"] if work["key"] == key]
+    assert shown["blocked"]
+    assert "host key has changed" in shown["error"]
+
+    site.configure(targets=targets)
+    with site.open() as gateway:
+        assert gateway.ledger.work.unblock(STUDY) > 0
+    assert deliver(site, "archive")[0] is not None
+    assert site.transfer().state == "delivered"
 
 
 def test_other_content_under_our_name_is_never_overwritten(site: Site) -> None:
