@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from fiona_dagster.dicom.uids import is_uid
-from fiona_dagster.errors import RedcapRejected
+from fiona_dagster.errors import RedcapRejected, RedcapUnavailable
 from fiona_dagster.redcap.incoming import IncomingProject, site_time
 from fiona_dagster.redcap.layout import MESSAGE, REQUEST_FIELDS, STUDY, WITHDRAWN, Layout, TransferRequest
 
@@ -50,7 +50,7 @@ class RequestReader:
         """Every request there is, without mapped UID, errors and message: one call.
 
         Raises:
-            RedcapUnavailable: the list did not come whole.
+            RedcapUnavailable: the list did not come whole, or lacks a field.
         """
         fields = (STUDY, *_LISTED, *self.marks)
         rows = self._client.export_records(fields=fields)
@@ -98,6 +98,12 @@ class RequestReader:
         )
 
     def _requests(self, rows: list[dict[str, str]]) -> list[TransferRequest]:
+        """A field that the server leaves out is not an empty one: every request would seem to be emptied."""
+        if lacking := sorted({name for name in (*_LISTED, *self.marks) for row in rows if name not in row}):
+            raise RedcapUnavailable(
+                f"REDCap left {', '.join(lacking)} out of its answer: the token's user needs the data export "
+                "right *Full Data Set* for the instrument transfers"
+            )
         found = self._layout.requests(rows, self._client.missing_codes)
         return [request for request in found if is_uid(request.study)]
 

@@ -11,6 +11,7 @@ import requests as http
 
 from fiona_dagster.errors import (
     ConsentWithdrawn,
+    RedcapUnavailable,
     RequestRefused,
     Superseded,
     UsageError,
@@ -18,6 +19,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.ledger import Content, Transfer, Transfers
 from fiona_dagster.operations.rebuild import rebuild
+from fiona_dagster.redcap import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary
 from fiona_dagster.redcap.sandbox.setup import Setup
 from fiona_dagster.transfers import delivery, execution, intake, outcome, requests, withdrawals
@@ -461,3 +463,21 @@ def test_a_corrected_request_can_be_withdrawn_under_the_same_date(site: Site) ->
     site.fill(1, transfer_withdrawn="1")
     assert len(site.poll().withdrawn) == 1
     assert newest(site).state == "withdrawn"
+
+
+def test_a_field_that_redcap_leaves_out_is_not_an_empty_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does for a user who may not export identifiers: nothing is stopped, and it is said."""
+    transfer, _ = site.packaged()
+    export = RedcapClient.export_records
+
+    def without(self: RedcapClient, **wanted: Any) -> list[dict[str, str]]:
+        rows = export(self, **wanted)
+        return [{name: value for name, value in row.items() if name != "transfer_name"} for row in rows]
+
+    monkeypatch.setattr(RedcapClient, "export_records", without)
+    for look in (site.poll, lambda: list_all(site)):
+        with pytest.raises(RedcapUnavailable, match=r"left transfer_name out.*Full Data Set"):
+            look()
+    assert newest(site) == transfer
