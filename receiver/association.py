@@ -13,8 +13,9 @@ from fiona_dagster.dicom import VERIFICATION, KnownHeads, dimse, is_storage_clas
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.landing import Caller, Counters, Landing, Visit
+from fiona_dagster.landing.asked import awaits_answer
 from receiver.admission import Rejection, printable
-from receiver.commitment import IncomingRequest
+from receiver.commitment import IncomingReport, IncomingRequest
 from receiver.storage import IncomingObject, describe
 from receiver.stream import PeerGone, PeerSilent, Stream
 
@@ -87,6 +88,7 @@ class Association:
         self._peer_max_pdu = 0
         self._max_pdu = house.settings.max_pdu
         self._visit: Visit | None = None
+        self._awaited = False
         self._incoming: IncomingObject | IncomingRequest | None = None
         self._command: dimse.Command | None = None
         self._known_heads = KnownHeads()
@@ -220,7 +222,8 @@ class Association:
         self.certificate = certificate_names(secured)
 
     def _accept(self, request: pdu.AssociateRequest) -> None:
-        commitment = request.calling_ae in self._house.settings.commitment
+        roles = self._roles(request)
+        commitment = self._awaited or request.calling_ae in self._house.settings.commitment
         answers = [_answer(context, commitment=commitment) for context in request.contexts]
         self._contexts = {a.identifier: a.transfer_syntax for a in answers if a.result == pdu.ACCEPTED}
         self._peer_max_pdu = request.max_pdu
@@ -229,7 +232,14 @@ class Association:
         self._house.counters.add("associations")
         self._house.counters.add("open")
         self._stream.grow()
-        self._send(pdu.encode_associate_accept(request, answers, self._max_pdu))
+        self._send(pdu.encode_associate_accept(request, answers, self._max_pdu, roles))
+
+    def _roles(self, request: pdu.AssociateRequest) -> tuple[str, ...]:
+        """A PACS that a delivery asked for storage commitment may report as the SCP of it."""
+        if not any(context.abstract_syntax == STORAGE_COMMITMENT for context in request.contexts):
+            return ()
+        self._awaited = awaits_answer(self._house.landing.root, request.calling_ae)
+        return (STORAGE_COMMITMENT,) if self._awaited and STORAGE_COMMITMENT in request.scp_roles else ()
 
     # -- established ----------------------------------------------------------------------------
 
@@ -302,6 +312,8 @@ class Association:
         elif command.field == dimse.N_ACTION_RQ and visit is not None:
             wanted = visit.caller.calling_ae in self._house.settings.commitment
             self._incoming = IncomingRequest(landing.root, visit, command, syntax, wanted=wanted)
+        elif command.field == dimse.N_EVENT_REPORT_RQ and visit is not None:
+            self._incoming = IncomingReport(landing.root, visit, command, syntax, wanted=self._awaited)
 
     def _answer_plain(self, command: dimse.Command) -> None:
         self.busy = False

@@ -90,6 +90,8 @@ class DicomTarget(Section):
     """Longest wait for a connection, for an association, and for an answer to an instance."""
     associations: int = Field(1, ge=1, le=16)
     """How many associations send one study at the same time."""
+    commitment_hours: float | None = Field(None, gt=0)
+    """Ask for storage commitment, and wait so long for the answer before C-FIND has to do; None: no."""
     tls: PeerTlsSettings | None = None
     """How connections to it are secured; None: they are not."""
 

@@ -343,6 +343,7 @@ _PROOFS = {
     "sftp-digest": "the server took the digest of the package and it is right",
     "sftp-md5sum-server": "the server's own checksum file (md5sum_server) is right",
     "agreement": "delivered, unproven by agreement (a write-only drop box)",
+    "dicom-commitment": "the research PACS promised to keep every instance safe (storage commitment)",
     "dicom-find": "the research PACS found every instance by its UID (C-FIND)",
     "dicom-find-count": "the research PACS counts as many instances as were sent (C-FIND)",
 }

@@ -17,6 +17,7 @@ NO_DATA_SET = 0x0101
 
 SUCCESS = 0x0000
 NO_SUCH_INSTANCE = 0x0112
+NO_SUCH_EVENT = 0x0113
 INVALID_ARGUMENT = 0x0115
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NO_SUCH_ACTION = 0x0123
@@ -32,7 +33,7 @@ MAX_COMMAND = 64 * 1024
 
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
 _DATA_SET_TYPE, _STATUS, _OFFENDING, _COMMENT, _INSTANCE = 0x0800, 0x0900, 0x0901, 0x0902, 0x1000
-_REQUESTED_INSTANCE, _ACTION = 0x1001, 0x1008
+_REQUESTED_INSTANCE, _EVENT, _ACTION = 0x1001, 0x1002, 0x1008
 
 
 class Command(NamedTuple):
@@ -44,7 +45,7 @@ class Command(NamedTuple):
         sop_class: Affected (or Requested) SOP Class UID.
         sop_instance: Affected (or Requested) SOP Instance UID.
         has_data_set: whether a data set follows.
-        action: Action Type ID, 0 for none.
+        action: Action Type ID or Event Type ID, 0 for none.
     """
 
     field: int
@@ -75,7 +76,7 @@ def decode_command(data: bytes) -> Command:
         sop_class=clean_uid(found.get(_SOP_CLASS) or found.get(_REQUESTED_CLASS) or b""),
         sop_instance=clean_uid(found.get(_INSTANCE) or found.get(_REQUESTED_INSTANCE) or b""),
         has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
-        action=_number(found, _ACTION),
+        action=_number(found, _ACTION) or _number(found, _EVENT),
     )
 
 

@@ -57,7 +57,10 @@ class AnsweredContext:
 
 @dataclass(frozen=True)
 class AssociateRequest:
-    """An A-ASSOCIATE-RQ (PS3.8 9.3.2). ``max_pdu`` is what the peer receives, 0 for no limit."""
+    """An A-ASSOCIATE-RQ (PS3.8 9.3.2). ``max_pdu`` is what the peer receives, 0 for no limit.
+
+    ``scp_roles`` are SOP classes that the requestor offers to be the SCP of (PS3.7 D.3.3.4).
+    """
 
     protocol_version: int
     called_ae: str
@@ -66,6 +69,7 @@ class AssociateRequest:
     contexts: tuple[ProposedContext, ...]
     max_pdu: int = 16384
     raw_titles: bytes = bytes(32)
+    scp_roles: tuple[str, ...] = ()
 
 
 def ae_title(raw: bytes) -> str:
@@ -114,6 +118,7 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
     context_name = ""
     contexts: list[ProposedContext] = []
     max_pdu = 16384
+    roles: list[str] = []
     for kind, value in _items(body[68:], "A-ASSOCIATE-RQ"):
         if kind == 0x10:
             context_name = clean_uid(value)
@@ -123,6 +128,8 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
             for sub, data in _items(value, "user information"):
                 if sub == 0x51 and len(data) == 4:
                     max_pdu = struct.unpack(">I", data)[0]
+                elif sub == 0x54 and len(data) > 4 and data[-1] == 1:
+                    roles.append(clean_uid(data[2:-2]))
     if len(contexts) > MAX_CONTEXTS:
         raise UnreadableDicom(f"A-ASSOCIATE-RQ: more than {MAX_CONTEXTS} presentation contexts")
     return AssociateRequest(
@@ -133,6 +140,7 @@ def decode_associate_request(body: bytes) -> AssociateRequest:
         contexts=tuple(contexts),
         max_pdu=max_pdu,
         raw_titles=body[4:36],
+        scp_roles=tuple(roles),
     )
 
 
@@ -167,11 +175,15 @@ def encode_associate_request(
         abstract = _item(0x30, context.abstract_syntax.encode("ascii", "replace"))
         body += _item(0x20, bytes([context.identifier, 0, 0, 0]) + abstract + syntaxes)
     user = _user_information(max_pdu)
-    for uid in scp_roles:
-        raw = uid.encode("ascii", "replace")
-        user += _item(0x54, struct.pack(">H", len(raw)) + raw + b"\0\1")
+    user += _scp_roles(scp_roles)
     body += _item(0x50, user)
     return _HEADER.pack(ASSOCIATE_RQ, 0, len(body)) + body
+
+
+def _scp_roles(classes: Sequence[str]) -> bytes:
+    """SCP/SCU role selection: the requestor is SCP, and not SCU (PS3.7 D.3.3.4)."""
+    raws = [uid.encode("ascii", "replace") for uid in classes]
+    return b"".join(_item(0x54, struct.pack(">H", len(raw)) + raw + b"\0\1") for raw in raws)
 
 
 def _user_information(max_pdu: int) -> bytes:
@@ -220,7 +232,10 @@ def decode_associate_accept(body: bytes) -> AssociateAccept:
 
 
 def encode_associate_accept(
-    request: AssociateRequest, answers: Sequence[AnsweredContext], max_pdu: int
+    request: AssociateRequest,
+    answers: Sequence[AnsweredContext],
+    max_pdu: int,
+    scp_roles: Sequence[str] = (),
 ) -> bytes:
     """A-ASSOCIATE-AC (PS3.8 9.3.3).
 
@@ -228,13 +243,14 @@ def encode_associate_accept(
         request: what is answered; its titles are sent back as they came.
         answers: one for each proposed context.
         max_pdu: largest P-DATA-TF that we receive, bytes.
+        scp_roles: SOP classes that the requestor may be the SCP of, as it offered.
     """
     body = struct.pack(">HH", 1, 0) + request.raw_titles + bytes(32)
     body += _item(0x10, APPLICATION_CONTEXT.encode())
     for answer in answers:
         syntax = _item(0x40, answer.transfer_syntax.encode("ascii", "replace"))
         body += _item(0x21, bytes([answer.identifier, 0, answer.result, 0]) + syntax)
-    body += _item(0x50, _user_information(max_pdu))
+    body += _item(0x50, _user_information(max_pdu) + _scp_roles(scp_roles))
     return _HEADER.pack(ASSOCIATE_AC, 0, len(body)) + body
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fiona_dagster.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
 
 _CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
@@ -38,6 +41,8 @@ class PeerTls:
         Raises:
             ConfigurationError: a file can't be used.
         """
+        import ssl  # it has its weight, and the receiver imports this module
+
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ValueError) as error:
@@ -85,8 +90,9 @@ def _no_password() -> str:
 
 
 def _unusable(what: str, error: OSError | ValueError) -> ConfigurationError:
-    if isinstance(error, ssl.SSLError):
-        why = (error.reason or "broken").lower().replace("_", " ")
+    reason = getattr(error, "reason", None)  # OpenSSL's word for it
+    if reason:
+        why = str(reason).lower().replace("_", " ")
     else:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return ConfigurationError(f"TLS to a peer: {what} can't be used ({why})")

@@ -26,7 +26,7 @@ Context = tuple[str, str]
 Response = tuple[dimse.Response, bytes]
 """An answer and its data set, empty if it has none."""
 
-MAX_ANSWER = 1024 * 1024
+MAX_ANSWER = 8 * 1024 * 1024
 """Largest data set of an answer."""
 
 OUR_MAX_PDU = 16384
@@ -263,6 +263,36 @@ class Requestor:
         """The next answer to the request that was sent last; see :meth:`ask`."""
         return self._response(field, self._peer.timeout)
 
+    def request(self, seconds: float) -> tuple[dimse.Command, bytes]:
+        """What the peer asks us on the same association: the command and its data set.
+
+        Args:
+            seconds: how long that may take.
+
+        Raises:
+            Broken: nothing came, or what came makes no sense.
+        """
+        deadline = time.monotonic() + seconds
+        self._wire.set_timeout(seconds)
+        try:
+            command = dimse.decode_command(self._collect(deadline, dimse.MAX_COMMAND, command=True))
+            data = self._collect(deadline, MAX_ANSWER, command=False) if command.has_data_set else b""
+        except UnreadableDicom as error:
+            raise Broken(str(error)) from None
+        finally:
+            self._wire.set_timeout(self._peer.timeout)
+        return command, data
+
+    def respond(self, context: Context, command: dimse.Command, status: int) -> None:
+        """Answers what :meth:`request` gave.
+
+        Raises:
+            Broken: the association is gone.
+        """
+        answer = dimse.encode_response(command, status)
+        raw = pdu.encode_command(self.accepted[context], answer, self.step + 6)
+        self._wire.send([memoryview(raw)], self._deadline(0))
+
     def next_message_id(self) -> int:
         """Message ID of the next request."""
         self._message = self._message % 0xFFFF + 1
@@ -284,7 +314,7 @@ class Requestor:
 
     def _collect(self, deadline: float, largest: int, *, command: bool) -> bytes:
         """One command set or data set, from as many PDUs as it comes in."""
-        collected = b""
+        collected = bytearray()
         while True:
             if not self._values:
                 self._values.extend(pdu.data_values(self._p_data(deadline)))
@@ -296,7 +326,7 @@ class Requestor:
             if len(collected) > largest:
                 raise Broken("the answer is too long")
             if control & 2:
-                return collected
+                return bytes(collected)
 
     def _p_data(self, deadline: float) -> bytes:
         kind, body = self._wire.next_pdu(deadline, OUR_MAX_PDU)

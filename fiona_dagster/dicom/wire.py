@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import struct
 import time
 
@@ -169,10 +168,8 @@ class Wire:
                 data = self._socket.recv(_READ)
             except (TimeoutError, BlockingIOError):
                 raise Broken("no answer in time", timed_out=True) from None
-            except ssl.SSLError as error:  # in TLS 1.3 a peer refuses our certificate after the handshake
-                raise Broken(f"TLS: {_plain(error)}") from None
-            except OSError:
-                raise Broken("the connection broke") from None
+            except OSError as error:  # in TLS 1.3 a peer refuses our certificate after the handshake
+                raise Broken(_plain(error)) from None
             if not data:
                 raise Broken("the peer closed the connection")
             self._pending += data
@@ -199,6 +196,8 @@ def connect(peer: Peer) -> socket.socket:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None or peer.tls is None:
         return plain
+    import ssl
+
     try:
         return context.wrap_socket(plain, server_hostname=peer.tls.server_name or peer.host)
     except ssl.SSLCertVerificationError as error:
@@ -209,9 +208,9 @@ def connect(peer: Peer) -> socket.socket:
         ) from None
     except OSError as error:
         plain.close()
-        why = _plain(error) if isinstance(error, ssl.SSLError) else "the connection broke"
-        raise PeerUnavailable(f"{peer.name}: no TLS ({why})") from None
+        raise PeerUnavailable(f"{peer.name}: no TLS ({_plain(error)})") from None
 
 
-def _plain(error: ssl.SSLError) -> str:
-    return (error.reason or "the connection broke").lower().replace("_", " ")
+def _plain(error: OSError) -> str:
+    """OpenSSL's word for it, if it is its error; ``ssl`` is imported only where there is TLS."""
+    return str(getattr(error, "reason", None) or "the connection broke").lower().replace("_", " ")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,22 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.dicom.commitment import CommitmentReport, report
+from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.sender import store_files
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, ProofAwaited
+from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_asked
 from fiona_dagster.landing.commitment import pending_requests
 from fiona_dagster.transfers.commitment import answer_requests, verify
 from fiona_dagster.transfers.context import Gateway
-from tests.peers.test_pacs_delivery import make_file
+from fiona_dagster.transfers.targets import InstancesMissing, Proof, committing
+from fiona_dagster.transfers.targets import dicom as target_module
+from fiona_dagster.transfers.targets.dicom import deliver_dicom
+from tests.peers.test_pacs_delivery import digests, make_file
 from tests.peers_fixtures import free_port, running_orthanc
 from tests.receiver.conftest import Process, process
+from tests.sending import Recorder
 
 __all__ = ["process"]
 
@@ -282,3 +291,126 @@ def test_orthanc_asks_and_is_answered(
     assert answer["Status"] == "Failure"
     assert {each["SOPInstanceUID"] for each in answer["Success"]} == {instance(0), instance(1)}
     assert [each["SOPInstanceUID"] for each in answer["Failures"]] == [instance(99)]
+
+
+# -- we ask -----------------------------------------------------------------------------------------
+
+
+def test_a_delivery_is_proven_by_the_commitment_of_the_pacs(
+    process: Process, files: list[Path], root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orthanc is asked, and answers on an association of its own to our receiver."""
+    _, port = process.start()
+    modalities = {"fiona": ["FIONA", "127.0.0.1", port]}
+    begin = Recorder(tmp_path / "ledger")
+    store, sent = target_module.store_files, []
+
+    def note(peer: Peer, instances: Sequence[Instance], **more: Any) -> list[StoreResult]:
+        sent.append([each.sop_instance for each in instances])
+        return store(peer, instances, **more)
+
+    monkeypatch.setattr(target_module, "store_files", note)
+
+    def deliver() -> Proof:
+        return deliver_dicom(target, root, files, digests(files), begin=begin, name="pacs")
+
+    def proven() -> Proof:
+        """The answer comes while the delivery waits for it, or later."""
+        with contextlib.suppress(ProofAwaited):
+            return deliver()
+        _answered(root)
+        return deliver()
+
+    with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities) as orthanc:
+        target = orthanc.target(commitment_hours=1)
+        assert proven().kind == "dicom-commitment"
+        assert all_asked(root) == []
+
+        # Asked again, it answers when nobody waits for it.
+        monkeypatch.setattr(committing, "forget_asked", lambda *_: None)
+        with contextlib.suppress(ProofAwaited):
+            deliver()
+        monkeypatch.setattr(committing, "forget_asked", forget_asked)
+        (asked,) = _answered(root)
+        assert set(asked.committed) == {instance(n) for n in range(4)}
+        assert asked.refused == {}
+
+        # It does not promise one of them: this one is sent again, and all are asked for again.
+        (left_out, *others) = asked.committed
+        keep_asked(root, replace(asked, committed=tuple(others), failed={left_out: 0x0110}))
+        sent.clear()
+        assert proven().kind == "dicom-commitment"
+        assert sent[0] == [left_out]
+        assert all_asked(root) == []
+
+        # An answer that never comes: the list has to do.
+        process.kill()
+        for _ in range(2):
+            with pytest.raises(ProofAwaited, match="not yet answered"):
+                deliver()
+        (silent,) = all_asked(root)
+        keep_asked(root, replace(silent, time="2026-01-01T00:00:00.000000Z"))
+        assert deliver().kind == "dicom-find"
+        assert all_asked(root) == []
+
+
+def test_what_a_pacs_does_not_promise_is_named_for_the_ledger_only(
+    files: list[Path], root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(peer: Peer, transaction: str, references: Sequence[tuple[str, str]]) -> CommitmentReport:
+        return CommitmentReport(transaction, tuple(references[2:]), {references[0]: 0x0112})
+
+    monkeypatch.setattr(committing, "request_commitment", refuse)
+    begin = Recorder(tmp_path / "ledger")
+    with (
+        running_orthanc(tmp_path / "orthanc") as orthanc,
+        pytest.raises(InstancesMissing, match="does not promise to keep 2 of them") as caught,
+    ):
+        deliver_dicom(orthanc.target(commitment_hours=1), root, files, digests(files), begin=begin)
+    assert caught.value.instances == {
+        instance(0): "commitment refused, reason 0112",
+        instance(1): "commitment refused, reason 0000",
+    }
+    assert "2.25" not in str(caught.value)
+
+
+def _answered(root: DataRoot) -> list[AskedCommitment]:
+    deadline = time.monotonic() + 30
+    while not all(asked.answered for asked in all_asked(root)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return all_asked(root)
+
+
+def test_a_pacs_that_does_not_know_us_gives_no_commitment(
+    files: list[Path], root: DataRoot, tmp_path: Path
+) -> None:
+    with running_orthanc(tmp_path / "orthanc") as orthanc:
+        proof = deliver_dicom(
+            orthanc.target(commitment_hours=1),
+            root,
+            files,
+            digests(files),
+            begin=Recorder(tmp_path / "ledger"),
+        )
+    assert proof.kind == "dicom-find"
+    assert all_asked(root) == []
+
+
+def test_reports_of_nobody_who_was_asked_change_nothing(process: Process, root: DataRoot) -> None:
+    address = process.start()
+    keep_asked(root, AskedCommitment("2026-11-25T10:00:00.000000Z", "2.25.7", "pacs", "PACS", "x", ("1.2",)))
+
+    def report_as(title: str, transaction: str) -> None:
+        report(Peer(*address, called="FIONA", calling=title, timeout=5), transaction, [(MR, "1.2")], {})
+
+    with pytest.raises(DeliveryRefused):
+        report_as("STRANGER", "2.25.7")
+    with pytest.raises(PeerUnavailable, match="0115"):
+        report_as("PACS", "2.25.8")
+    assert [asked.answered for asked in all_asked(root)] == [""]
+    report_as("PACS", "2.25.7")
+    report_as("PACS", "2.25.7")
+    (asked,) = all_asked(root)
+    assert (bool(asked.answered), asked.committed, asked.refused) == (True, ("1.2",), {})
+    forget_asked(root, "2.25.7")

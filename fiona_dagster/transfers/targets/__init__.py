@@ -23,6 +23,7 @@ ProofKind = Literal[
     "s3-checksum",
     "s3-readback",
     "agreement",
+    "dicom-commitment",
     "dicom-find",
     "dicom-find-count",
     "qido-instances",

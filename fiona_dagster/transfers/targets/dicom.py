@@ -19,6 +19,7 @@ from fiona_dagster.transfers.targets import (
     ProofKind,
     utc_now,
 )
+from fiona_dagster.transfers.targets.committing import Commitment
 from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
 
 INDEXING_SECONDS = 10.0
@@ -69,13 +70,15 @@ def deliver_dicom(
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
-        A proof of kind ``dicom-find`` (every SOP Instance UID was listed), or ``dicom-find-count`` from
-        a PACS that can only tell numbers.
+        A proof of kind ``dicom-commitment`` (the PACS promised to keep everything safe), ``dicom-find``
+        (every SOP Instance UID was listed), or ``dicom-find-count`` from a PACS that can only tell numbers.
 
     Raises:
         NotVerified: the gate; a file is not what was verified. What was sent before it stays there.
         InstancesRefused: the PACS refused instances for good; ``instances`` has their mapped UIDs.
-        InstancesMissing: some got no answer or are not listed; trying again sends only these.
+        InstancesMissing: some got no answer, are not listed, or the PACS does not promise to keep them;
+            trying again sends only these.
+        ProofAwaited: it lists everything, and its answer to the request for storage commitment comes later.
         ContentUnproven: it lists all, but had some before with bytes that we can't vouch for.
         DeliveryRefused: the PACS does not accept us, or we don't accept its certificate.
         ConfigurationError: the files for TLS can't be used.
@@ -92,7 +95,8 @@ def deliver_dicom(
     may_go_on()
     listed = _listed(peer, study, instances)
     uncertain = begin(digests, listed, count_instances(peer, study) if listed is None else len(listed))
-    known = (listed or frozenset()) & digests.keys() - uncertain
+    commitment = Commitment(target, root, name, digests)
+    known = (listed or frozenset()) & digests.keys() - uncertain - commitment.refused
     missing = [instance for instance in instances if instance.sop_instance not in known]
 
     results = store_files(
@@ -104,6 +108,7 @@ def deliver_dicom(
     )
     gate.close()
     complain(name, results)
+    commitment.sent_again()
     kind, count = _prove(name, peer, study, instances)
     if uncertain:
         raise ContentUnproven(
@@ -112,6 +117,8 @@ def deliver_dicom(
             "kept these; have its operator remove the study there, then confirm it with `fiona removed`",
             uncertain,
         )
+    if kind == "dicom-find" and commitment.proves(peer, instances):
+        kind = "dicom-commitment"
     return Proof(
         kind=kind,
         target=name,
@@ -124,7 +131,11 @@ def deliver_dicom(
             "found": count,
         },
         digests={"sha256-of-uids": uid_digest(instances)},
-        private={"StudyInstanceUID": study, "called_ae_title": target.called_ae_title},
+        private={
+            "StudyInstanceUID": study,
+            "called_ae_title": target.called_ae_title,
+            "warnings": {each.instance.sop_instance: f"{each.status:04X}" for each in results if each.status},
+        },
     )
 
 
