@@ -32,6 +32,7 @@ class Link:
         numbers: of the transfers that go.
         uids: original and mapped UIDs that must not be found afterwards; none that others have, too.
         instances: SOP Instance UIDs as received of the whole studies.
+        mapped: Study Instance UIDs of the participant's own copies, also those that others have, too.
     """
 
     project: str
@@ -41,6 +42,7 @@ class Link:
     numbers: tuple[int, ...]
     uids: frozenset[str] = field(repr=False)
     instances: frozenset[str] = field(repr=False)
+    mapped: frozenset[str] = field(repr=False)
 
 
 def mentions(text: str, uids: Collection[str]) -> bool:
@@ -84,6 +86,7 @@ def read_link(root: DataRoot, project: str, participant: str, needed: Collection
             tuple(sorted(numbers)),
             frozenset(uids | whole),
             frozenset(instances),
+            frozenset(uid for query in _MAPPED[:2] for uid in _of_each(db, query, own) if uid),
         )
 
 

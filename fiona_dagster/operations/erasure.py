@@ -12,15 +12,13 @@ nothing is erased here and the gateway goes on.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import (
@@ -28,18 +26,16 @@ from fiona_dagster.errors import (
     PermanentError,
     RedcapRejected,
     RedcapUnavailable,
-    UnknownStudy,
     UsageError,
 )
 from fiona_dagster.landing import alone
 from fiona_dagster.landing.erasing import erase_landed
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import erasing, remove_parts
-from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link, settled_requests
+from fiona_dagster.ledger import erasing, records_folder, remove_parts
+from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link
+from fiona_dagster.operations.erasure_redcap import asked_for_by_others, erase_in_redcap
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
-from fiona_dagster.redcap.research import IMAGING, UID
-from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
 from fiona_dagster.studies.tree import forget_study
 from fiona_dagster.transfers.beside import remove_beside
 from fiona_dagster.transfers.context import Gateway
@@ -103,7 +99,7 @@ def plan(root: DataRoot, project: str, participant: str) -> Plan:
         if not link.whole and not link.shared:
             raise UsageError(f"project {project}: nothing is known of such a participant")
         unasked = not gateway.settings.redcap.url
-        needed = set(link.whole) if unasked else _asked_for_by_others(gateway, link)
+        needed = set(link.whole) if unasked else asked_for_by_others(gateway, link)
         if needed:
             link = read_link(root, project, participant, needed)
         places: dict[str, int] = {}
@@ -118,24 +114,6 @@ def plan(root: DataRoot, project: str, participant: str) -> Plan:
             for each in gateway.ledger.transfers.all(study)
         )
     return Plan(link, counts_of(root, link), places, committed, len(_kept_ledgers(root)), unasked, awaiting)
-
-
-def _asked_for_by_others(gateway: Gateway, link: Link) -> set[str]:
-    """Studies that somebody else asked for in REDCap, whether or not that was seen here yet.
-
-    A request counts as soon as anything of it is filled in: somebody is at it.
-    """
-    settled = settled_requests(gateway.root, link.whole)
-    needed = set()
-    for study in link.whole:
-        with contextlib.suppress(UnknownStudy):  # never registered: nobody could ask
-            for request in gateway.incoming().requests_of(study):
-                whose = (request.project, request.participant)
-                key = (study, request.instance, request.requested_date, *whose)
-                own = whose == (link.project, link.participant)
-                if not own and not request.withdrawn and key not in settled:
-                    needed.add(study)
-    return needed
 
 
 def erase(root: DataRoot, project: str, participant: str) -> Erased:
@@ -164,7 +142,7 @@ def _begin(root: DataRoot, project: str, participant: str) -> Erased:
                     f"whether others asked for the {len(planned.link.shared)} studies: their originals stay"
                 )
             else:
-                _in_redcap(gateway, planned.link, order.problems)
+                erase_in_redcap(gateway, planned.link, order.problems)
     order.told = True
     _write_order(root, order)
     return _carry_out(root, order)
@@ -198,6 +176,7 @@ def _read_order(root: DataRoot) -> _Order:
             numbers=tuple(document["link"]["numbers"]),
             uids=frozenset(document["link"]["uids"]),
             instances=frozenset(document["link"]["instances"]),
+            mapped=frozenset(document["link"]["mapped"]),
         )
         counts = {str(name): int(number) for name, number in document["counts"].items()}
         return _Order(link, counts, bool(document["told"]), [str(each) for each in document["problems"]])
@@ -264,73 +243,30 @@ def _carry_out(root: DataRoot, order: _Order) -> Erased:
         path.unlink(missing_ok=True)
     result = Erased(order.counts, [*order.problems, *scrub_dagster(root, link.uids)])
     scrub_logs(root, link.uids)
+    _flush_removals(root)
     _remove_order(root)
     result.problems += [f"{path}: still names what was erased" for path in files_that_tell(root, link.uids)]
     return result
 
 
+def _flush_removals(root: DataRoot) -> None:
+    """What was removed is so after a power loss, too, before nobody knows any more that it had to be."""
+    tops = [root.outbox, root.daic, root.projects, root.quarantine, root.dagster_home, root.logs]
+    tops += [root.locks, root.ledger_file.parent]
+    for tree in root.site_trees():
+        tops += [tree.site, tree.raw, tree.participants, tree.scanner, tree.conflicts]
+    for top in dict.fromkeys(tops):
+        for folder in (top, *(path for path in top.glob("*") if path.is_dir() and not path.is_symlink())):
+            if folder.is_dir():
+                sync_directory(folder)
+    records = records_folder(root)
+    if records.is_dir():
+        sync_directory(records)
+
+
 def _kept_ledgers(root: DataRoot) -> list[Path]:
     """What `fiona rebuild` put aside."""
     return sorted(root.ledger_file.parent.glob("ledger-*.sqlite*"))
-
-
-# -- REDCap ------------------------------------------------------------------------------------------------
-
-
-def _in_redcap(gateway: Gateway, link: Link, problems: list[str]) -> None:
-    """Records of the studies, requests for the participant, and what automatic assignment knew."""
-    client = gateway.incoming().client
-    there = {row.get("study_instance_uid", "") for row in _export(client, [*link.whole, *link.shared])}
-    if whole := [study for study in link.whole if study in there]:
-        client.delete_records(whole, delete_logging=True)
-    for study in link.shared:
-        for request in gateway.incoming().requests_of(study) if study in there else []:
-            if (request.project, request.participant) == (link.project, link.participant):
-                gateway.incoming().delete_request(study, request.instance)
-    for table, project_field, field_ in (
-        ("AutoID", "autoid_project_name", "autoid_value"),
-        ("CouplingList", "cl_projectname", "cl_subjectid"),
-    ):
-        rows = gateway.table(table)  # type: ignore[arg-type]
-        if rows is None:
-            problems.append(f"no token of REDCap's {table} is configured: look there by hand")
-            continue
-        record_id = rows.record_id_field()
-        names = {
-            row[record_id]
-            for row in rows.export_records(fields=[record_id, project_field, field_])
-            if (row.get(project_field), row.get(field_)) == (link.project, link.participant)
-        }
-        if names:
-            rows.delete_records(sorted(names), delete_logging=True)
-    _in_research_project(gateway, link, problems)
-
-
-def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:
-    names = list(studies)
-    rows: list[dict[str, str]] = client.export_records(records=names, fields=["study_instance_uid"])
-    return rows if names else []
-
-
-def _in_research_project(gateway: Gateway, link: Link, problems: list[str]) -> None:
-    """The entries that we made of delivered copies; what else the project knows is its own."""
-    research = gateway.research(link.project) if gateway.has_project(link.project) else None
-    if research is None:
-        problems.append(f"no token of project {link.project}'s own REDCap is configured: look there by hand")
-        return
-    client = research.client
-    record_id = client.record_id_field()
-    rows = client.export_records(records=[link.participant], fields=[record_id, UID])
-    for row in rows:
-        if row.get(UID) in link.uids:
-            number = row.get(INSTANCE, "")
-            client.delete_records(
-                [link.participant],
-                instrument=row.get(INSTRUMENT) or IMAGING,
-                instance=int(number) if number.isdigit() else None,
-                event=row.get(EVENT, ""),
-                delete_logging=True,
-            )
 
 
 # -- disk --------------------------------------------------------------------------------------------------

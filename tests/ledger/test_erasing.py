@@ -130,6 +130,7 @@ def test_what_a_project_that_keeps_uids_had_goes_alone(ledger: Ledger, study: st
     link = erase(ledger, "Y1", "KEEP")
     after = told(ledger), told(ledger, OTHER)
     assert not link.uids & {STUDY, ORIGINAL, OTHER}
+    assert link.mapped == {STUDY}, "so is the entry in the project's own REDCap called"
     assert of(after[0], theirs) == of(before[0], theirs)
     assert after[1] == before[1]
     assert of(after[1], other)["packages"]

@@ -68,7 +68,7 @@ def erase(site: Site) -> erasure.Erased:
     return erasure.erase(site.root, PROJECT, PARTICIPANT)
 
 
-def test_nothing_is_left_but_counts_and_the_key(site: Site) -> None:
+def test_nothing_is_left_but_counts_and_the_key(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = delivered(site)
     key = site.root.secrets / f"{PROJECT}.key"
     assert key.is_file()
@@ -79,7 +79,15 @@ def test_nothing_is_left_but_counts_and_the_key(site: Site) -> None:
     planned = erasure.plan(site.root, PROJECT, PARTICIPANT)
     assert (planned.places, planned.committed) == ({"archive": 1}, 1)
     assert PARTICIPANT not in " ".join(erasure.describe(planned))
+    flushed: list[Path] = []
+    monkeypatch.setattr(
+        erasure, "sync_directory", lambda path: flushed.append(path) if path.is_dir() else pytest.fail(path)
+    )
+    removed = {path.parent for path in (*site.root.daic.rglob("*.zip*"), *site.root.raw.glob(STUDY))}
+    removed |= {site.root.site / ".ledger", site.root.locks}
     done = erase(site)
+    assert removed <= set(flushed), "also after a power loss"
+    assert flushed[-1] == site.root.erasure_file.parent, "and the order goes last"
     assert done.counts == {"studies": 1, "instances": 2, "transfers": 1, "packages": 1, "deliveries": 1}
     assert not any("still names" in problem for problem in done.problems)
 
@@ -130,7 +138,14 @@ def test_cut_short_it_is_finished_before_anything_else_starts(
     def die(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    for stage in ("_in_redcap", "_on_disk", "erase_landed", "scrub_dagster", "scrub_logs", "_remove_order"):
+    for stage in (
+        "erase_in_redcap",
+        "_on_disk",
+        "erase_landed",
+        "scrub_dagster",
+        "scrub_logs",
+        "_remove_order",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(erasure, stage, die)
             with pytest.raises(KeyboardInterrupt):
