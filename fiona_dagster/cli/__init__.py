@@ -50,6 +50,7 @@ COMMANDS: dict[str, str] = {
     "sites": "sites:sites",
     "status": "status:status",
     "studies": "studies:studies",
+    "transfers": "transfers:transfers",
     "up": "service:up",
     "verify": "packages:verify",
     "withdraw": "withdrawals:withdraw",

@@ -92,7 +92,7 @@ def studies(
     for sentence in found.unknown:
         click.echo(f"fiona: {sentence}", err=True)
     if csv_file:
-        flat = found.rows.map(_cell)
+        flat = found.rows.map(cell)
         write_private(csv_file, lambda part: flat.to_csv(part, index=False))
     if parquet_file:
         write_private(parquet_file, lambda part: _parquet(found.rows, part))
@@ -135,7 +135,7 @@ def _documents(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
     """One cell of a CSV file; a text that a spreadsheet would take for a formula gets a ``'`` first."""
     if isinstance(value, datetime):
         return value.isoformat()

@@ -16,9 +16,10 @@ from fiona_dagster.config import ProjectSettings, Target
 from fiona_dagster.defs.partitions import project_studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, StepResult, run_studies
-from fiona_dagster.defs.tables import actions_table, kinds_table, rules_table, tags_table
+from fiona_dagster.defs.tables import actions_table, kinds_table, log_table, rules_table, tags_table
 from fiona_dagster.errors import ReleaseAwaited
 from fiona_dagster.ledger import Package, Transfer, describe_review, work_key
+from fiona_dagster.operations.transfer_log import transfer_log
 from fiona_dagster.transfers import delivery, execution, outcome, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
@@ -26,6 +27,8 @@ from fiona_dagster.transfers.package import read_manifest
 from fiona_dagster.transfers.targets import Proof
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
+NEWEST = 50
+"""How many transfers the log shows that goes with a project's newest outcome; `fiona transfers` has all."""
 RESIDUAL_CHECK = "residual_identifiers"
 
 
@@ -198,7 +201,9 @@ class ProjectFactory:
 
         def body(gateway: Gateway, study: str) -> StepResult:
             written = outcome.write_outcomes(gateway, study, self.name)
-            return StepResult({"requests": len(written), "state": written[-1].state if written else "open"})
+            log = transfer_log(gateway, self.name, "dagster", NEWEST)
+            state = written[-1].state if written else "open"
+            return StepResult({"requests": len(written), "state": state, "transfer_log": log_table(log)})
 
         @dg.asset(
             name="transfer_status",

@@ -46,6 +46,13 @@ def rules_table(report: Mapping[str, Any]) -> dg.TableMetadataValue:
     return _table(("rule", "value"), rows)
 
 
+def log_table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    """The transfer log as Dagster may show it (``operations.transfer_log``, view ``dagster``)."""
+    from fiona_dagster.operations.transfer_log import columns
+
+    return _table(columns("dagster"), rows)
+
+
 def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
     schema = dg.TableSchema(
         [

@@ -398,6 +398,15 @@ class Requests:
         found = self._store.rows("SELECT * FROM transfers WHERE study = ? ORDER BY id", study)
         return [transfer_of(row) for row in found]
 
+    def newest_of(self, project: str, limit: int | None = None) -> list[Transfer]:
+        """Transfers of a project, the newest first; at most ``limit`` of them."""
+        found = self._store.rows(
+            "SELECT * FROM transfers WHERE project = ? ORDER BY id DESC LIMIT ?",
+            project,
+            -1 if limit is None else limit,
+        )
+        return [transfer_of(row) for row in found]
+
     def participants(self, project: str) -> set[str]:
         """Every participant id that was ever asked for in a project."""
         rows = self._store.rows("SELECT DISTINCT participant FROM transfers WHERE project = ?", project)
