@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.writing import changed
 
 SIDE = 160
@@ -47,15 +48,12 @@ def picture(path: Path, digest: str) -> bytes | str:
     """
     try:
         with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise changed()
-            stream.seek(0)
-            return _picture(stream)
+            return _picture(stream, digest)
     except OSError:
         raise changed() from None
 
 
-def _picture(stream: BinaryIO) -> bytes | str:
+def _picture(stream: BinaryIO, digest: str) -> bytes | str:
     from pydicom import config as pydicom_config
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
@@ -67,17 +65,24 @@ def _picture(stream: BinaryIO) -> bytes | str:
             header = dcmread(stream, stop_before_pixels=True, specific_tags=_WANTED)
             syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
             refused = _why_not(header, syntax)
-            if refused:
+            if refused:  # one of a few texts: nothing is shown that could be another's
                 return refused
+            _require(stream, digest)
             frames = max(1, int(header.get("NumberOfFrames") or 1))
             stream.seek(0)
             frame = pixel_array(stream, index=frames // 2, raw=True)
             kind = str(header.get("PhotometricInterpretation", ""))
             return png(_shown(frame, kind))
-    except OSError:
+    except (OSError, NotVerified):
         raise
     except Exception:  # noqa: BLE001 - pydicom raises anything on what it can't decode
         return "pixels that can't be decoded"
+
+
+def _require(stream: BinaryIO, digest: str) -> None:
+    stream.seek(0)
+    if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+        raise changed()
 
 
 _WANTED = [
