@@ -26,7 +26,9 @@ DeidOption = Literal[
 ]
 """Options of PS3.15 Annex E that a project may select, named as the columns of table E.1-1."""
 
-RuleAction = Literal["keep", "remove", "empty", "replace", "hash", "uid", "shift", "clean", "regex"]
+RuleAction = Literal[
+    "keep", "remove", "empty", "replace", "hash", "uid", "shift", "clean", "regex", "exchange"
+]
 
 HeldKind = Literal[
     "burned_in_annotation",
@@ -59,7 +61,7 @@ PROTECTED = frozenset(
 """Attributes that no rule of a project touches: class, UIDs of instance, series and study, character set,
 pixels."""
 
-_LETS_STAY = frozenset(("keep", "shift", "clean", "regex"))
+_LETS_STAY = frozenset(("keep", "shift", "clean", "regex", "exchange"))
 
 
 @lru_cache(maxsize=1)
@@ -131,9 +133,11 @@ class OwnRule(Section):
     creator: str = ""
     """Private creator of a private attribute, as it stands in the file."""
     value: str | None = None
-    """Of ``replace``: the new value, with {project}, {participant}, {event} and {site}."""
+    """Of ``replace``: the new value, with {project}, {participant}, {event} and {site}. Of ``exchange``: what
+    stands in place of each find, as it is."""
     pattern: str = ""
-    """Of ``regex``: a regular expression; what its groups find stays, joined by blanks, the rest goes."""
+    """Of ``regex``: a regular expression; what its groups find stays, joined by blanks, the rest goes. Of
+    ``exchange``: what gives way to ``value`` in the cleaned text, wherever it is found."""
     create: bool = False
     """Of ``replace``: written at the top level also where the attribute is missing."""
     reason: str = Field("", max_length=200)
@@ -172,19 +176,19 @@ class OwnRule(Section):
         return self
 
     def _complete(self) -> None:
-        if (self.action == "replace") != (self.value is not None):
-            raise ValueError("`value` is what `replace` writes: give both or neither")
-        if self.value is not None:
+        if (self.action in ("replace", "exchange")) != (self.value is not None):
+            raise ValueError("`value` is what `replace` or `exchange` writes: give both or neither")
+        if self.action == "replace" and self.value is not None:
             unknown = set(re.findall(r"\{([^{}]*)\}", self.value)) - _NAMES
             if unknown:
                 raise ValueError(
                     f"value: {{{min(unknown)}}} is unknown; there are {{project}}, {{participant}}, "
                     "{event} and {site}"
                 )
-        if (self.action == "regex") != bool(self.pattern):
-            raise ValueError("`pattern` is what `regex` looks for: give both or neither")
+        if (self.action in ("regex", "exchange")) != bool(self.pattern):
+            raise ValueError("`pattern` is what `regex` or `exchange` looks for: give both or neither")
         if self.pattern:
-            compiled(self.pattern)
+            compiled(self.pattern, groups=self.action == "regex")
         if self.create and self.action != "replace":
             raise ValueError("`create` is for `replace`")
         whole = self.pattern_of_tag.mask == 0xFFFFFFFF and not self.pattern_of_tag.private
@@ -193,8 +197,8 @@ class OwnRule(Section):
 
 
 @lru_cache(maxsize=256)
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression with at least one group.
+def compiled(pattern: str, *, groups: bool = True) -> re.Pattern[str]:
+    """A regular expression, with at least one group if ``groups``.
 
     Raises:
         ValueError: it is wrong, or has no group, so that nothing would ever stay.
@@ -203,7 +207,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         made = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
-    if not made.groups:
+    if groups and not made.groups:
         raise ValueError(f"{pattern!r} has no group: what its groups find is what stays")
     return made
 

@@ -31,6 +31,10 @@ class PackageSettings(Section):
     """Folders of a series inside the package, at most five; values come from the de-identified headers, a
     folder whose values are all missing is left out. Files are numbered below it."""
 
+    separator: Literal["_", "-"] = "_"
+    """What stands in folder names in place of characters that values may not have there. With ``-`` their
+    underscores become ``-`` too, so that ``_`` stands only where ``layout`` writes it."""
+
     formats: tuple[Literal["zip", "tgz", "nifti"], ...] = ("zip",)
     """What ``fiona export`` writes unless told otherwise: ``zip``, the package as it is delivered; ``tgz``,
     the original's three files for each series; ``nifti``, images by dcm2niix, named after BIDS."""

@@ -41,6 +41,7 @@ _MEANINGS = {
     "replace": "replaced by the project's text",
     "hash": "replaced by a pseudonym",
     "regex": "only what the expression finds stays",
+    "exchange": "cleaned, and parts exchanged",
     "rewrite": "written anew from a list",
     "C": "date moved",
 }

@@ -117,6 +117,8 @@ class OwnRules:
             return Step("X", f"{reason}: holds no UIDs")
         if rule.action in _PLAIN:
             return Step(_PLAIN[rule.action], reason)
+        if rule.action == "exchange":
+            return clean_step(place, reason, _exchange(rule, self._clean))
         works = {"hash": _hash, "regex": _extract(rule.pattern) if rule.pattern else None}
         return Step(rule.action, reason, work=works.get(rule.action) or self._replace(rule))
 
@@ -167,6 +169,21 @@ def _hash(element: Element, context: Context) -> Element | None:
     if element.vr in ("IS", "DS"):
         return Element(element.tag, element.vr, str(number % 1_000_000_000).encode())
     return None
+
+
+def _exchange(rule: OwnRule, clean: Work) -> Work:
+    """Cleans a text, then writes ``value`` wherever ``pattern`` is found."""
+    wanted, value = compiled(rule.pattern, groups=False), rule.value or ""
+
+    def work(element: Element, context: Context) -> Element | None:
+        cleaned = clean(element, context)
+        if cleaned is None or cleaned.items is not None or cleaned.vr not in CLEANABLE:
+            return None
+        text = decode(bytes(cleaned.value), context.charset, cleaned.vr).rstrip(" \0")
+        made = wanted.sub(lambda _: value, text)[: _LONGEST.get(cleaned.vr, 10240)]
+        return Element(cleaned.tag, cleaned.vr, encode(made, context.charset) or b"")
+
+    return work
 
 
 def _extract(pattern: str) -> Work:

@@ -75,6 +75,7 @@ def assemble(
         project=str(manifest.get("project", "")),
         participant=str(manifest.get("participant", "")),
         event=str(manifest.get("event", "")),
+        separator=look.separator,
     )
     rows = series_rows(laid_out, types)
     manifest = {**manifest, **_contents(laid_out, verified, target, types, look=look, images=images)}

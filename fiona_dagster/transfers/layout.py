@@ -80,6 +80,7 @@ def lay_out(
     project: str = "",
     participant: str = "",
     event: str = "",
+    separator: str = "_",
 ) -> list[PackedSeries]:
     """The series of a package with their folders and file names, sorted, without repeats.
 
@@ -89,12 +90,13 @@ def lay_out(
         project: value of that field.
         participant: the same; default: PatientID of the headers.
         event: the same; default: ClinicalTrialTimePointID (PS3.3 C.7.2.3) of the headers.
+        separator: see ``package.separator`` of project files.
 
     Raises:
         UnreadableDicom: a file is no DICOM.
     """
     series: dict[str, dict[str, list[tuple[str, InstanceHeader]]]] = {}
-    given = {"project": project, "participant": participant, "event": event}
+    given = {"project": project, "participant": participant, "event": event, "separator": separator}
     known: dict[tuple[object, ...], str] = {}  # the files of a series have the same values
     for name, path in files:
         header = _read(path)
@@ -149,7 +151,9 @@ def _folder(header: InstanceHeader, template: str, given: dict[str, str]) -> str
     }
     folders = []
     for folder in template.split("/"):
-        filled = _FIELD.sub(lambda field: safe_component(values[field[1]]), folder)
+        filled = _FIELD.sub(
+            lambda field: safe_component(values[field[1]]).replace("_", given["separator"]), folder
+        )
         if safe := safe_component(filled):
             folders.append(safe)
     return "/".join(folders) or "series"

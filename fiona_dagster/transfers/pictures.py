@@ -12,8 +12,9 @@ import hashlib
 import struct
 import warnings
 import zlib
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.writing import changed
@@ -53,7 +54,7 @@ def picture(path: Path, digest: str) -> bytes | str:
         raise changed() from None
 
 
-def _picture(stream: BinaryIO, digest: str) -> bytes | str:
+def _picture(stream: BufferedReader, digest: str) -> bytes | str:
     from pydicom import config as pydicom_config
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
@@ -79,7 +80,7 @@ def _picture(stream: BinaryIO, digest: str) -> bytes | str:
         return "pixels that can't be decoded"
 
 
-def _require(stream: BinaryIO, digest: str) -> None:
+def _require(stream: BufferedReader, digest: str) -> None:
     stream.seek(0)
     if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
         raise changed()

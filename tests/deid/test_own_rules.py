@@ -72,6 +72,25 @@ def test_every_action_does_what_it_says(tmp_path: Path) -> None:
     assert copy.RequestedProcedureDescription == "Baseline"
 
 
+def test_parts_of_a_text_are_exchanged_after_it_was_cleaned(tmp_path: Path) -> None:
+    ds = phantoms.image()
+    ds.SeriesDescription, ds.StudyDescription, ds.StationName = "t1_tse__sag_Quisling", "a_b", "CT_1"
+    inner = pydicom.Dataset()
+    inner.SeriesDescription = "in_side"
+    ds.PurposeOfReferenceCodeSequence = [inner]
+    rules: list[dict[str, Any]] = [
+        {"tag": "SeriesDescription", "action": "exchange", "pattern": "_+", "value": "-"},
+        {"tag": "StudyDescription", "action": "exchange", "pattern": "(a)", "value": "{site}"},
+        {"tag": "PurposeOfReferenceCodeSequence", "action": "keep"},
+    ]
+
+    copy = through(tmp_path, ds, deidentifier(*rules))
+
+    assert copy.SeriesDescription == "t1-tse-sag-REMOVED"
+    assert copy.StudyDescription == "{site}_b", "as it is"
+    assert copy.PurposeOfReferenceCodeSequence[0].SeriesDescription == "in-side"
+
+
 @pytest.mark.parametrize("syntax", [phantoms.EXPLICIT, IMPLICIT])
 def test_private_attributes_by_creator_wherever_their_block_stands(tmp_path: Path, syntax: str) -> None:
     ds = phantoms.image(syntax=syntax)
@@ -148,6 +167,9 @@ def test_the_import_filter_of_the_original_keeps_what_named_groups_find(tmp_path
         ({"tag": "0008,1030", "action": "replace", "value": "{patient}"}, "patient} is unknown"),
         ({"tag": "0008,1030", "action": "regex", "pattern": "abc"}, "has no group"),
         ({"tag": "0008,1030", "action": "regex", "pattern": "(abc"}, "not a regular expression"),
+        ({"tag": "0008,1030", "action": "exchange", "pattern": "_"}, "give both or neither"),
+        ({"tag": "0008,1030", "action": "exchange", "value": "_"}, "give both or neither"),
+        ({"tag": "PatientID", "action": "exchange", "pattern": "_", "value": "-"}, "says who the person is"),
         ({"tag": "0008,1030", "action": "keep", "create": True}, "`create` is for `replace`"),
         ({"tag": "PatientID", "action": "keep"}, "says who the person is"),
         ({"tag": "OtherPatientNames", "action": "keep"}, "says who the person is"),

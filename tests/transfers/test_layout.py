@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from fiona_dagster.errors import UnreadableDicom
-from fiona_dagster.transfers.layout import arcnames, safe_component
+from fiona_dagster.transfers.layout import arcnames, lay_out, safe_component
 from fiona_dagster.transfers.zipformat import is_safe_name
 
 
@@ -50,6 +50,12 @@ def test_template(tmp_path: Path) -> None:
 def test_what_the_request_says_goes_before_the_headers(tmp_path: Path) -> None:
     [(name, _)] = arcnames([_file(tmp_path / "1")], participant="X-7", event="Baseline")
     assert name.startswith("X-7/Baseline/MR/")
+
+
+def test_underscores_give_way_where_a_project_wants_it(tmp_path: Path) -> None:
+    file = _file(tmp_path / "1", PatientID="P_001")
+    [series] = lay_out([file], separator="-")
+    assert series.folder == "P-001/Year-1/MR/003_T2-FLAIR-ax"
 
 
 def test_missing_values_leave_no_hole(tmp_path: Path) -> None:
