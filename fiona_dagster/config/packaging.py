@@ -43,6 +43,17 @@ class PackageSettings(Section):
     """What is delivered. The ZIP holds the ``dicom`` files, images as ``nifti``, or both; the original's
     three files for each series (``tgz``) go beside it. With ``tgz`` alone it holds manifest and report."""
 
+    export_folder: str = ""
+    """Absolute path of a folder outside the data root, for the asset ``export`` in Dagster; without one there
+    is no such asset. ``fiona export`` is told its folder."""
+
+    @field_validator("export_folder")
+    @classmethod
+    def _export_folder(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("an absolute path is wanted")
+        return value
+
     @field_validator("deliver")
     @classmethod
     def _deliver(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fiona_dagster.config import (
     load_settings_in_force,
     project_names,
 )
+from fiona_dagster.defs.export import export_defs
 from fiona_dagster.defs.housekeeping import maintenance_job
 from fiona_dagster.defs.intake import intake_assets, intake_job
 from fiona_dagster.defs.project import ProjectFactory
@@ -53,8 +54,9 @@ def build_defs(
         everything, jobs = list(assets), [process_study]
         for factory in factories:
             transfer, deliver = factory.transfer_assets(), factory.delivery_assets()
-            everything += [*transfer, *deliver]
-            jobs += factory.jobs(transfer, deliver)
+            exported, export_jobs = export_defs(factory.project)
+            everything += [*transfer, *deliver, *exported]
+            jobs += [*factory.jobs(transfer, deliver), *export_jobs]
         targets = {factory.name: factory.project.targets for factory in factories}
         names = list(targets)
         maintenance, hourly = maintenance_job(names)
