@@ -152,7 +152,7 @@ def _folder(header: InstanceHeader, template: str, given: dict[str, str]) -> str
     folders = []
     for folder in template.split("/"):
         filled = _FIELD.sub(
-            lambda field: safe_component(values[field[1]]).replace("_", given["separator"]), folder
+            lambda field: safe_component(values[field[1]]).replace("_", given.get("separator", "_")), folder
         )
         if safe := safe_component(filled):
             folders.append(safe)
