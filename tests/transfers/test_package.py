@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,29 @@ def test_an_archive_rebuilt_by_another_tool_is_refused(tmp_path: Path) -> None:
         target.comment = source.comment
 
     assert verify_package(other)
+
+
+@pytest.mark.parametrize("name", ["zz/more.dcm", "P001/baseline/MR/001_T1/a_1.dcm", "0000.txt"])
+def test_an_entry_beyond_the_manifest_is_found_in_our_own_form_too(tmp_path: Path, name: str) -> None:
+    """Whoever knows the form and not the key: well-formed headers, end records that fit, the seal kept."""
+    info = _build(tmp_path)
+    for kind in ("md5", "sha256"):
+        (tmp_path / f"study.zip.{kind}").unlink()
+    good = info.path.read_bytes()
+    with info.path.open("rb") as stream:
+        entries, start = zipformat.read_directory(stream, len(good))
+    seal = good[-zipformat.SIGNED.comment_length :]
+    more = zipformat.Entry(name, 4, zlib.crc32(b"more"), start)
+    content = good[:start] + zipformat.local_header(more) + b"more"
+    for chosen, body in (([*entries, more], content), (entries[:-1], good[: entries[-1].offset])):
+        directory = b"".join(map(zipformat.directory_header, chosen))
+        end = zipformat.end_records(len(chosen), len(body), len(directory))
+        info.path.write_bytes(body + directory + end + seal)
+        assert verify_package(info.path)
+    for position in range(0, len(good), 5):
+        for changed in (good[:position] + b"\0" + good[position:], good[:position] + good[position + 1 :]):
+            info.path.write_bytes(changed)
+            assert verify_package(info.path), position
 
 
 @settings(max_examples=60, deadline=None)
