@@ -53,12 +53,13 @@ class Rewritten:
 
     def tally(self) -> Tally:
         """What was done, counted."""
-        made = Tally()
-        for (name, action), number in Counter(self.counted).items():
-            made.actions[action] += number
-            if name:
-                made.tags[name, action] += number
-        return made
+        actions: dict[str, int] = {}  # a Counter is slow where a key is new
+        tags = Counter(self.counted)
+        for (_, action), number in tags.items():
+            actions[action] = actions.get(action, 0) + number
+        for without_name in [key for key in tags if not key[0]]:
+            del tags[without_name]
+        return Tally(Counter(actions), tags)
 
 
 class _Source(NamedTuple):
