@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ class StudyReport:
 
 
 class Deidentifier:
-    """De-identifies files for one project, participant and event.
+    """De-identifies files for one project, participant and event, one at a time.
 
     Args:
         project: its settings (options).
@@ -145,6 +146,7 @@ class Deidentifier:
         self.identities = identities or identities_for(project, key, assignment.participant, generation)
         self.engine = Engine(self.profile, self.identities, self.assigned_words())
         self.fast = FastWay(Rewriter(self.engine, self._insertions))
+        self._turn = threading.Lock()
 
     def _insertions(self, study: str) -> list[assigned.Insertion] | None:
         return assigned.insertions(self.assignment, self.identities.accession_number(study), self.profile)
@@ -223,9 +225,9 @@ class Deidentifier:
                 raise  # a disk or a process in trouble says nothing about the file
             raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
         try:
-            if target.is_dir():
-                return self._heard(source, descriptor, (None, target), flush=flush, unless=unless)
-            return self._heard(source, descriptor, (target, target.parent), flush=flush, unless=unless)
+            place = (None, target) if target.is_dir() else (target, target.parent)
+            with self._turn:
+                return self._heard(source, descriptor, place, flush=flush, unless=unless)
         except RecursionError:
             raise RefusedDicom("sequences are nested too deep; such an object is not passed on") from None
         finally:

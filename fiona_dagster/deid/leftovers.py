@@ -154,7 +154,8 @@ class Leftovers:
         self, elements: list[Element], pattern: re.Pattern[bytes] | None, charset: bytes
     ) -> list[Element]:
         charset = charset_of(elements) or charset
-        return [new for e in elements if (new := self._element(e, pattern, charset)) is not None]
+        left = [new for e in elements if (new := self._element(e, pattern, charset)) is not None]
+        return left if len(left) == len(elements) else without_lone_creators(left)
 
     def _element(self, e: Element, pattern: re.Pattern[bytes] | None, charset: bytes) -> Element | None:
         if e.items is not None:
@@ -210,6 +211,14 @@ class Leftovers:
 
     def _strong(self, text: str, thorough: bool) -> list[Hit]:
         return [hit for hit in self.terms.find(text, thorough) if hit.term.strong]
+
+
+def without_lone_creators(elements: list[Element]) -> list[Element]:
+    """The elements of a data set without private creators (gggg,00xx) whose block is empty (PS3.5 7.8.1)."""
+    blocks = {e.tag >> 8 & 0xFF | e.tag & 0xFFFF0000 for e in elements if e.tag >> 16 & 1 and e.tag & 0xFF00}
+    return [
+        e for e in elements if not e.tag >> 16 & 1 or not 0x10 <= e.tag & 0xFFFF <= 0xFF or e.tag in blocks
+    ]
 
 
 def kept_values(elements: list[Element], charset: bytes = b"") -> Iterator[tuple[int, str, bytes, bytes]]:

@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -154,6 +157,28 @@ def test_a_file_that_shrinks_while_it_is_copied_leaves_nothing(tmp_path: Path) -
     os.close(descriptor)
 
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_threads_take_turns(make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of the person at hand must not meet the object of another thread."""
+    sources = [phantoms.write(phantoms.image(n), tmp_path / f"{n}.dcm") for n in range(1, 7)]
+    shared, at_it, most = make(), [0], [0]
+    copy = shared.fast.copy
+
+    def watched(*args: Any) -> Copy:
+        at_it[0] += 1
+        most[0] = max(most[0], at_it[0])
+        time.sleep(0.01)
+        made = copy(*args)
+        at_it[0] -= 1
+        return made
+
+    monkeypatch.setattr(shared.fast, "copy", watched)
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(lambda source: shared.file(source, out), sources))
+
+    assert most == [1]
+    assert len({report.name for report in made}) == len(list(out.iterdir())) == 6
 
 
 @pytest.mark.parametrize("size", [16, 300, 600])

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, person, rows
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, person, rows, verify_outputs
 from tests.deid import phantoms
 from tests.deid.hostile import PIXELS, Maker
 from tests.deid.phantoms import EXPLICIT, IMPLICIT
@@ -163,6 +163,21 @@ def test_private_groups_are_no_curves_or_overlays(tmp_path: Path) -> None:
     copy = (tmp_path / report.name).read_bytes()
     assert b"Quisling" not in copy
     assert b"ACME" in copy
+
+
+def test_a_creator_goes_with_the_last_of_its_block(tmp_path: Path) -> None:
+    """Also where that goes at the very end, since it holds an UID of the object."""
+    maker = Maker()
+    value = maker.element(0x00291010, "OB", phantoms.SERIES.encode() + b"\0")
+    source = maker.file(
+        tmp_path / "in.dcm", maker.image((0x00290010, maker.element(0x00290010, "LO", b"ACME") + value))
+    )
+    (tmp_path / "out").mkdir()
+
+    copy = tmp_path / "out" / deidentifier(**PRIVATE).file(source, tmp_path / "out").name
+
+    assert b"ACME" not in copy.read_bytes()
+    assert verify_outputs([source], tmp_path / "out", deidentifier(**PRIVATE)).passed
 
 
 def test_file_meta_information_longer_than_what_is_read_first(maker: Maker, tmp_path: Path) -> None:
