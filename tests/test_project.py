@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fiona_dagster.config import access, settings, targets
+from fiona_dagster.config import access, notifications, settings, targets
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -174,6 +174,9 @@ def _documented() -> dict[str, dict[str, str]]:
         ("targets: S3", targets.S3Target),
         ("targets: folder", targets.FolderTarget),
         ("targets: DICOM, tls", targets.PeerTlsSettings),
+        ("notifications: email", notifications.EmailChannel),
+        ("notifications: webhook", notifications.WebhookChannel),
+        ("notifications: apprise", notifications.AppriseChannel),
         ("completion", settings.CompletionSettings),
         ("receiver: commitment", settings.CommitmentPeer),
         ("sources", settings.Source),

@@ -248,6 +248,10 @@ def check(root: DataRoot) -> list[str]:
             if settings is not None and target not in settings.targets:
                 known = ", ".join(sorted(settings.targets)) or "none"
                 problems.append(f"{path}: targets: no target {target!r} in config.json (there: {known})")
+        for channel in project.notify:
+            if settings is not None and channel not in settings.notifications:
+                known = ", ".join(sorted(settings.notifications)) or "none"
+                problems.append(f"{path}: notify: no {channel!r} in notifications (there: {known})")
     if settings is not None:
         problems.extend(_missing_tls_files(root, settings))
         problems.extend(_target_problems(root, settings))
@@ -276,8 +280,12 @@ def _missing_tls_files(root: DataRoot, settings: Settings) -> list[str]:
 def _target_problems(root: DataRoot, settings: Settings) -> list[str]:
     """What can be seen of targets without asking them: files that are named, folders that can't be right."""
     problems = []
-    for name, target in settings.targets.items():
-        where = f"{root.config_file}: targets.{name}"
+    named = [(f"targets.{name}", target) for name, target in settings.targets.items()]
+    for place, target in [
+        *named,
+        *((f"notifications.{n}", each) for n, each in settings.notifications.items()),
+    ]:
+        where = f"{root.config_file}: {place}"
         for key in type(target).model_fields:
             value = getattr(target, key)
             if key.endswith("_file") and value and not resolve(root, value).is_file():

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, TlsSettings
 from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.config.names import PROJECT_NAME
+from fiona_dagster.config.notifications import Notification
 from fiona_dagster.config.packaging import PackageSettings
 from fiona_dagster.config.section import Section
 from fiona_dagster.config.targets import Target
@@ -247,6 +248,8 @@ class Settings(Section):
     opt_out: OptOutSettings = OptOutSettings()
     targets: dict[str, Target] = {}
     """Named end-points; projects refer to them by these names."""
+    notifications: dict[str, Notification] = {}
+    """Named ways to tell people how transfers ended; projects refer to them by these names."""
     completion: CompletionSettings = CompletionSettings()
     sources: dict[str, Source] = {}
     """PACS that are asked, before a study counts as complete, how much they have of it."""
@@ -301,13 +304,13 @@ class Settings(Section):
     def has_outreach(self) -> bool:
         """Whether there is anything for the program that talks to peers beside Dagster's runs."""
         receivers = [self.receiver, *(site.receiver for site in self.SITES.values())]
-        return bool(self.sources) or any(receiver.commitment for receiver in receivers)
+        return bool(self.sources or self.notifications) or any(receiver.commitment for receiver in receivers)
 
     def of_site(self, name: str) -> Settings | SiteSettings:
         """What holds for reception at one site; for the main one, and for one that was taken out: itself."""
         return self.SITES.get(name, self)
 
-    @field_validator("targets", "sources")
+    @field_validator("targets", "sources", "notifications")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -345,6 +348,8 @@ class ProjectSettings(Deidentification):
     pass."""
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
+    notify: tuple[str, ...] = ()
+    """Names of ``notifications`` in config.json that are told how transfers ended."""
     package: PackageSettings = PackageSettings()
     redcap_token: TokenSource | None = None
     """Token of the project's own REDCap project; absent: the one in *DataTransferProjects*, if any."""

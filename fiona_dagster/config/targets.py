@@ -149,7 +149,7 @@ class StowTarget(Section):
             raise ValueError("either token_file, or username with password_file, or neither")
         if bool(self.certificate_file) != bool(self.key_file):
             raise ValueError("certificate_file and key_file go together")
-        _require_url("url", self.url, secret=secret)
+        require_url("url", self.url, secret=secret)
         return self
 
 
@@ -187,22 +187,27 @@ class S3Target(Section):
         if self.kms_key and self.encryption != "aws:kms":
             raise ValueError("kms_key: only with encryption aws:kms")
         if self.endpoint:
-            _require_url("endpoint", self.endpoint, secret=True)
+            require_url("endpoint", self.endpoint, secret=True)
         return self
 
 
-def _require_url(key: str, url: str, *, secret: bool) -> None:
-    """An address of HTTP; what has a secret goes over TLS, or stays on this machine."""
+def require_url(key: str, url: str, *, secret: bool) -> None:
+    """An address of HTTP; what has a secret goes over TLS, or stays on this machine.
+
+    Raises:
+        ValueError: it is none.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{key}: expected https://HOST/PATH")
     if parts.username or parts.password:
         raise ValueError(f"{key}: no secrets in it; they have files of their own")
-    if secret and parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if secret and parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(f"{key}: a secret would go over the network in the clear; use https")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 
 from fiona_dagster.errors import RemovalAwaited, Superseded
 from fiona_dagster.ledger.releases import Releases
@@ -406,6 +407,15 @@ class Requests:
             -1 if limit is None else limit,
         )
         return [transfer_of(row) for row in found]
+
+    def ended_between(self, project: str, since: str, until: str, states: Collection[str]) -> dict[str, int]:
+        """State -> how many transfers of a project came to it after ``since``, up to ``until``."""
+        rows = self._store.rows(
+            """SELECT state, count(*) AS number FROM transfers
+               WHERE project = ? AND changed > ? AND changed <= ? GROUP BY state""",
+            *(project, since, until),
+        )
+        return {row["state"]: row["number"] for row in rows if row["state"] in states}
 
     def participants(self, project: str) -> set[str]:
         """Every participant id that was ever asked for in a project."""

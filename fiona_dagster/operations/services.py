@@ -140,7 +140,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             (python, "-m", programs.outreach),
             ready=lambda process: "at work" in process.output(),
             grace=1.0,
-            settings=(settings.sources, settings.receiver.commitment, settings.SITES),
+            settings=(settings.sources, settings.receiver.commitment, settings.SITES, settings.notifications),
         ),
         Service(
             "metrics",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from fiona_dagster.config import UMASK, DataRoot, load_settings_in_force
 from fiona_dagster.errors import FionaError
-from fiona_dagster.transfers import commitment, fetching, sources
+from fiona_dagster.transfers import commitment, fetching, notifications, sources
 from fiona_dagster.transfers.context import Gateway
 
 log = logging.getLogger("fiona.outreach")
@@ -38,7 +38,11 @@ def rounds(gateway: Gateway) -> dict[str, Round]:
     def requests(site: str, ae: str) -> Round:
         return lambda opened: commitment.answer_requests(opened, site, ae)
 
+    def digests(name: str) -> Round:
+        return lambda opened: notifications.send_due(opened, name)
+
     return {
+        **{f"notifications {name}": digests(name) for name in gateway.settings.notifications},
         **{f"source {name}": questions(name) for name in gateway.settings.sources},
         **{f"commitment {ae} {site}": requests(site, ae) for site, ae in commitment.peers_of(gateway)},
     }
