@@ -28,7 +28,7 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.requests import assign
 from fiona_dagster.transfers.verify import verify_package
 
-DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 720.0
 HOLD_SECONDS = 30.0
 """How long the demo waits for the fourth study to be held back, after the others are delivered."""
 SEED = 2026

@@ -18,7 +18,7 @@ from fiona_dagster.errors import PeerUnavailable
 from fiona_dagster.operations import environment, initialise
 from fiona_dagster.operations.process import Process
 
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 QUIET_SECONDS = 4.0
 POLL_SECONDS = 5
 

@@ -224,7 +224,11 @@ def test_a_disk_that_can_only_be_read(mounted: DataRoot, receiver: Process, tmp_
     remount = ["mount", "-o", "remount,{}", str(mounted.path.parent)]
     promised = Promised()
     raw = associate(receiver)
-    done = subprocess.run([word.format("ro") for word in remount], check=False, capture_output=True)
+    for _ in range(100):  # busy as long as somebody writes: the receiver was started just now
+        done = subprocess.run([word.format("ro") for word in remount], check=False, capture_output=True)
+        if done.returncode == 0:
+            break
+        time.sleep(0.1)
     assert done.returncode == 0, done.stderr
     try:
         uid = fill(raw, promised, 1000)

@@ -75,8 +75,12 @@ class Raw:
     def __init__(self, address: tuple[str, int], timeout: float = 15.0, source: str = "") -> None:
         origin = (source, 0) if source else None
         self.sock = socket.create_connection(address, timeout=timeout, source_address=origin)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.message = 0
+        try:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # the peer was killed in between
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Raw:
         return self
