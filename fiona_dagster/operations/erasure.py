@@ -326,5 +326,8 @@ def describe(planned: Plan) -> list[str]:
         lines.append(f"the safekeeping of {planned.committed} instances was confirmed to their senders")
     if planned.kept_ledgers:
         lines.append("older ledgers that `fiona rebuild` kept are removed as a whole")
-    lines.append("backups of the data root, of REDCap and of the research PACS are not reached from here")
+    lines.append(
+        "backups of the data root, of REDCap and of the research PACS, and exports in other folders are not "
+        "reached from here"
+    )
     return lines
