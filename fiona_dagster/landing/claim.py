@@ -40,7 +40,7 @@ class Use:
         self._fd = -1
         if root.path in _alone:
             return
-        self._fd = _open(root)
+        self._fd = _open(root, os.O_RDONLY)  # open for writing, it would keep a disk from becoming read-only
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             require_no_erasure(root)
@@ -89,7 +89,7 @@ def alone(root: DataRoot, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]
     Raises:
         Busy: somebody uses it.
     """
-    fd = _open(root)
+    fd = _open(root, os.O_RDWR)  # NFS locks alone only what is open for writing
     try:
         deadline = time.monotonic() + wait_seconds
         while True:
@@ -111,7 +111,7 @@ def alone(root: DataRoot, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]
         os.close(fd)
 
 
-def _open(root: DataRoot) -> int:
+def _open(root: DataRoot, mode: int) -> int:
     path = root.use_lock
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(path, mode | os.O_CREAT | os.O_CLOEXEC, 0o600)
