@@ -277,6 +277,8 @@ class Week:
                 elif wish.study in self.withdrew:
                     right = state == "withdrawn" and row.get("transfer_withdrawn") == "1"
                     right = right and "withdrawn" in row.get("transfer_error_message", "")
+                    # Marked before it was ever taken up: there is nothing to stop, and nothing to tell.
+                    right = right or (state == "none" and row.get("transfer_withdrawn") == "1")
                 else:
                     right = state == "delivered" and newest is not None
                     right = right and row.get("transfer_mapped_uid") == (newest and newest.mapped_uid)
