@@ -79,6 +79,21 @@ def _make() -> None:
         uv = None
     if not uv:
         _with_pip()
+    _compile()
+
+
+def _compile() -> None:
+    """Makes bytecode once, for all: uv makes none, and where PYTHONDONTWRITEBYTECODE is set nobody else does.
+
+    Without it each process compiles Dagster and pydicom anew: seconds of processor time, tens of megabytes.
+    """
+    python = VENV / "bin" / "python"
+    folders = [
+        *VENV.glob("lib*/python*/site-packages"),
+        *(CHECKOUT / n for n in ("fiona_dagster", "receiver")),
+    ]
+    # What can't be compiled (templates, code for other versions) is nobody's loss.
+    subprocess.run([python, "-m", "compileall", "-q", "-q", "-j", "0", *folders], check=False, cwd=CHECKOUT)
 
 
 def _with_uv(uv: str) -> bool:

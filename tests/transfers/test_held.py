@@ -9,7 +9,8 @@ import pytest
 from fiona_dagster.errors import SendingHeld
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.transfers import delivery
-from fiona_dagster.transfers.targets import sftp
+from fiona_dagster.transfers.targets import upload
+from fiona_dagster.transfers.targets.pipeline import Writing
 from tests.site import STUDY, Site
 
 
@@ -42,17 +43,17 @@ def test_nothing_leaves_while_sending_is_held(site: Site, target: str) -> None:
 def test_what_is_under_way_stops_and_leaves_no_name(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator switches after the first part has left."""
     site.packaged()
-    monkeypatch.setattr(sftp, "CHUNK", 1024)
-    write, written = sftp.write, 0
+    monkeypatch.setattr(upload, "CHUNK", 1024)
+    write, written = Writing.write, 0
 
-    def slow(*values: object) -> None:
+    def slow(self: Writing, data: bytes) -> None:
         nonlocal written
         written += 1
-        write(*values)  # type: ignore[arg-type]
+        write(self, data)
         if written == 2:
             site.root.enabled_file.write_text("110")
 
-    monkeypatch.setattr(sftp, "write", slow)
+    monkeypatch.setattr(Writing, "write", slow)
     with pytest.raises(SendingHeld):
         deliver(site, "archive")
     assert written == 2
