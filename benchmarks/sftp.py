@@ -135,16 +135,17 @@ def openssh(job: Job) -> float:
 
 def transfer(job: Job) -> float:
     """Our transfer, without proof, all files over one session; seconds."""
+    from fiona_dagster.transfers.targets.local import LocalPackage
     from fiona_dagster.transfers.targets.remote import name_it, part_name
     from fiona_dagster.transfers.targets.ssh import connection
-    from fiona_dagster.transfers.targets.upload import Local, Upload
+    from fiona_dagster.transfers.targets.upload import Upload
 
     target = SftpTarget(**job.server.target)
     begin = time.monotonic()
     with connection(target, DataRoot(job.server.known_hosts.parent), "bench") as link:
         for path, digest in zip(job.files, job.digests, strict=True):
             final = f"{job.server.upload}/{path.name}"
-            local = Local(path.stat().st_size, "", digest, path, lambda: None)
+            local = LocalPackage(path.stat().st_size, "", digest, path, lambda: None)
             Upload(link, target, local, part_name(final)).send()
             assert name_it(link, part_name(final), final) == local.size  # noqa: S101 - an honest benchmark
     return time.monotonic() - begin

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,11 +33,16 @@ def program(name: str, package: str) -> str:
     """Path of a program of a peer; skips or fails when it is not installed."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
-        reason = f"{name} is not installed: apt-get install {package}"
-        if os.environ.get("FIONA_REQUIRE_PEERS") == "1":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        missing(name, package)
     return path
+
+
+def missing(name: str, package: str) -> NoReturn:
+    """Skips the test, or fails it where peers are required."""
+    reason = f"{name} is not installed: apt-get install {package}"
+    if os.environ.get("FIONA_REQUIRE_PEERS") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 15.0) -> None:

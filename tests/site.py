@@ -21,7 +21,7 @@ from fiona_dagster.demo.peers import ResearchPacs, SftpServer
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.operations import initialise
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
-from fiona_dagster.transfers import completion, execution, intake, requests
+from fiona_dagster.transfers import completion, execution, intake, packing, requests
 from fiona_dagster.transfers.context import Gateway
 from tests.deid import phantoms
 
@@ -180,7 +180,7 @@ class Site:
             transfer = execution.transfer_of(gateway, study, project)
             execution.deidentify(gateway, transfer)
             execution.verify(gateway, transfer)
-            package = execution.make_package(gateway, transfer)
+            package = packing.make_package(gateway, transfer)
             return execution.transfer_of(gateway, study, project), package
 
     def packaged(self) -> tuple[Transfer, Package]:

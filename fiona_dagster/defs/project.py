@@ -20,7 +20,7 @@ from fiona_dagster.defs.tables import actions_table, kinds_table, log_table, rul
 from fiona_dagster.errors import ReleaseAwaited
 from fiona_dagster.ledger import Package, Transfer, describe_review, work_key
 from fiona_dagster.operations.transfer_log import transfer_log
-from fiona_dagster.transfers import delivery, execution, outcome, release
+from fiona_dagster.transfers import delivery, execution, outcome, packing, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.package import read_manifest
@@ -271,7 +271,7 @@ class ProjectFactory:
         with study_lock(gateway, study):
             transfer = self._take(gateway, study)
             try:
-                package = execution.make_package(gateway, transfer)
+                package = packing.make_package(gateway, transfer)
             except ReleaseAwaited as awaited:
                 release.wait(gateway, transfer, str(awaited))
                 return StepResult(waits=str(awaited))

@@ -39,7 +39,7 @@ from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, s
 from fiona_dagster.studies.tree import forget_study
 from fiona_dagster.transfers.beside import remove_beside
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.execution import package_prefix
+from fiona_dagster.transfers.packing import package_prefix
 from fiona_dagster.transfers.scratch import SCRATCH
 from fiona_dagster.transfers.withdrawals import SIDE_FILES
 

@@ -22,19 +22,13 @@ from fiona_dagster.errors import (
     ResidualIdentifier,
     Superseded,
 )
-from fiona_dagster.ledger import Package, Transfer, work_key
-from fiona_dagster.transfers import derived, imaging
-from fiona_dagster.transfers.assembly import assemble
-from fiona_dagster.transfers.beside import remove_beside
-from fiona_dagster.transfers.bids import session_of
+from fiona_dagster.ledger import Transfer, work_key
+from fiona_dagster.transfers import derived
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
-from fiona_dagster.transfers.images import earlier_of, images_of
 from fiona_dagster.transfers.left_out import hold_back, named, not_sent
-from fiona_dagster.transfers.package import PackageInfo
 from fiona_dagster.transfers.release import reasons_for_review
-from fiona_dagster.transfers.rules import require_project, require_rules, require_site, rules_digest
-from fiona_dagster.transfers.scratch import scratch_folder
+from fiona_dagster.transfers.rules import require_project, require_site, rules_digest
 from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
@@ -311,139 +305,3 @@ def give_up(gateway: Gateway, transfer: Transfer, reason: str) -> None:
     with gateway.ledger.store.writing():
         gateway.ledger.transfers.set_state(transfer, "failed", reason)
         gateway.ledger.transfers.outcome_due(transfer)
-
-
-def package_name(transfer: Transfer, edition: int = 1) -> str:
-    """File name of a package: assigned names only, safe on every file system.
-
-    One for each revision and generation, also where a project keeps UIDs and so has the same in all of them.
-
-    Args:
-        transfer: whose package.
-        edition: of the copies of this revision and generation, see :meth:`Sendings.edition`.
-    """
-    parts = [
-        package_prefix(transfer.project, transfer.participant),
-        _safe(transfer.event),
-        transfer.mapped_uid[-12:],
-    ]
-    if transfer.study == transfer.mapped_uid:  # derived data, beside the package of what they were made of
-        parts.append("derived")
-    if transfer.generation:
-        parts.append(f"g{transfer.generation}")
-    again = f"-{edition}" if edition > 1 else ""
-    return "_".join(part for part in parts if part) + f"_r{transfer.revision}{again}.zip"
-
-
-def package_prefix(project: str, participant: str) -> str:
-    """What all packages of a participant of a project are called first, up to the next underscore."""
-    return "_".join(part for part in (project, _safe(participant)) if part)
-
-
-def _safe(text: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in text)[:64]
-
-
-def make_package(gateway: Gateway, transfer: Transfer) -> Package:
-    """Packs the verified working copy into ``outbox/<PROJECT>/``.
-
-    Raises:
-        NotVerified: no passed verification, or a file differs from what was verified.
-        ReleaseAwaited: a person has to look at the verified copy first.
-        RequestRefused: the project is not active any more, or has other participants or events now.
-        Superseded: another request took its place, or the rules changed: it is de-identified again.
-    """
-    transfers = gateway.ledger.transfers
-    transfers.require_current(transfer)
-    transfer = transfer_of(gateway, transfer.study, transfer.project)  # earlier steps wrote into its row
-    expected = transfers.verified_files(transfer)
-    require_rules(gateway, transfer)
-    folder = working_copy(gateway, transfer)
-    name = package_name(transfer, transfers.sendings.edition(transfer))
-    target = gateway.root.outbox / transfer.project / name
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    remove_beside(target)
-    info = pack(gateway, transfer, folder, target)
-    package = Package(
-        path=str(info.path.relative_to(gateway.root.path)),
-        size=info.size,
-        md5=info.md5,
-        sha256=info.sha256,
-        instances=len(expected),
-        time="",
-    )
-    with gateway.ledger.store.writing():
-        imaging.record(gateway, transfer, folder, list(expected))
-        transfers.record_package(transfer, package, gateway.project(transfer.project).targets)
-    return package
-
-
-def pack(gateway: Gateway, transfer: Transfer, copy: Path, target: Path) -> PackageInfo:
-    """The package of a transfer as its project wants it, for its delivery or once more for an export.
-
-    Args:
-        gateway: the open gateway.
-        transfer: whose.
-        copy: the folder that holds the verified copies.
-        target: where the ZIP shall stand; what belongs beside it stands there before.
-
-    Raises:
-        NotVerified: no passed verification, or a file differs from what was verified.
-        PermanentError: only NIfTI images were wanted, and nothing could be converted.
-    """
-    verified = gateway.ledger.transfers.verified_files(transfer)
-    look, types = gateway.project(transfer.project).package, types_of(gateway, transfer)
-    with scratch_folder(gateway.root, transfer.project) as scratch:
-        images = None
-        if "nifti" in look.deliver:
-            images = images_of(
-                copy,
-                verified,
-                scratch,
-                originals=[original.path for original in sources(gateway, transfer)],
-                deidentifier=deidentifier_of(gateway, transfer),
-                types=types,
-                session=session_of(transfer, earlier_of(gateway, transfer)),
-            )
-            if not images.files and "dicom" not in look.deliver:
-                raise PermanentError(
-                    f"study {transfer.study}: dcm2niix could convert none of it, and project "
-                    f"{transfer.project} wants images alone (package.deliver); nothing of it is sent"
-                )
-        return assemble(
-            copy,
-            verified,
-            target,
-            manifest=manifest_of(gateway, transfer),
-            report=gateway.ledger.transfers.verification_report(transfer) or {},
-            key=signing_key(gateway, transfer.project),
-            look=look,
-            types=types,
-            images=images,
-        )
-
-
-def types_of(gateway: Gateway, transfer: Transfer) -> dict[str, list[str]]:
-    """New SeriesInstanceUID -> types that the site's rules gave the original, which need what is removed."""
-    deidentifier = deidentifier_of(gateway, transfer)
-    site = gateway.root.of_site(gateway.ledger.receipts.study(transfer.study).site)
-    found = {}
-    for path in (site.raw / transfer.study).glob("*.json"):
-        record = json.loads(path.read_text("utf-8"))
-        found[deidentifier.new_series_uid(path.stem)] = [
-            str(type_) for type_ in record.get("ClassifyType", ())
-        ]
-    return found
-
-
-def manifest_of(gateway: Gateway, transfer: Transfer) -> dict[str, Any]:
-    """What the manifest of a transfer's package says; nothing from the original."""
-    return {
-        "project": transfer.project,
-        "participant": transfer.participant,
-        "event": transfer.event,
-        "StudyInstanceUID": transfer.mapped_uid,
-        "revision": transfer.revision,
-        "generation": transfer.generation,
-        "key_fingerprint": gateway.ledger.key_fingerprint(transfer.project),
-    }

@@ -14,7 +14,7 @@ from typing import Literal
 
 from fiona_dagster.errors import FionaError, NotVerified, RequestRefused, ResidualIdentifier, UsageError
 from fiona_dagster.ledger import Transfer
-from fiona_dagster.transfers import execution, nifti
+from fiona_dagster.transfers import execution, nifti, packing
 from fiona_dagster.transfers.assembly import partial_of
 from fiona_dagster.transfers.beside import folder_of
 from fiona_dagster.transfers.bids import session_of
@@ -151,16 +151,16 @@ def _pack(
 ) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     verified = gateway.ledger.transfers.verified_files(transfer)
     gateway.ledger.transfers.require_wanted(transfer)  # making the copy took its time
-    target = out / execution.package_name(transfer)
+    target = out / packing.package_name(transfer)
     files: list[Path] = []
     partial: tuple[nifti.Partial, ...] = ()
     if "zip" in formats:
-        files.append(execution.pack(gateway, transfer, copy, target).path)
+        files.append(packing.pack(gateway, transfer, copy, target).path)
         partial = partial_of(target)
     if "tgz" in formats:
         layout = gateway.project(transfer.project).package.layout
         laid_out = lay_out([(name, copy / name) for name in sorted(verified)], template=layout)
-        types = execution.types_of(gateway, transfer)
+        types = packing.types_of(gateway, transfer)
         written = write_triples(laid_out, verified, folder_of(target), types)
         files += [path for path in written if path.suffix == ".tgz"]
     return files, partial
@@ -176,7 +176,7 @@ def _images(
         copy.parent,
         originals=[original.path for original in execution.sources(gateway, transfer)],
         deidentifier=execution.deidentifier_of(gateway, transfer),
-        types=execution.types_of(gateway, transfer),
+        types=packing.types_of(gateway, transfer),
         session=session_of(transfer, transfers_to_export(gateway, transfer.project)),
     )
     require_not_withdrawn(gateway, transfer)  # converting took its time

@@ -30,7 +30,7 @@ from fiona_dagster.transfers.targets import stow as target_module
 from fiona_dagster.transfers.targets.instances import count_at, deliver_instances
 from fiona_dagster.transfers.targets.stow import deliver_stow
 from tests.peers.test_pacs_delivery import digests, make_file
-from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, running_orthanc
+from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, missing, running_orthanc
 from tests.receiver.certificates import Authority
 from tests.sending import Recorder
 
@@ -42,7 +42,7 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     if not PLUGIN.is_file():
-        pytest.skip("no DICOMweb plugin: apt-get install orthanc-dicomweb")
+        missing("Orthanc's DICOMweb plugin", "orthanc-dicomweb")
     with running_orthanc(
         tmp_path_factory.mktemp("web") / "orthanc",
         Plugins=[str(PLUGIN)],

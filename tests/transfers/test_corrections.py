@@ -19,7 +19,7 @@ from fiona_dagster.errors import (
     Superseded,
     UsageError,
 )
-from fiona_dagster.transfers import completion, delivery, execution, intake, outcome, requests
+from fiona_dagster.transfers import completion, delivery, execution, intake, outcome, packing, requests
 from fiona_dagster.transfers.removal import confirm_removed
 from tests.sending import exchanging
 from tests.site import EVENT, PROJECT, STUDY, Site
@@ -259,7 +259,7 @@ def test_a_replaced_transfer_neither_closes_nor_spoils_the_new_one(site: Site) -
             lambda: delivery.finish(gateway, old),
             lambda: gateway.ledger.transfers.set_state(old, "delivered"),
             lambda: gateway.ledger.transfers.record_delivery(old, "archive", package.sha256, {}),
-            lambda: execution.make_package(gateway, old),
+            lambda: packing.make_package(gateway, old),
             lambda: execution.give_up(gateway, old, "gone"),
         ):
             with pytest.raises(Superseded):

@@ -15,7 +15,16 @@ from fiona_dagster.deid.identities import Identities
 from fiona_dagster.errors import RequestRefused, ResidualIdentifier
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.operations.rebuild import rebuild
-from fiona_dagster.transfers import assignment, completion, delivery, execution, intake, requests, withdrawals
+from fiona_dagster.transfers import (
+    assignment,
+    completion,
+    delivery,
+    execution,
+    intake,
+    packing,
+    requests,
+    withdrawals,
+)
 from tests.accounting import assert_all_accounted
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site, landing_tree
 
@@ -70,7 +79,7 @@ def made(site: Site, study: str) -> tuple[Transfer, list[Dataset]]:
         transfer = execution.transfer_of(gateway, study, PROJECT)
         execution.deidentify(gateway, transfer)
         execution.verify(gateway, transfer)
-        execution.make_package(gateway, transfer)
+        packing.make_package(gateway, transfer)
         transfer = execution.transfer_of(gateway, study, PROJECT)
         folder = execution.working_copy(gateway, transfer)
         return transfer, [read(path) for path in sorted(folder.glob("*.dcm"))]

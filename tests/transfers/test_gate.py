@@ -14,7 +14,7 @@ import pytest
 
 from fiona_dagster.deid import deidentify
 from fiona_dagster.errors import Busy, FionaError, NotVerified, PermanentError, RequestRefused
-from fiona_dagster.transfers import delivery, execution
+from fiona_dagster.transfers import delivery, execution, packing
 from fiona_dagster.transfers.verify import verify_package
 from tests.site import PLANTED, PROJECT, STUDY, Site
 
@@ -55,7 +55,7 @@ def test_without_verification_there_is_no_package(asked: Site) -> None:
     with asked.open() as gateway:
         execution.deidentify(gateway, asked.transfer())
         with pytest.raises(NotVerified):
-            execution.make_package(gateway, asked.transfer())
+            packing.make_package(gateway, asked.transfer())
         with pytest.raises(Busy, match="not made yet"):
             delivery.deliver(gateway, asked.transfer(), "archive")
     assert list(asked.root.outbox.rglob("*.zip")) == []
@@ -97,7 +97,7 @@ def test_a_changed_byte_in_the_working_copy_makes_no_package(asked: Site) -> Non
     flip(copies(asked)[0])
 
     with asked.open() as gateway, pytest.raises(NotVerified):
-        execution.make_package(gateway, asked.transfer())
+        packing.make_package(gateway, asked.transfer())
     assert list(asked.root.outbox.rglob("*.zip")) == []
     assert asked.transfer().state == "accepted"
 
@@ -109,7 +109,7 @@ def test_a_missing_file_makes_no_verification(asked: Site) -> None:
         with pytest.raises(NotVerified, match="partial is failure"):
             execution.verify(gateway, asked.transfer())
         with pytest.raises(NotVerified):
-            execution.make_package(gateway, asked.transfer())
+            packing.make_package(gateway, asked.transfer())
 
 
 def test_an_original_among_the_copies_is_found(asked: Site) -> None:
@@ -122,7 +122,7 @@ def test_an_original_among_the_copies_is_found(asked: Site) -> None:
             execution.verify(gateway, asked.transfer())
         assert not [word for word in PLANTED if word in str(raised.value)]
         with pytest.raises(NotVerified):
-            execution.make_package(gateway, asked.transfer())
+            packing.make_package(gateway, asked.transfer())
     assert list(asked.root.outbox.rglob("*.zip")) == []
 
 

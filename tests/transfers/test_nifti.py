@@ -31,7 +31,7 @@ from fiona_dagster.errors import (
     RequestRefused,
 )
 from fiona_dagster.ledger import Transfer
-from fiona_dagster.transfers import delivery, execution, intake, nifti, outcome, sidecar
+from fiona_dagster.transfers import delivery, execution, intake, nifti, outcome, packing, sidecar
 from fiona_dagster.transfers.bids import Kind, Runs, Session, kind_of, session_of
 from fiona_dagster.transfers.layout import lay_out
 from fiona_dagster.transfers.verify import read_manifest, verify_package
@@ -89,7 +89,7 @@ def packaged(site: Site, shared: Path, tmp_path: Path, monkeypatch: pytest.Monke
         transfer = execution.transfer_of(gateway, study, PROJECT)
         execution.deidentify(gateway, transfer)
         execution.verify(gateway, transfer)
-        execution.make_package(gateway, transfer)
+        packing.make_package(gateway, transfer)
     return study
 
 
@@ -187,7 +187,7 @@ def test_images_are_delivered_in_the_package(packaged: str, site: Site) -> None:
     keeping(site, deliver=["nifti"])
     with site.open() as gateway:
         transfer = execution.transfer_of(gateway, packaged, PROJECT)
-        package = execution.make_package(gateway, transfer)
+        package = packing.make_package(gateway, transfer)
         assert package.instances == len(gateway.ledger.transfers.verified_files(transfer))
         delivery.deliver(gateway, transfer, "archive")
     (sent,) = site.sftp["archive"].files.glob("*.zip")
@@ -215,9 +215,9 @@ def test_a_delivery_says_what_is_not_whole(
         transfer = execution.transfer_of(gateway, packaged, PROJECT)
         keeping(site, deliver=["nifti"])
         with pytest.raises(PermanentError, match="could convert none of it"):
-            execution.make_package(gateway, transfer)
+            packing.make_package(gateway, transfer)
         keeping(site, deliver=["dicom", "nifti"])
-        execution.make_package(gateway, transfer)
+        packing.make_package(gateway, transfer)
         delivery.deliver(gateway, transfer, "archive")
         outcome.write_outcomes(gateway, packaged, PROJECT)
         rows = gateway.incoming().client.export_records(records=[packaged])

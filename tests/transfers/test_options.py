@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from fiona_dagster.transfers import delivery, execution
+from fiona_dagster.transfers import delivery, execution, packing
 from fiona_dagster.transfers.verify import verify_package
 from tests.site import STUDY, Site
 
@@ -37,7 +37,7 @@ def test_a_package_is_made_and_delivered(site: Site, project: dict[str, Any], ui
     with site.open() as gateway:
         execution.deidentify(gateway, site.transfer())
         execution.verify(gateway, site.transfer())
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
         delivery.deliver(gateway, site.transfer(), "archive")
         package = gateway.ledger.transfers.package(site.transfer())
     assert package is not None

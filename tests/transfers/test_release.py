@@ -17,7 +17,7 @@ from fiona_dagster import landing
 from fiona_dagster.errors import Busy, PermanentError, ReleaseAwaited, Superseded, UsageError
 from fiona_dagster.ledger import Work
 from fiona_dagster.operations.overview import overview, study_detail
-from fiona_dagster.transfers import delivery, execution, export, outcome, release, review
+from fiona_dagster.transfers import delivery, execution, export, outcome, packing, release, review
 from fiona_dagster.transfers.verify import verify_package
 from tests.deid import phantoms
 from tests.running import fiona
@@ -65,7 +65,7 @@ def test_nothing_leaves_before_a_person_releases_it(
     waiting(site, project, attributes)
     with site.open() as gateway:
         with pytest.raises(ReleaseAwaited, match="fiona release"):
-            execution.make_package(gateway, site.transfer())
+            packing.make_package(gateway, site.transfer())
         with pytest.raises(Busy):
             delivery.deliver(gateway, site.transfer(), "archive")
         release.wait(gateway, site.transfer(), "waits")
@@ -82,7 +82,7 @@ def test_nothing_leaves_before_a_person_releases_it(
     (work,) = due(site)
     with site.open() as gateway:
         assert release.only_package(gateway, work)
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
     assert site.transfer().state == "packaged"
     assert "released by" in str(study_detail(site.root, STUDY)["history"])
 
@@ -105,7 +105,7 @@ def test_an_edited_configuration_launches_what_waits_only_if_its_rules_changed(s
 def test_weak_hits_pass_where_the_project_says_so(site: Site) -> None:
     waiting(site, {"weak_hits": "pass"}, WEAK)
     with site.open() as gateway:
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
 
 
 def test_what_is_rejected_fails_and_can_be_released_after_all(site: Site) -> None:
@@ -124,13 +124,13 @@ def test_what_is_rejected_fails_and_can_be_released_after_all(site: Site) -> Non
     with site.open() as gateway:
         assert [t.state for t in outcome.write_outcomes(gateway, STUDY, PROJECT)] == ["failed"]
         with pytest.raises(ReleaseAwaited, match="rejected"):
-            execution.make_package(gateway, site.transfer())
+            packing.make_package(gateway, site.transfer())
 
     done = fiona("release", STUDY, "--reason", "asked the researcher", data=site.root.path)
     assert (done.returncode, done.stderr) == (0, "")
 
     with site.open() as gateway:
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
         with pytest.raises(UsageError, match="packaged already"):
             release.decide(gateway, STUDY, PROJECT, release=False, by="anna", reason="too late")
 
@@ -228,7 +228,7 @@ def test_the_review_lists_what_is_left_and_nothing_of_the_person(site: Site) -> 
 
     with site.open() as gateway:
         release.decide(gateway, STUDY, PROJECT, release=True, by="anna", reason="fine")
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
         execution.remove_working_copy(gateway, site.transfer())
         again = review.review(gateway, PROJECT, STUDY).to_json(5)
     assert again["attributes"] == document["attributes"], "the package has the same"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fiona_dagster.errors import RequestRefused, Superseded
-from fiona_dagster.transfers import delivery, execution, resending, rules
+from fiona_dagster.transfers import delivery, execution, packing, resending, rules
 from tests.accounting import assert_all_accounted
 from tests.sending import exchanging
 from tests.site import PROJECT, STUDY, Site
@@ -79,7 +79,7 @@ def test_nothing_is_made_for_a_project_that_was_ended(site: Site) -> None:
         execution.verify(gateway, site.transfer())
     site.project(active=False)
     with site.open() as gateway, pytest.raises(RequestRefused, match="not active any more"):
-        execution.make_package(gateway, site.transfer())
+        packing.make_package(gateway, site.transfer())
 
 
 STRICTER: list[dict[str, Any]] = [{"options": []}, {"allow_kinds": ["ultrasound"]}]
@@ -127,7 +127,7 @@ def test_rules_that_change_between_verification_and_packaging(site: Site) -> Non
         execution.verify(gateway, transfer)
         site.project(options=[])
         with pytest.raises(Superseded, match="rules changed"):
-            execution.make_package(gateway, transfer)
+            packing.make_package(gateway, transfer)
         execution.failed(gateway, transfer, "rules changed", permanent=False)
     assert work(site) == ["transfer"]
     assert not list(site.root.outbox.rglob("*.zip"))

@@ -16,21 +16,28 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
 
 
 @dataclass(frozen=True)
-class LocalPackage:
-    """What is to lie at a target, and a call that raises when it may not go there any more.
+class Wanted:
+    """What is to lie at the other side: its bytes, MD5 and SHA-256 (hexadecimal)."""
+
+    size: int
+    md5: str
+    sha256: str
+
+    def has(self, algorithm: str, digest: str) -> bool:
+        """Whether a digest is the right one."""
+        return digest.lower() == (self.sha256 if algorithm == "sha256" else self.md5)
+
+
+@dataclass(frozen=True)
+class LocalPackage(Wanted):
+    """The package that is to lie there, and a call that raises when it may not go there any more.
 
     Attributes:
         path: the ZIP.
-        size: its bytes.
-        md5: hexadecimal.
-        sha256: hexadecimal, the one in the ledger.
         may_go_on: to be called before every MiB.
     """
 
     path: Path
-    size: int
-    md5: str
-    sha256: str
     may_go_on: Callable[[], None]
 
     def side_files(self, remote_name: str) -> dict[str, bytes]:
@@ -65,7 +72,7 @@ def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) 
         raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
     if sha256.hexdigest() != expected_sha256:
         raise not_the_one()
-    return LocalPackage(package, size, md5.hexdigest(), expected_sha256, may_go_on)
+    return LocalPackage(size, md5.hexdigest(), expected_sha256, package, may_go_on)
 
 
 def not_the_one() -> NotVerified:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,18 +16,16 @@ from fiona_dagster.config import DataRoot, SftpTarget
 from fiona_dagster.errors import (
     DeliveryRefused,
     FionaError,
-    NotVerified,
     PeerUnavailable,
     PermanentError,
     ProofAwaited,
     StorageFull,
     Superseded,
-    UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, has_side_files, utc_now
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets.local import LocalPackage, in_hand, require_safe_name
 from fiona_dagster.transfers.targets.pipeline import Writing
 from fiona_dagster.transfers.targets.remote import (
-    CHUNK,
     NotWritten,
     digest_of,
     finished,
@@ -39,12 +36,10 @@ from fiona_dagster.transfers.targets.remote import (
 )
 from fiona_dagster.transfers.targets.sftp_proof import Proofs, ask, by_server_file
 from fiona_dagster.transfers.targets.ssh import Link, connection, errors
-from fiona_dagster.transfers.targets.upload import Local, Upload, not_verified
+from fiona_dagster.transfers.targets.upload import Upload
 
 SERVER_FILE_SECONDS = 20.0
 """How long one attempt waits for the server's own checksum file; later attempts wait again."""
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
 
 
 def deliver_sftp(
@@ -84,20 +79,17 @@ def deliver_sftp(
         ProofAwaited: it is there, and the server's own checksum is not.
         PeerUnavailable: no connection, it broke, or what arrived is not what was sent.
     """
-    if not _NAME.fullmatch(remote_name):
-        raise UsageError(
-            f"target {name}: the package's remote name may hold only letters, digits and . _ + -"
-        )
-    local = _hash(package, expected_sha256, may_go_on)
+    require_safe_name(remote_name, name)
+    local = in_hand(package, expected_sha256, may_go_on)
     with connection(target, root, name) as link:
         final = posixpath.join(target.directory, remote_name)
         may_go_on()
         begin()
         delivery = _Delivery(link, target, local, final)
         kind = delivery.bring()
-        sides = {"md5": local.md5, "sha256": local.sha256} if has_side_files(remote_name) else {}
-        for algorithm, digest in sides.items():
-            delivery.put_text(f"{final}.{algorithm}", f"{digest}  {remote_name}\n".encode())
+        sides = local.side_files(remote_name)
+        for ending, content in sides.items():
+            delivery.put_text(f"{final}{ending}", content)
     return Proof(
         kind=kind,
         target=name,
@@ -108,25 +100,10 @@ def deliver_sftp(
     )
 
 
-def _hash(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> Local:
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    try:
-        with package.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                md5.update(chunk)
-                sha256.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
-    if sha256.hexdigest() != expected_sha256:
-        raise not_verified()
-    return Local(size, md5.hexdigest(), expected_sha256, package, may_go_on)
-
-
 class _Delivery:
     """One package on its way to one server."""
 
-    def __init__(self, link: Link, target: SftpTarget, local: Local, final: str) -> None:
+    def __init__(self, link: Link, target: SftpTarget, local: LocalPackage, final: str) -> None:
         self._link = link
         self._target = target
         self._local = local

@@ -17,6 +17,7 @@ import paramiko
 from fiona_dagster.config.targets import SftpProofSetting
 from fiona_dagster.errors import DeliveryRefused, ProofAwaited
 from fiona_dagster.transfers.targets import ProofKind
+from fiona_dagster.transfers.targets.local import Wanted
 from fiona_dagster.transfers.targets.remote import digest_of, opened, read_text, size_of
 from fiona_dagster.transfers.targets.ssh import Link, errors
 
@@ -31,19 +32,6 @@ COMMANDS = (
 LENGTHS = {"sha256": 64, "md5": 32}
 
 _HEX = re.compile(r"\\?([0-9a-fA-F]{32,64})\b")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to lie at the other side: its bytes, MD5 and SHA-256."""
-
-    size: int
-    md5: str
-    sha256: str
-
-    def has(self, algorithm: str, digest: str) -> bool:
-        """Whether a digest is the right one."""
-        return digest.lower() == (self.sha256 if algorithm == "sha256" else self.md5)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from fiona_dagster.config import SftpTarget
-from fiona_dagster.errors import DeliveryRefused, NotVerified
+from fiona_dagster.errors import DeliveryRefused
 from fiona_dagster.transfers.targets import ArrivedDamaged
 from fiona_dagster.transfers.targets.hashing import Hashing
+from fiona_dagster.transfers.targets.local import LocalPackage, not_the_one
 from fiona_dagster.transfers.targets.pipeline import Writing
 from fiona_dagster.transfers.targets.remote import (
     CHUNK,
@@ -25,24 +24,11 @@ from fiona_dagster.transfers.targets.remote import (
     full_disk,
     size_of,
 )
-from fiona_dagster.transfers.targets.sftp_proof import Wanted, by_command
+from fiona_dagster.transfers.targets.sftp_proof import by_command
 from fiona_dagster.transfers.targets.ssh import Link, errors
 
 WORTH_RESUMING = 1 << 20
 """Bytes from which on it pays to ask for free space, and to compare what is there."""
-
-
-@dataclass(frozen=True)
-class Local(Wanted):
-    """What is to lie at the other side, and a call that raises when it may not go there any more."""
-
-    path: Path
-    may_go_on: Callable[[], None]
-
-
-def not_verified() -> NotVerified:
-    """The error for bytes that are not those of the ledger."""
-    return NotVerified("the package in hand is not the one in the ledger; package the study again")
 
 
 class Upload:
@@ -59,7 +45,7 @@ class Upload:
         flushed: whether the server put everything on its disk before it said so.
     """
 
-    def __init__(self, link: Link, target: SftpTarget, local: Local, part: str) -> None:
+    def __init__(self, link: Link, target: SftpTarget, local: LocalPackage, part: str) -> None:
         self._link = link
         self._target = target
         self._local = local
@@ -88,7 +74,7 @@ class Upload:
             with Writing(link, part, self.resumed) as remote:
                 self.flushed, arrived = self._write(stream, remote, seen.update)
             if seen.hexdigest() != local.sha256:
-                raise not_verified()
+                raise not_the_one()
             if arrived is not None and arrived != local.size and not self._blind:
                 # Writes are answered late: a full disk may show only here.
                 check_room(link, part, local.size - arrived)
@@ -132,7 +118,7 @@ def _pieces(stream: BinaryIO, size: int, seen: Callable[[bytes], object]) -> Ite
     while size:
         chunk = stream.read(min(CHUNK, size))
         if not chunk:
-            raise not_verified()
+            raise not_the_one()
         seen(chunk)
         size -= len(chunk)
         yield
