@@ -30,7 +30,8 @@ class Mapped:
 
     Attributes:
         uids: mapped UIDs.
-        days: shifted days, ``YYYYMMDD``.
+        days: shifted days, ``YYYYMMDD``; none that is also a day of the originals, since nobody could tell
+            which of the two a day means, and a true one must not stay.
         instances: of the UIDs, those of the instances themselves.
         told: what identified the person.
         originals: UIDs that the copies don't have.
@@ -54,7 +55,7 @@ def already_mapped(originals: Iterable[Path], identities: Identities, profile: P
     Raises:
         FileNotFoundError: one is not there.
     """
-    mapped = Mapped()
+    mapped, days = Mapped(), set[str]()
     for source in originals:
         try:
             bounded(source)
@@ -68,15 +69,16 @@ def already_mapped(originals: Iterable[Path], identities: Identities, profile: P
         iod = iod_of(raw_value(data_set, _SOP_CLASS))
         for e in found:
             stays = profile.step(Place(e.tag, e.vr, e.path, iod, e.creator)).action == "keep"
-            _map(e, identities, mapped, stays=stays)
+            _map(e, identities, mapped, days, stays=stays)
             if e.items < 0 and not stays and e.value and tells(e.tag, e.vr):
                 day = _MOMENT.match(e.value) if e.vr == "DT" and not tells(e.tag, "") else None
                 mapped.told.add((e.tag, e.vr, day[0] if day else e.value, e.charset))
     mapped.originals -= mapped.uids
+    mapped.days -= days
     return mapped
 
 
-def _map(e: Found, identities: Identities, mapped: Mapped, *, stays: bool) -> None:
+def _map(e: Found, identities: Identities, mapped: Mapped, days: set[str], *, stays: bool) -> None:
     text = e.value.decode("latin-1") if e.vr in ("UI", "DA", "DT") else ""
     for part in filter(None, (part.strip(" \0") for part in text.split("\\"))):
         if e.vr == "UI" and not is_well_known(part):
@@ -88,6 +90,7 @@ def _map(e: Found, identities: Identities, mapped: Mapped, *, stays: bool) -> No
             if e.tag == _SOP_INSTANCE and not e.path:
                 mapped.instances.add(part if stays else uid)
         elif e.vr in ("DA", "DT") and (day := _DAY.match(part)):
+            days.add("".join(day.groups()))
             moved = identities.shifted("DA", "".join(day.groups()))
             mapped.days |= {moved} if moved else set()
 

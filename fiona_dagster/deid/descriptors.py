@@ -44,7 +44,13 @@ _TITLED = re.compile(
     r"(?:[ ]+[A-ZÀ-ÞŁŠŽ][^\W\d_]+(?:['\-][^\W\d_]+)*){1,3})"
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['\-][^\W\d_]+)*")
-_ABBREVIATION = 3
+_ABBREVIATIONS = frozenset(
+    (
+        *("TE", "TR", "TI", "TSE", "FSE", "GRE", "EPI", "FLAIR", "STIR", "MPRAGE", "DWI", "ADC", "SWI"),
+        *("MR", "CT", "PET", "AX", "SAG", "TRA", "MIP", "MPR", "FOV"),
+    )
+)
+"""What may stand behind a name and is none. Other capitals there may be a surname (``Eva KOH``)."""
 
 
 def cleaned(text: str, terms: Terms, longest: int | None = None, *, keep_dates: bool = False) -> str:
@@ -80,9 +86,7 @@ def _names_in(words: str, at: int) -> Iterator[tuple[int, int]]:
     """The names behind a title, up to a word of the field: a common one, or an abbreviation like ``TE``."""
     mixed = False
     for word in _WORD.finditer(words):
-        if word[0].lower() in common_words() or (
-            mixed and word[0].isupper() and 1 < len(word[0]) <= _ABBREVIATION
-        ):
+        if word[0].lower() in common_words() or (mixed and word[0] in _ABBREVIATIONS):
             break
         mixed = mixed or not (word[0].isupper() or word[0].islower())
         yield at + word.start(), at + word.end()

@@ -35,8 +35,8 @@ from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, elements, quiet, raw_value, read_header
+from fiona_dagster.deid.searchable import DOCUMENT, hides_file, is_searchable
 from fiona_dagster.deid.searchable import RULE as UNSEARCHABLE
-from fiona_dagster.deid.searchable import is_searchable
 from fiona_dagster.deid.spread import Hit, Term
 from fiona_dagster.deid.terms import BINARY, NUMBERS, Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
@@ -48,7 +48,6 @@ METHOD_TAGS = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303, 0x00080
 _SHORT = 6
 """In binary values (tables of colours, say) shorter words are found by chance."""
 _EXPLICIT = b"1.2.840.10008.1.2.1"
-_BYTES = ("OB", "OW", "UN")
 _AS_IT_IS = ("keep", "clean", "rewrite")
 _NUMBER_TEXT = ("DS", "IS")
 METHOD_CODES = 0x00120064
@@ -276,7 +275,14 @@ class Inspection:
     def _unsearchable(self, found: list[Found]) -> None:
         """Warns of values that stay and that a search of bytes can't read."""
         for e in found:
-            if e.vr in _BYTES and self._step(e).action in _AS_IT_IS and not is_searchable(e.tag, e.value):
+            if e.items >= 0 or self._step(e).action not in _AS_IT_IS or self._excused(e):
+                continue
+            # An encapsulated document is one whatever VR the file gives it.
+            if e.tag == DOCUMENT or e.vr in BINARY:
+                searchable = is_searchable(e.tag, e.value)
+            else:
+                searchable = not hides_file(e.value)
+            if not searchable:
                 self._find(_place(e), UNSEARCHABLE, weak=True)
 
     def _excused(self, e: Found) -> bool:

@@ -7,7 +7,6 @@ deflated streams) says nothing to a search of bytes. Only a person can pass such
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 DOCUMENT = 0x00420011
@@ -74,6 +73,11 @@ def is_searchable(tag: int, value: bytes) -> bool:
     return _is_text(value) and not any(map(_hides, _BASE64.findall(value)))
 
 
+def hides_file(value: bytes) -> bool:
+    """Whether a text holds, as base64, what begins like a file that hides its words."""
+    return any(not is_searchable(0, _decoded(run)[:4096]) for run in _BASE64.findall(value))
+
+
 def _is_text(value: bytes) -> bool:
     try:
         text = value.decode("utf-8")
@@ -86,9 +90,10 @@ def _is_text(value: bytes) -> bool:
 
 def _hides(run: bytes) -> bool:
     """Whether a long run of the letters of base64 stands for anything but text."""
-    letters = re.sub(rb"[\s=]", b"", run).translate(bytes.maketrans(b"-_", b"+/"))
-    try:
-        inside = base64.b64decode(letters[: len(letters) // 4 * 4])
-    except binascii.Error:
-        return True
+    inside = _decoded(run)
     return not _is_text(inside) or not is_searchable(DOCUMENT, inside[:4096])
+
+
+def _decoded(run: bytes) -> bytes:
+    letters = re.sub(rb"[\s=]", b"", run).translate(bytes.maketrans(b"-_", b"+/"))
+    return base64.b64decode(letters[: len(letters) // 4 * 4])

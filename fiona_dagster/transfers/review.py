@@ -254,32 +254,46 @@ def copy_files(gateway: Gateway, project: str, study: str, folder: Path) -> int:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name, file in _files(gateway, transfer):
                 written += 1
-                content = file.read_bytes() if isinstance(file, Path) else file.getbuffer()
-                write_synced(folder / Path(name).name, content)
+                write_synced(folder / name, file.getbuffer())
         except OSError as error:
             raise UsageError(f"{folder}: can't be written ({error.strerror})") from None
         return written
     raise UsageError(f"project {project}: study {study} has no verified copy; nothing to look at")
 
 
-def _files(gateway: Gateway, transfer: Transfer) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Names and the verified files, from the working copy or from the package."""
+def _files(gateway: Gateway, transfer: Transfer) -> Iterator[tuple[str, io.BytesIO]]:
+    """Names in the record and the very bytes that were verified, from the working copy or from the package.
+
+    Raises:
+        NotVerified: not all of them are there.
+    """
     verified = gateway.ledger.transfers.files_to_review(transfer)
     folder = working_copy(gateway, transfer)
     if folder.is_dir() and {path.name for path in folder.iterdir()} >= set(verified):
-        yield from ((name, folder / name) for name in sorted(verified))
+        for name, digest in sorted(verified.items()):
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise NotVerified(f"study {transfer.study}: a file is not the one that was verified")
+            yield name, io.BytesIO(content)
         return
     package = gateway.ledger.transfers.package(transfer)
     path = gateway.root.path / package.path if package else None
     if path is None or not path.is_file():
         raise NotVerified(f"study {transfer.study}: neither its working copy nor its package is there")
+    names = {digest: name for name, digest in verified.items()}
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if "/" in name:  # documents stand at the top
-                    yield name, io.BytesIO(archive.read(name))
+            for member in archive.namelist():  # documents and images of other formats are none of them
+                content = archive.read(member)
+                name = names.pop(hashlib.sha256(content).hexdigest(), "")
+                if name:
+                    yield name, io.BytesIO(content)
     except (OSError, zipfile.BadZipFile):
         raise NotVerified(f"study {transfer.study}: its package can't be read") from None
+    if names:
+        raise NotVerified(
+            f"study {transfer.study}: {len(names)} of {len(verified)} verified files are not in its package"
+        )
 
 
 def _count(read: Iterable[Found], assigned: frozenset[int], into: Review) -> None:

@@ -165,8 +165,15 @@ def test_only_text_can_be_searched(value: bytes, searchable: bool) -> None:
 
 def test_what_stays_and_can_t_be_searched_is_told(tmp_path: Path) -> None:
     """Documents that the project keeps, and files in private values that it vouches for."""
-    hidden = [(document(), {"kinds": {"encapsulated_document": "keep"}}), (phantoms.image(), KEPT_PRIVATE)]
-    hidden[1][0].private_block(0x0099, "ACME", create=True).add_new(1, "OB", gzip.compress(b"Quisling"))
+    hidden = []
+    for vr in ("OB", "OF", "OD", "OL", "OV"):  # whoever wrote the file chose the VR
+        hidden.append((document(), {"kinds": {"encapsulated_document": "keep"}}))
+        words = hidden[-1][0].EncapsulatedDocument
+        hidden[-1][0][0x00420011] = pydicom.DataElement(0x00420011, vr, words + bytes(-len(words) % 8))
+    pdf = base64.b64encode(b"%PDF-1.4 " + bytes(range(256)) * 2).decode()
+    for vr, value in (("OB", gzip.compress(b"Quisling")), ("OF", b"%PDF-1.4 xyz"), ("UT", f"scan: {pdf}")):
+        hidden.append((phantoms.image(), KEPT_PRIVATE))
+        hidden[-1][0].private_block(0x0099, "ACME", create=True).add_new(1, vr, value)
     for number, (ds, more) in enumerate(hidden):
         folder = tmp_path / str(number)
         (folder / "out").mkdir(parents=True)

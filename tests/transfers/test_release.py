@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import stat
 import zipfile
@@ -231,7 +232,11 @@ def test_the_review_lists_what_is_left_and_nothing_of_the_person(site: Site) -> 
         packing.make_package(gateway, site.transfer())
         execution.remove_working_copy(gateway, site.transfer())
         again = review.review(gateway, PROJECT, STUDY).to_json(5)
+        verified = gateway.ledger.transfers.files_to_review(site.transfer())
+        look = site.folder / "look at the package"
+        assert review.copy_files(gateway, PROJECT, STUDY, look) == len(verified) > 1
     assert again["attributes"] == document["attributes"], "the package has the same"
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in look.iterdir()} == verified
     assert "SliceThickness" in fiona("review", PROJECT, data=site.root.path).stdout
 
 
