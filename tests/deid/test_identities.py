@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import UID
 
+from fiona_dagster.config import ProjectSettings
+from fiona_dagster.deid.derived import DerivedIdentities, already_mapped
 from fiona_dagster.deid.identities import MAX_SHIFT_DAYS, Identities, dummy, is_well_known
+from fiona_dagster.deid.profile import Profile
+from tests.deid import phantoms
 
 KEY = bytes(range(32))
 DATES = st.dates(datetime.date(1930, 1, 1), datetime.date(2100, 12, 31))
@@ -147,3 +152,20 @@ def test_dummies_fit_their_representation() -> None:
         value = dummy(vr).decode()
         DataElement(0x00091001, vr, value, validation_mode=config.RAISE)
         assert value
+
+
+def test_a_day_of_derived_data_stays_only_if_it_can_be_no_true_one(tmp_path: Path) -> None:
+    """Days of an original that lie as far apart as days are moved: the earlier one could be either."""
+    ids = Identities(KEY, "P1")
+    ds = phantoms.image()
+    ds.StudyDate, ds.SeriesDate = "20180503", ids.shifted("DA", "20180503")
+    for keyword in ("AcquisitionDate", "ContentDate"):
+        ds.pop(keyword, None)
+    source = phantoms.write(ds, tmp_path / "x.dcm")
+    profile = Profile.of(ProjectSettings(name="DEMO", options=["retain_long_modified_dates"]))
+
+    found = already_mapped([source], ids, profile)
+    derived = DerivedIdentities(ids, original=ds.StudyInstanceUID, mapped=found)
+    assert ds.SeriesDate not in found.days
+    assert derived.shifted("DA", ds.SeriesDate) == ids.shifted("DA", ds.SeriesDate) in found.days
+    assert derived.shifted("DA", ids.shifted("DA", ds.SeriesDate)) == ids.shifted("DA", ds.SeriesDate)
