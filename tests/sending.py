@@ -20,13 +20,20 @@ class Recorder:
         with Ledger(self.root) as ledger:
             request = Request("1.2", "P", 1, "2026-11-23 10:00", "X1", "E1")
             self.transfer = ledger.transfers.accept(request, 1)
+        self.content = Content("")
 
     def __call__(
         self, instances: Mapping[str, str], listed: frozenset[str] | None, counted: int
     ) -> frozenset[str]:
         with Ledger(self.root) as ledger:
             content = Content("+".join(sorted(instances.values())), instances, listed, counted)
+            self.content = content
             return ledger.transfers.begin_sending(self.transfer, "pacs", content).uncertain
+
+    def prove(self) -> None:
+        """What was begun last is proven, as a delivery books it."""
+        with Ledger(self.root) as ledger:
+            ledger.transfers.sendings.prove(self.transfer.id, "pacs", self.content.sha256, {"kind": "x"})
 
 
 def unrecorded() -> None:

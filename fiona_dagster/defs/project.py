@@ -19,7 +19,7 @@ from fiona_dagster.defs.steps import Events, StepResult, run_studies
 from fiona_dagster.defs.tables import actions_table, kinds_table, log_table, rules_table, tags_table
 from fiona_dagster.errors import ReleaseAwaited
 from fiona_dagster.ledger import Package, Transfer, describe_review, work_key
-from fiona_dagster.operations.transfer_log import transfer_log
+from fiona_dagster.operations.transfer_log import rounded_megabytes, transfer_log
 from fiona_dagster.transfers import delivery, execution, outcome, packing, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
@@ -27,8 +27,6 @@ from fiona_dagster.transfers.package import read_manifest
 from fiona_dagster.transfers.targets import Proof
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
-NEWEST = 50
-"""How many transfers the log shows that goes with a project's newest outcome; `fiona transfers` has all."""
 RESIDUAL_CHECK = "residual_identifiers"
 
 
@@ -201,7 +199,8 @@ class ProjectFactory:
 
         def body(gateway: Gateway, study: str) -> StepResult:
             written = outcome.write_outcomes(gateway, study, self.name)
-            log = transfer_log(gateway, self.name, "dagster", NEWEST)
+            # Those of other studies stand in the reconciliation: an erasure takes events that name one.
+            log = transfer_log(gateway, self.name, "dagster", study=study)
             state = written[-1].state if written else "open"
             return StepResult({"requests": len(written), "state": state, "transfer_log": log_table(log)})
 
@@ -279,7 +278,7 @@ class ProjectFactory:
             {
                 "package": _name_of(transfer),
                 "instances": package.instances,
-                "megabytes": _megabytes(package),
+                "megabytes": rounded_megabytes(package.size),
                 "targets": len(self.project.targets),
                 **_images(gateway, package),
             },
@@ -338,11 +337,6 @@ def _images(gateway: Gateway, package: Package) -> dict[str, Any]:
     return {"series_partial_as_nifti": len(manifest["nifti_partial"])}
 
 
-def _megabytes(package: Package) -> int:
-    """Rounded up: the exact size of a package tells it apart as well as a digest."""
-    return -(-package.size // 1_000_000)
-
-
 _PROOFS = {
     "sftp-readback": "every byte was read back from the server and compared",
     "sftp-digest": "the server took the digest of the package and it is right",
@@ -358,7 +352,7 @@ def _delivery_metadata(proof: Proof | None, package: Package, transfer: Transfer
     """Kind, counts and time of the proof; no digest, remote path or mapped UID."""
     shown: dict[str, Any] = {
         "package": _name_of(transfer),
-        "megabytes": _megabytes(package),
+        "megabytes": rounded_megabytes(package.size),
         "sent": proof is not None,
     }
     if proof is None:

@@ -10,15 +10,20 @@ from typing import Any
 
 import dagster as dg
 
+from fiona_dagster.config import project_names
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.steps import Events, hold_run
+from fiona_dagster.defs.tables import log_table
 from fiona_dagster.operations.reconciliation import Gap, Reconciliation, reconcile
+from fiona_dagster.operations.transfer_log import transfer_log
 
 JOB = "reconcile"
 CHECK = "gaps_are_young"
 UNASSIGNED = "no project"
 SHOWN = 500
 """Gaps in one table; `fiona reconcile` has them all."""
+NEWEST = 50
+"""Transfers of a project in its log; `fiona transfers` has them all."""
 
 
 def reconciliation_defs(at: str, zone: str) -> tuple[dg.AssetsDefinition, Any, dg.ScheduleDefinition]:
@@ -36,16 +41,20 @@ def reconciliation_defs(at: str, zone: str) -> tuple[dg.AssetsDefinition, Any, d
         check_specs=[dg.AssetCheckSpec(CHECK, asset="reconciliation")],
         description="Compares REDCap, ledger, disk and research PACS once a day: requested but not received, "
         "received but not requested, delivered but not recorded, counts that differ. One table a project, "
-        "each gap with its reason and age; the check fails when a gap is older than "
-        "`reconciliation.gap_days`. It changes nothing.",
+        "each gap with its reason and age, and its newest transfers; the check fails when a gap is older "
+        "than `reconciliation.gap_days`. It changes nothing.",
     )
     def reconciliation(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
         hold_run(gateway.root, context.run.run_id)
         with gateway.open() as opened:
             found = reconcile(opened)
+            logs = {
+                project: transfer_log(opened, project, "dagster", NEWEST)
+                for project in project_names(gateway.root)
+            }
         for problem in found.problems:
             context.log.warning(problem)
-        yield _result(found)
+        yield _result(found, logs)
 
     job = dg.define_asset_job(
         JOB,
@@ -66,7 +75,7 @@ def reconciliation_defs(at: str, zone: str) -> tuple[dg.AssetsDefinition, Any, d
     return reconciliation, job, schedule
 
 
-def _result(found: Reconciliation) -> dg.MaterializeResult[Any]:
+def _result(found: Reconciliation, logs: dict[str, list[dict[str, Any]]]) -> dg.MaterializeResult[Any]:
     old = found.too_old()
     metadata: dict[str, Any] = {
         "gaps": len(found.gaps),
@@ -77,6 +86,9 @@ def _result(found: Reconciliation) -> dg.MaterializeResult[Any]:
         metadata["not_compared"] = dg.MetadataValue.md("\n".join(f"- {each}" for each in found.problems))
     for project, gaps in found.by_project().items():
         metadata[f"gaps: {project or UNASSIGNED}"] = _table(found, gaps)
+    for project, rows in logs.items():
+        if rows:
+            metadata[f"transfer log: {project}"] = log_table(rows)
     check = dg.AssetCheckResult(
         passed=not old and not found.problems,
         check_name=CHECK,

@@ -6,7 +6,8 @@ when it is called.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,18 +152,17 @@ def read_report(data: bytes, transfer_syntax: str) -> CommitmentReport:
 
 
 def request_commitment(
-    peer: Peer, transaction: str, references: Sequence[Reference]
-) -> CommitmentReport | None:
+    peer: Peer, transaction: str, references: Sequence[Reference], keep: Callable[[CommitmentReport], object]
+) -> None:
     """Asks by N-ACTION that instances are kept safe (PS3.4 section J.3.2).
 
     Args:
         peer: whom to ask.
         transaction: Transaction UID, never used before.
         references: what is to be kept safe.
-
-    Returns:
-        The report, from a peer that gives it on the same association within :data:`ON_THE_SPOT_SECONDS`;
-        None: it comes later, on an association to us, or the request got no answer in time.
+        keep: gets the report of a peer that gives it on the same association within
+            :data:`ON_THE_SPOT_SECONDS`, before that peer is told that we have it. Otherwise it comes later,
+            on an association to us.
 
     Raises:
         DeliveryRefused: the peer does not offer the service to us, refuses the request, or breaks off.
@@ -185,28 +185,32 @@ def request_commitment(
         except Broken as broken:
             association.abort()
             if broken.timed_out:
-                return None  # it may have taken the request
+                return  # it may have taken the request
             # Some say no to those whom they can't report to by an A-ABORT, Orthanc among them.
             raise DeliveryRefused(f"{peer.name}: storage commitment: {broken}") from None
         if status != dimse.SUCCESS:
             raise DeliveryRefused(f"{peer.name}: storage commitment: status {status:04X}")
-        return _on_the_spot(association, context, transaction)
+        _on_the_spot(association, context, transaction, keep)
 
 
-def _on_the_spot(association: Requestor, context: Context, transaction: str) -> CommitmentReport | None:
+def _on_the_spot(
+    association: Requestor, context: Context, transaction: str, keep: Callable[[CommitmentReport], object]
+) -> None:
     try:
         request = association.request(ON_THE_SPOT_SECONDS)
     except Broken:
-        return None  # the peer went away, or takes its time: the report comes later
+        return  # the peer went away, or takes its time: the report comes later
     if request[0].field != dimse.N_EVENT_REPORT_RQ:
-        return None
+        return
     try:
         report = read_report(request[1], context[1])
     except UnreadableDicom:
         report = None
     known = report is not None and report.transaction == transaction
-    association.respond(context, request[0], dimse.SUCCESS if known else dimse.INVALID_ARGUMENT)
-    return report if known else None
+    if report is not None and known:
+        keep(report)
+    with contextlib.suppress(Broken):  # whoever reports and leaves has reported
+        association.respond(context, request[0], dimse.SUCCESS if known else dimse.INVALID_ARGUMENT)
 
 
 def _values(reference: Reference) -> Values:

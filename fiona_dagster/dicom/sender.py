@@ -11,17 +11,19 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fiona_dagster.dicom.instances import NO_ANSWER, NOT_ACCEPTED, Instance, Ready, Room, StoreResult
 from fiona_dagster.dicom.pdu import MAX_CONTEXTS
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Context, Requestor
 from fiona_dagster.dicom.wire import Broken
-from fiona_dagster.errors import PeerUnavailable
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 
 ATTEMPTS = 3
 """How often an instance without an answer is sent in all."""
+_STOP_SECONDS = 0.2
+"""How long a lane that may not go on takes to notice."""
 _BUFFERED = 4 * 1024 * 1024
 _BUFFERED_BYTES_PER_SECOND = 500_000
 """The wait for an answer begins while the last bytes are still in the kernel's buffers."""
@@ -47,8 +49,7 @@ def store_files(
         instances: what, see :func:`fiona_dagster.dicom.instances.read_instance`.
         digests: SHA-256 by ``str(path)`` that the very bytes which are sent must have; None: any.
         associations: how many at once; those that a peer refuses beyond the first are done without.
-        before: called before an instance is sent, with several associations before it is handed to one of
-            them; what it raises ends the sending.
+        before: called right before an instance is sent; what it raises ends the sending.
         after: called with each result. Both are called in the caller's thread.
 
     Returns:
@@ -101,7 +102,8 @@ class _Lane:
         self._rooms = [Room(), Room()]
         self._now: Ready | None = None
         self._ahead: Ready | None = None
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """What looking ahead met; raised when the answer that is waited for is here."""
         self._breaks = 0
         self._silences = 0
 
@@ -162,18 +164,18 @@ class _Lane:
             self._now.close()
         self._now = None
         self._done(result)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         self._now, self._ahead = self._ahead or self._prepare(wait=True), None
 
     def _look_ahead(self) -> None:
         """Uses the time while the peer works; what goes wrong here waits until its answer was taken."""
-        if self._ahead is not None or self._failure is not None:
+        if self._ahead is not None or self.failure is not None:
             return
         try:
             self._ahead = self._prepare(wait=False)
         except Exception as error:  # noqa: BLE001 - raised as soon as the answer is here
-            self._failure = error
+            self.failure = error
 
     def _prepare(self, *, wait: bool) -> Ready | None:
         instance = self._take(wait)
@@ -190,6 +192,18 @@ class _Ended:
 
     error: BaseException | None
     unfinished: list[Instance]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A lane wants to send something, and waits until it may."""
+
+    instance: Instance
+    granted: threading.Event = field(default_factory=threading.Event)
+
+
+class _Stopped(Exception):
+    """The sending ended while this lane still had something."""
 
 
 class _Several:
@@ -210,7 +224,7 @@ class _Several:
         self._done = done
         self._left: deque[Instance] = deque()
         self._todo: queue.SimpleQueue[Instance | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[StoreResult | _Ended] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[StoreResult | _Wish | _Ended] = queue.SimpleQueue()
         self._stop = threading.Event()
 
     def run(self, waiting: Sequence[Instance], lanes: int) -> None:
@@ -226,8 +240,7 @@ class _Several:
             self._hand_out(lanes)
         finally:
             self._stop.set()
-            for _ in threads:
-                self._todo.put(None)
+            self._todo.put(None)
             for thread in threads:
                 thread.join()
 
@@ -243,7 +256,6 @@ class _Several:
         handed = 0
         while self._left or handed:
             while self._left and handed < 2 * lanes:
-                self._before(self._left[0])
                 self._todo.put(self._left.popleft())
                 handed += 1
             event = self._events.get()
@@ -251,22 +263,38 @@ class _Several:
                 handed -= 1
                 self._done(event)
                 continue
+            if isinstance(event, _Wish):
+                self._before(event.instance)
+                event.granted.set()
+                continue
             lanes -= 1
-            if event.error is not None and not (lanes and isinstance(event.error, PeerUnavailable)):
+            # Some peers refuse for good what is one association too many.
+            done_without = lanes and isinstance(event.error, PeerUnavailable | DeliveryRefused)
+            if event.error is not None and not done_without:
                 raise event.error
             handed -= len(event.unfinished)
             self._left.extendleft(event.unfinished)
 
     def _work(self) -> None:
-        lane = self._lane(self._shared, self._events.put, lambda _: None)
+        lane = self._lane(self._shared, self._events.put, self._permit)
         try:
             lane.run()
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            self._events.put(_Ended(error, lane.unfinished()))
+            self._events.put(_Ended(lane.failure or error, lane.unfinished()))
+
+    def _permit(self, instance: Instance) -> None:
+        """Asks in the caller's thread whether it may still go: what is handed out may have to stay."""
+        wish = _Wish(instance)
+        self._events.put(wish)
+        while not wish.granted.wait(_STOP_SECONDS):
+            if self._stop.is_set():
+                raise _Stopped
 
     def _shared(self, wait: bool) -> Instance | None:
         try:
             instance = self._todo.get(block=wait)
         except queue.Empty:
             return None
+        if instance is None:
+            self._todo.put(None)  # who only looked ahead will wait later on, and must find the end again
         return None if self._stop.is_set() else instance

@@ -100,6 +100,8 @@ class WebClient:
                 params=query,
                 headers={"Accept": "application/dicom+json"},
             ) as answer:
+                if answer.status_code == 404:
+                    self._require_service(study)
                 if answer.status_code in (204, 404):
                     return frozenset(found)
                 self._require_ok(answer, "listing instances (QIDO-RS)")
@@ -110,6 +112,20 @@ class WebClient:
             if not page:  # the end, or a server that does not know offsets
                 return frozenset(found)
             found |= page
+
+    def _require_service(self, study: str) -> None:
+        """Makes sure that "not found" is about the study, and not a gateway before a server that restarts.
+
+        Raises:
+            DeliveryRefused: whoever answers does not answer QIDO-RS.
+            PeerUnavailable: no answer, or one that contradicts the other.
+        """
+        headers = {"Accept": "application/dicom+json"}
+        with self._ask("GET", "/studies", params={"StudyInstanceUID": study}, headers=headers) as answer:
+            self._require_ok(answer, "listing studies (QIDO-RS)")
+            if answer.status_code == 204 or _json(answer) == []:
+                return
+        raise PeerUnavailable(f"{self._peer.name}: lists the study, and says that it has no instances of it")
 
     # -- STOW-RS ------------------------------------------------------------------------------------
 
@@ -297,20 +313,25 @@ def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
 
 
 def _outcome(batch: Sequence[Instance], said: Mapping[str, Any]) -> list[StoreResult]:
-    stored = {_value(item, _UID): int(_value(item, _WARNING) or 0) for item in _items(said, _REFERENCED)}
-    failed = {_value(item, _UID): _value(item, _REASON) for item in _items(said, _FAILED)}
+    stored = {_value(item, _UID): _code(_value(item, _WARNING)) for item in _items(said, _REFERENCED)}
+    failed = {_value(item, _UID): _code(_value(item, _REASON)) for item in _items(said, _FAILED)}
     results = []
     for instance in batch:
         uid = instance.sop_instance
         if uid in failed:
-            reason = failed[uid]
-            results.append(StoreResult(instance, int(reason) if reason.isdigit() else 0xC000))
+            reason = failed[uid]  # one that reads like success or a warning makes it no success
+            results.append(StoreResult(instance, reason if reason and reason >> 12 != 0xB else 0xC000))
         elif uid in stored:
             warning = stored[uid]
             results.append(StoreResult(instance, warning if warning >> 12 == 0xB else 0))
         else:
             results.append(StoreResult(instance, None, NOT_MENTIONED))
     return results
+
+
+def _code(text: str) -> int:
+    """A reason as the number that it is; 0 for none, and for one that is no number."""
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _json(answer: requests.Response) -> Any:

@@ -68,6 +68,11 @@ def postpone(path: Path, pending: PendingCommitment, not_before: str) -> None:
     _write(path, replace(pending, attempts=pending.attempts + 1, not_before=not_before))
 
 
+def keep_references(path: Path, pending: PendingCommitment, references: tuple[tuple[str, str], ...]) -> None:
+    """Leaves only these of what is to be answered."""
+    _write(path, replace(pending, references=references))
+
+
 def forget_request(path: Path) -> None:
     """The request was answered."""
     path.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy
+from fiona_dagster.landing.asked import all_asked, forget_asked
+from fiona_dagster.landing.commitment import forget_request, keep_references, pending_requests
 from fiona_dagster.landing.conflicts import ACCEPTED, REJECTED, SUPERSEDED
 from fiona_dagster.landing.door import workshops
 from fiona_dagster.landing.evidence import (
@@ -64,6 +66,25 @@ def erase_landed(root: DataRoot, study: str, instances: Collection[str]) -> None
             sync_directory(tree.arrived)
         clear_workshops(workshops(tree))  # half-received, and nobody was told Success
     _forget_quarantined(root, study)
+
+
+def erase_commitments(root: DataRoot, uids: Collection[str]) -> None:
+    """Removes what was asked, by us and of us, about the safe-keeping of instances.
+
+    Args:
+        root: the data root.
+        uids: SOP Instance UIDs, as received and of copies, that must not be found any more.
+    """
+    for asked in all_asked(root):
+        if not frozenset(asked.instances).isdisjoint(uids):
+            forget_asked(root, asked.transaction)
+    for tree in root.site_trees():
+        for path, pending in pending_requests(tree):
+            kept = tuple(pair for pair in pending.references if pair[1] not in uids)
+            if not kept:
+                forget_request(path)
+            elif kept != pending.references:
+                keep_references(path, pending, kept)
 
 
 def _remove(folder: Path) -> None:

@@ -25,7 +25,15 @@ from fiona_dagster.ledger.records import (
     write_missing,
 )
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
-from fiona_dagster.ledger.rows import OTHER_WORDS, Delivery, Package, Request, Transfer, TransferState
+from fiona_dagster.ledger.rows import (
+    OTHER_WORDS,
+    Delivery,
+    Package,
+    Request,
+    Transfer,
+    TransferState,
+    set_back,
+)
 from fiona_dagster.ledger.sendings import Content, Sending, Sendings
 from fiona_dagster.ledger.store import Store, is_to_come, utc_after, utc_now, utc_text
 from fiona_dagster.ledger.transfers import LEFT_OUT, Transfers
@@ -151,6 +159,7 @@ __all__ = [
     "remove_parts",
     "restore_common",
     "restore_record",
+    "set_back",
     "utc_after",
     "utc_now",
     "utc_text",

@@ -14,6 +14,7 @@ from fiona_dagster.ledger.rows import (
     Request,
     Transfer,
     TransferState,
+    set_back,
     transfer_of,
 )
 from fiona_dagster.ledger.sendings import PREVIOUS_SYSTEM, Sendings
@@ -54,9 +55,18 @@ class Requests:
         wanted = (request.project, request.participant, request.event)
         if row is None or (row["project"], row["participant"], row["event"]) != wanted:
             return False
-        if transfer_of(row).said_otherwise:
+        if transfer_of(row).said_otherwise or self._was_set_back(row):
             return False
         return not row["awaits_removal"] or bool(self._elsewhere(request))
+
+    def _was_set_back(self, row: sqlite3.Row) -> bool:
+        """Whether what took its place was stopped since REDCap says this again, its date included."""
+        newest = self._store.row(
+            "SELECT * FROM transfers WHERE study = ? AND request = ? ORDER BY id DESC LIMIT 1",
+            row["study"],
+            row["request"],
+        )
+        return newest is not None and set_back(transfer_of(row), transfer_of(newest))
 
     def _elsewhere(self, wanted: Request | Transfer) -> list[str]:
         return self.sendings.of_others(wanted.study, wanted.project, wanted.participant, wanted.event)

@@ -63,6 +63,18 @@ class Transfer:
         return self.state == "stopped" and self.reason.startswith(SAYS_OTHERWISE)
 
 
+def set_back(row: Transfer, newest: Transfer) -> bool:
+    """Whether a request says again, under its old date too, what a newer transfer had taken the place of.
+
+    Args:
+        row: the newest transfer of the request's date, with its words.
+        newest: the newest of the instance, whatever it said.
+    """
+    words = (newest.project, newest.participant, newest.event)
+    other = (row.project, row.participant, row.event) != words
+    return row.state == "superseded" and newest.id > row.id and other and newest.said_otherwise
+
+
 @dataclass(frozen=True)
 class Request:
     """What a person asked for: one instance of REDCap's instrument *transfers*."""

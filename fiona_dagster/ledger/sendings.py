@@ -164,12 +164,17 @@ class Sendings:
         return (known.index(transfer.rules) if transfer.rules in known else len(known)) + 1
 
     def uncertain(self, study: str, project: str, target: str, content: Content) -> frozenset[str]:
-        """What the target lists and we can't vouch for: the newest sending of a UID counts."""
+        """What the target lists and we can't vouch for.
+
+        The newest sending of a UID counts, if it is proven or nothing else was ever begun under this UID.
+        Otherwise what is listed may be of an older one: that the target listed nothing when the newest began
+        does not say that it had nothing (an index that lags, a gateway that answers for it).
+        """
         sendings = self.at(study, project, target)[::-1]
         unsure = set()
         for uid in _maybe_there(content, sendings):
-            newest = next((sending for sending in sendings if uid in sending.instances), None)
-            if newest is None or uid in newest.uncertain or newest.instances[uid] != content.instances[uid]:
+            begun = [sending for sending in sendings if uid in sending.instances]
+            if not begun or not _vouches(begun[0], begun[1:], uid, content.instances[uid]):
                 unsure.add(uid)
         return frozenset(unsure)
 
@@ -270,6 +275,13 @@ class Sendings:
                 "DELETE FROM deliveries WHERE transfer = ? AND target = ?",
                 [(sending.transfer, sending.target) for sending in sendings],
             )
+
+
+def _vouches(newest: Sending, older: Collection[Sending], uid: str, digest: str) -> bool:
+    """Whether what lies under a UID can only be these bytes."""
+    if uid in newest.uncertain or newest.instances[uid] != digest:
+        return False
+    return newest.state == "proven" or all(sending.instances[uid] == digest for sending in older)
 
 
 def _maybe_there(content: Content, sendings: Collection[Sending]) -> frozenset[str]:

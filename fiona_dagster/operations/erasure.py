@@ -29,7 +29,7 @@ from fiona_dagster.errors import (
     UsageError,
 )
 from fiona_dagster.landing import alone
-from fiona_dagster.landing.erasing import erase_landed
+from fiona_dagster.landing.erasing import erase_commitments, erase_landed
 from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.ledger import erasing, records_folder, remove_parts
 from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link
@@ -237,6 +237,7 @@ def _carry_out(root: DataRoot, order: _Order) -> Erased:
             name = f"{tree.site_name}.{study}" if tree.site_name else study
             for ending in (".lock", ".names"):
                 (root.locks / f"{name}{ending}").unlink(missing_ok=True)
+    erase_commitments(root, link.uids)
     # A resumed erasure whose rows are gone already counts nothing twice.
     erasing.erase_rows(root, link, order.counts if is_there(root, link) else {})
     for path in _kept_ledgers(root):

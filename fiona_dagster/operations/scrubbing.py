@@ -63,7 +63,9 @@ def files_that_tell(root: DataRoot, uids: Collection[str]) -> list[str]:
     wanted = frozenset(uids)
     folders = [root.ledger_file.parent, root.dagster_home, root.logs, root.quarantine]
     for tree in root.site_trees():
-        folders += [tree.site / name for name in (".arrived", ".evidence", ".ledger", "scanner", "raw")]
+        folders += [
+            tree.site / name for name in (".arrived", ".commitment", ".evidence", ".ledger", "scanner", "raw")
+        ]
     found = []
     for folder in folders:
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:

@@ -1,7 +1,8 @@
 """The transfer log of a project: every request, how it ended, and what each target proved.
 
 Two views that must never be joined in one place: for the project's people participant, event and the UID of
-the copy; for Dagster the hospital's StudyInstanceUID and nothing of these.
+the copy; for Dagster the hospital's StudyInstanceUID and nothing of these. Exact sizes belong to the first:
+the recipients have a file of that size, so that it would join the two as well as a digest.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from fiona_dagster.transfers.context import Gateway
 
 View = Literal["project", "dagster"]
 
-COMMON = ("State", "Requested", "Accepted", "Changed", "Revision", "Instances", "Bytes")
+COMMON = ("State", "Requested", "Accepted", "Changed", "Revision", "Instances")
 OF_TARGET = ("Target", "Proof", "Proven", "Delivered", "Sent")
-OF_PROJECT = ("Participant", "Event", "StudyInstanceUID", *COMMON, "Reason", *OF_TARGET, "Sha256")
-OF_DAGSTER = ("StudyInstanceUID", *COMMON, *OF_TARGET)
+OF_PROJECT = ("Participant", "Event", "StudyInstanceUID", *COMMON, "Bytes", "Reason", *OF_TARGET, "Sha256")
+OF_DAGSTER = ("StudyInstanceUID", *COMMON, "Megabytes", *OF_TARGET)
 
 
 def columns(view: View) -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def columns(view: View) -> tuple[str, ...]:
 
 
 def transfer_log(
-    gateway: Gateway, project: str, view: View, limit: int | None = None
+    gateway: Gateway, project: str, view: View, limit: int | None = None, *, study: str | None = None
 ) -> list[dict[str, Any]]:
     """One row for each transfer and target, the newest transfer first; one without a target has empty cells.
 
@@ -35,12 +36,14 @@ def transfer_log(
         project: the project's name.
         view: for whom.
         limit: how many transfers at most; None: all.
+        study: only those of this one, StudyInstanceUID as received.
     """
     transfers = gateway.ledger.transfers.newest_of(project, limit)
     names = columns(view)
     return [
         {name: row.get(name, "") for name in names}
         for transfer in transfers
+        if study in (None, transfer.study)
         for row in _rows(gateway, transfer, view)
     ]
 
@@ -55,6 +58,7 @@ def _rows(gateway: Gateway, transfer: Transfer, view: View) -> Iterator[dict[str
         "Revision": transfer.revision,
         "Instances": package.instances if package else 0,
         "Bytes": package.size if package else 0,
+        "Megabytes": rounded_megabytes(package.size) if package else 0,
     }
     if view == "project":
         about |= {
@@ -82,3 +86,8 @@ def _rows(gateway: Gateway, transfer: Transfer, view: View) -> Iterator[dict[str
 def _sent(proof: Mapping[str, Any]) -> int:
     """How many packages or instances left for it; 0: all was there before."""
     return int((proof.get("counts") or {}).get("sent", 0))
+
+
+def rounded_megabytes(size: int) -> int:
+    """Rounded up: the exact size of a package tells it apart as well as a digest."""
+    return -(-size // 1_000_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import smtplib
 import ssl
 import time
@@ -16,6 +17,8 @@ from typing import Any
 from fiona_dagster.config import DataRoot, resolve
 from fiona_dagster.config.notifications import AppriseChannel, EmailChannel, Notification, WebhookChannel
 from fiona_dagster.errors import ConfigurationError, PeerUnavailable
+
+log = logging.getLogger("fiona.notifications")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,12 @@ def send(channel: Notification, root: DataRoot, message: Message) -> None:
 def _secret(root: DataRoot, file: str) -> str:
     path = resolve(root, file)
     try:
-        return path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise ConfigurationError(f"{path}: can't be read") from None
+    if not secret:
+        raise ConfigurationError(f"{path}: is empty")
+    return secret
 
 
 def _mail(channel: EmailChannel, root: DataRoot, said: Message) -> None:
@@ -86,13 +92,17 @@ def _mail(channel: EmailChannel, root: DataRoot, said: Message) -> None:
             if channel.username:
                 server.login(channel.username, password)
             refused = server.send_message(message)
+    except UnicodeError:
+        raise ConfigurationError(f"mail server {channel.host}: user and password must be ASCII") from None
     except (OSError, smtplib.SMTPException) as error:
         code = getattr(error, "smtp_code", "")
         raise PeerUnavailable(
             f"mail server {channel.host}: the mail was not taken ({type(error).__name__} {code})".strip()
         ) from None
-    if refused:
-        raise PeerUnavailable(f"mail server {channel.host}: {len(refused)} recipients were refused")
+    if refused:  # the others have it: sent again, they would get it for as long as one address is dead
+        log.error(
+            "mail server %s: refused %d of %d recipients", channel.host, len(refused), len(channel.recipients)
+        )
 
 
 def _post(channel: WebhookChannel, root: DataRoot, message: Message) -> None:
@@ -120,6 +130,8 @@ def _post(channel: WebhookChannel, root: DataRoot, message: Message) -> None:
         )
     except requests.RequestException as error:
         raise PeerUnavailable(f"webhook: no answer ({type(error).__name__})") from None
+    except OSError as error:  # requests looks for the file of certificates by itself
+        raise ConfigurationError(f"webhook: {type(error).__name__}; look at `ca_file`") from None
     if not 200 <= answer.status_code < 300:
         raise PeerUnavailable(f"webhook: HTTP {answer.status_code}")
 
@@ -129,9 +141,16 @@ def _apprise(channel: AppriseChannel, root: DataRoot, message: Message) -> None:
         import apprise
     except ImportError:
         raise ConfigurationError("Apprise is not installed: pip install 'fiona-dagster[apprise]'") from None
-    services = apprise.Apprise()
+    services = []
     for line in _secret(root, channel.urls_file).splitlines():
-        if line.strip() and not line.startswith("#") and not services.add(line.strip()):
+        if not line.strip() or line.startswith("#"):
+            continue
+        service = apprise.Apprise()
+        if not service.add(line.strip()):
             raise ConfigurationError("urls_file: an address is none that Apprise knows")
-    if not services.notify(title=message.title, body=message.text):
-        raise PeerUnavailable("Apprise: a service did not take the message")
+        services.append(service)
+    taken = sum(bool(each.notify(title=message.title, body=message.text)) for each in services)
+    if not taken:
+        raise PeerUnavailable("Apprise: no service took the message")
+    if taken < len(services):
+        log.error("Apprise: %d of %d services did not take a message", len(services) - taken, len(services))

@@ -22,7 +22,7 @@ from fiona_dagster.errors import (
     TransientError,
     UnknownStudy,
 )
-from fiona_dagster.ledger import Request, Study, Transfer, work_key
+from fiona_dagster.ledger import Request, Study, Transfer, set_back, work_key
 from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
 from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
@@ -195,12 +195,21 @@ def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
     with a clock that is wrong) shows in no look at changes, and the study would go to the wrong participant.
     """
     known = gateway.ledger.transfers.newest_of_requests()
+    newest: dict[tuple[str, int], Transfer] = {}
+    for one in known.values():
+        place = (one.study, one.request)
+        newest[place] = max(one, newest.get(place, one), key=lambda each: each.id)
     found = set()
     for request in listing:
         if request.active:
             row = known.get((request.study, request.instance, request.requested_date))
             same = row is not None and same_words(request, row)
-            settled = same and row is not None and not (row.awaits_removal or row.said_otherwise)
+            settled = (
+                same
+                and row is not None
+                and not (row.awaits_removal or row.said_otherwise)
+                and not set_back(row, newest[row.study, row.request])
+            )
             told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
             withdrawn = row is not None and row.state == "withdrawn"
             if withdrawn or not (settled and told):
@@ -266,6 +275,8 @@ def _tell_again(gateway: Gateway, request: TransferRequest) -> None:
     elif request.transfer_date or request.errors or request.withdrawn:
         return
     work = gateway.ledger.work.get(work_key("status", request.study, request.project))
+    if mine and not same_words(request, mine[-1]):
+        return  # it is of what the request said before; that is written nowhere any more
     if mine and (work is None or work.blocked):  # blocked: REDCap had lost the request meanwhile
         gateway.ledger.transfers.outcome_due(mine[-1])
 

@@ -53,7 +53,9 @@ def test_dagster_s_view_has_no_identity_of_the_project(site: Site) -> None:
     assert [tuple(row) for row in rows] == [OF_DAGSTER, OF_DAGSTER]
     assert {row["StudyInstanceUID"] for row in rows} == {STUDY}
     transfer = site.transfer()
-    for word in (*PLANTED, PARTICIPANT, EVENT, transfer.mapped_uid):
+    size = fiona("transfers", PROJECT, "--json", data=site.root.path).stdout
+    (exact,) = {row["Bytes"] for row in json.loads(size)}
+    for word in (*PLANTED, PARTICIPANT, EVENT, transfer.mapped_uid, str(exact)):
         assert word not in str(rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -161,9 +163,14 @@ class Pacs:
     """Takes one N-ACTION, answers with a status, and may report on the same association."""
 
     def __init__(
-        self, status: int = 0, report: CommitmentReport | None = None, *, lies: bool = False
+        self,
+        status: int = 0,
+        report: CommitmentReport | None = None,
+        *,
+        lies: bool = False,
+        leaves: bool = False,
     ) -> None:
-        self.status, self.report, self.lies = status, report, lies
+        self.status, self.report, self.lies, self.leaves = status, report, lies, leaves
         self.asked: CommitmentRequest | None = None
         self.answered = -1
 
@@ -179,6 +186,10 @@ class Pacs:
             raw = report_of(replace(self.report, transaction=transaction), EXPLICIT)
             event = command_set(0x0100, 9, COMMITMENT, "1.2.840.10008.1.20.1.1", data=True)
             connection.sock.sendall(p_data(1, event, command=True) + p_data(1, raw, command=False))
+            if self.leaves:  # a reset, so that our answer can't be taken
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sock.close()
+                return
             _, body = connection.read()
             ((_control, answer),) = pdu.data_values(body)
             self.answered = dimse.decode_response(answer).status
@@ -189,7 +200,9 @@ class Pacs:
 def ask(pacs: Pacs) -> CommitmentReport | None:
     with Acceptor(pacs) as acceptor:
         peer = Peer("127.0.0.1", acceptor.port, "PACS", timeout=5)
-        return request_commitment(peer, "2.25.7", [(CT, "1.2.4"), (CT, "1.2.6")])
+        kept: list[CommitmentReport] = []
+        request_commitment(peer, "2.25.7", [(CT, "1.2.4"), (CT, "1.2.6")], kept.append)
+        return kept[0] if kept else None
 
 
 def test_a_report_on_the_same_association_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +210,9 @@ def test_a_report_on_the_same_association_is_taken(monkeypatch: pytest.MonkeyPat
     assert ask(pacs) == replace(MIXED, transaction="2.25.7")
     assert pacs.asked == CommitmentRequest("2.25.7", ((CT, "1.2.4"), (CT, "1.2.6")))
     assert pacs.answered == 0
+
+    gone = Pacs(report=MIXED, leaves=True)
+    assert ask(gone) == replace(MIXED, transaction="2.25.7")
 
     liar = Pacs(report=MIXED, lies=True)
     assert ask(liar) is None

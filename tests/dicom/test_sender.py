@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import struct
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -220,12 +222,16 @@ def test_a_stop_ends_the_sending_behind_the_answer_that_is_awaited(tmp_path: Pat
     got: list[tuple[str, bytes]] = []
     results: list[StoreResult] = []
 
+    asked: list[str] = []
+
     def before(instance: Instance) -> None:
-        if instance.sop_instance == "1.2.3.2":
+        asked.append(instance.sop_instance)
+        if len(asked) > 2:
             raise SendingHeld("held")
 
     for associations in (1, 2):
         got.clear()
+        asked.clear()
         with Acceptor(lambda connection, _: serve(connection, got)) as acceptor, pytest.raises(SendingHeld):
             store_files(
                 peer(acceptor),
@@ -234,8 +240,52 @@ def test_a_stop_ends_the_sending_behind_the_answer_that_is_awaited(tmp_path: Pat
                 after=results.append,
                 associations=associations,
             )
-        assert {uid for uid, _ in got} <= {"1.2.3.0", "1.2.3.1"}
+        assert sorted(uid for uid, _ in got) == sorted(asked[:2])
     assert [result.status for result in results[:2]] == [0, 0]
+
+
+def test_a_stop_reaches_what_was_handed_out_already(tmp_path: Path) -> None:
+    """Several associations: what a lane holds already, and what it looks ahead at, is asked about, too."""
+    got: list[tuple[str, bytes]] = []
+    asked: list[str] = []
+
+    def before(instance: Instance) -> None:
+        asked.append(instance.sop_instance)
+        if len(asked) > 2:  # all four were handed out
+            raise SendingHeld("held")
+
+    def slow(connection: Connection, _: int) -> None:
+        connection.accept()
+        while True:
+            command, data = connection.message()
+            got.append((command.sop_instance, data))
+            time.sleep(0.3)
+            connection.respond(command, 0)
+
+    with Acceptor(slow) as acceptor, pytest.raises(SendingHeld):
+        store_files(peer(acceptor), make(tmp_path, 4), before=before, associations=2)
+    assert sorted(uid for uid, _ in got) == sorted(asked[:2])
+
+
+def test_a_changed_file_is_told_of_though_its_association_breaks(tmp_path: Path) -> None:
+    """Looking ahead meets it; then the peer is gone. Nothing may wait for ever."""
+    files = make(tmp_path, 4)
+    digests = {str(each.path): hashlib.sha256(each.path.read_bytes()).hexdigest() for each in files}
+    changed = [each for each in files if each.sop_instance in ("1.2.3.2", "1.2.3.3")]
+    for each in changed:
+        each.path.write_bytes(each.path.read_bytes()[:-2] + b"\1\1")
+
+    def leave(connection: Connection, number: int) -> None:
+        if number > 2:
+            connection.sock.close()
+            return
+        connection.accept()
+        connection.message()
+        time.sleep(0.2)
+        connection.sock.sendall(pdu.encode_abort(0))
+
+    with Acceptor(leave) as acceptor, pytest.raises(NotVerified):
+        store_files(peer(acceptor), files, digests=digests, associations=2)
 
 
 # -- peers that misbehave -------------------------------------------------------------------------
@@ -445,7 +495,13 @@ def test_no_answer_whatever_takes_memory_or_another_error(
 
 def test_several_associations_share_the_instances(tmp_path: Path) -> None:
     got: list[tuple[str, bytes]] = []
-    with Acceptor(lambda connection, _: serve(connection, got)) as acceptor:
+    all_here = threading.Barrier(4)
+
+    def script(connection: Connection, _: int) -> None:
+        all_here.wait(10)
+        serve(connection, got)
+
+    with Acceptor(script) as acceptor:
         results = store_files(peer(acceptor), make(tmp_path, 40), associations=4)
         assert acceptor.connections == 4
     assert sorted(uid for uid, _ in got) == sorted(f"1.2.3.{n}" for n in range(40))

@@ -59,6 +59,18 @@ def test_other_bytes_under_the_same_uid(ledger: Ledger, transfer: Transfer) -> N
     assert begin(ledger, transfer, OLD, {"u1", "u2"}) == {"u2"}, "and back again"
 
 
+def test_that_nothing_was_listed_does_not_say_that_nothing_was_there(
+    ledger: Ledger, transfer: Transfer
+) -> None:
+    """An index that lags, or a gateway that answers for a server that restarts."""
+    begin(ledger, transfer)
+    assert begin(ledger, transfer, NEW) == set()
+    assert begin(ledger, transfer, NEW, {"u1", "u2"}) == {"u2"}, "it may be the older one"
+    newest = ledger.sendings.of("1.2", "P")[-1]
+    ledger.sendings.prove(transfer.id, "pacs", newest.sha256, {"kind": "dicom-find"})
+    assert begin(ledger, transfer, NEW, {"u1", "u2"}) == {"u2"}, "never by itself what was unsure once"
+
+
 def test_late_images_leave_the_others_known(ledger: Ledger, transfer: Transfer) -> None:
     begin(ledger, transfer)
     ledger.transfers.new_revision("1.2", 2)

@@ -14,7 +14,9 @@ import pytest
 from fiona_dagster import landing
 from fiona_dagster.errors import ErasureUnfinished, RedcapRejected, RedcapUnavailable, UsageError
 from fiona_dagster.landing import Commitment, PerformedStep
-from fiona_dagster.ledger import utc_now
+from fiona_dagster.landing.asked import AskedCommitment, all_asked, keep_asked
+from fiona_dagster.landing.commitment import keep_request, pending_requests
+from fiona_dagster.ledger import Transfer, utc_now
 from fiona_dagster.operations import erasure
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.rebuild import rebuild
@@ -46,10 +48,22 @@ def delivered(site: Site) -> str:
         )
         committed = {f"{STUDY}.3.1": STUDY, f"{OTHER}.9.1": OTHER}
         landing.append_evidence(site.root, Commitment(utc_now(), "1.2.78", committed, "CT1"))
+        _asked_for(site, f"{STUDY}.3.1", transfer)
         landing.write_step(site.root, "1.2.77", b"the patient " + PLANTED[0].encode())
         gateway.ledger.evidence.read_journals()
     (site.root.logs / "daemon.log").write_text(f"Added partition keys ['{STUDY}']\nanother line\n")
     return transfer.mapped_uid
+
+
+def _asked_for(site: Site, original: str, transfer: Transfer) -> None:
+    """Storage commitment: one sender waits for our answer, we wait for a PACS's."""
+    pairs = (("1.2.840.10008.5.1.4.1.1.4", original), ("1.2.840.10008.5.1.4.1.1.4", f"{OTHER}.9.1"))
+    keep_request(site.root, "1.2.79", pairs, calling_ae="CT1", called_ae="FIONA")
+    with site.open() as gateway:
+        sent = gateway.ledger.transfers.sendings.at(STUDY, PROJECT)[-1]
+        uids = tuple(sent.instances) or (transfer.mapped_uid,)
+    keep_asked(site.root, AskedCommitment(utc_now(), "2.25.80", "pacs", "PACS", "x", uids))
+    keep_asked(site.root, AskedCommitment(utc_now(), "2.25.81", "pacs", "PACS", "y", (f"{OTHER}.9.1",)))
 
 
 def traces(root: Path, *words: str) -> list[str]:
@@ -92,6 +106,9 @@ def test_nothing_is_left_but_counts_and_the_key(site: Site, monkeypatch: pytest.
     assert not any("still names" in problem for problem in done.problems)
 
     assert traces(site.root.path, *words) == []
+    ((_, pending),) = pending_requests(site.root)
+    assert [uid for _, uid in pending.references] == [f"{OTHER}.9.1"], "of others nothing goes"
+    assert [asked.transaction for asked in all_asked(site.root)] == ["2.25.81"]
     assert key.read_bytes() == before
     with site.open() as gateway:
         assert gateway.ledger.key_fingerprint(PROJECT)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, ProofAwaited
-from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_asked
+from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_answer, keep_asked
 from fiona_dagster.landing.commitment import pending_requests
 from fiona_dagster.transfers.commitment import answer_requests, verify
 from fiona_dagster.transfers.context import Gateway
@@ -326,6 +326,18 @@ def test_a_delivery_is_proven_by_the_commitment_of_the_pacs(
         assert proven().kind == "dicom-commitment"
         assert all_asked(root) == []
 
+        # The answer comes between two attempts, later than anybody waits on the spot.
+        with monkeypatch.context() as silent_pacs:
+            silent_pacs.setattr(committing, "request_commitment", lambda *_: None)
+            with pytest.raises(ProofAwaited):
+                deliver()
+        (later,) = all_asked(root)
+        assert keep_answer(root, later.transaction, later.peer_ae, later.instances, {})
+        sent.clear()
+        assert deliver().kind == "dicom-commitment"
+        assert sent == [[]]
+        assert all_asked(root) == []
+
         # Asked again, it answers when nobody waits for it.
         monkeypatch.setattr(committing, "forget_asked", lambda *_: None)
         with contextlib.suppress(ProofAwaited):
@@ -357,8 +369,13 @@ def test_a_delivery_is_proven_by_the_commitment_of_the_pacs(
 def test_what_a_pacs_does_not_promise_is_named_for_the_ledger_only(
     files: list[Path], root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(peer: Peer, transaction: str, references: Sequence[tuple[str, str]]) -> CommitmentReport:
-        return CommitmentReport(transaction, tuple(references[2:]), {references[0]: 0x0112})
+    def refuse(
+        peer: Peer,
+        transaction: str,
+        references: Sequence[tuple[str, str]],
+        keep: Callable[[CommitmentReport], None],
+    ) -> None:
+        keep(CommitmentReport(transaction, tuple(references[2:]), {references[0]: 0x0112}))
 
     monkeypatch.setattr(committing, "request_commitment", refuse)
     begin = Recorder(tmp_path / "ledger")

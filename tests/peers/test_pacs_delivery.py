@@ -84,7 +84,9 @@ def digests(files: list[Path]) -> dict[str, str]:
 def _deliver(orthanc: Orthanc, files: list[Path], **target: object) -> Proof:
     """As a site does it whose ledger lies beside the files."""
     begin = _recorder(files[0].parent / "ledger")
-    return deliver_dicom(orthanc.target(**target), ROOT, files, digests(files), begin=begin, name="pacs")
+    proof = deliver_dicom(orthanc.target(**target), ROOT, files, digests(files), begin=begin, name="pacs")
+    begin.prove()
+    return proof
 
 
 @functools.cache

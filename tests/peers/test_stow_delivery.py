@@ -211,10 +211,14 @@ def test_settings_that_can_not_be_meant(wrong: dict[str, str]) -> None:
 
 
 class Odd:
-    """Answers as the test wants: ``listed`` to QIDO-RS, ``answer`` (status, JSON) to STOW-RS."""
+    """Answers as the test wants: ``listed`` to QIDO-RS, ``answer`` (status, JSON) to STOW-RS.
+
+    Paths that end with ``unknown`` are not found.
+    """
 
     def __init__(self) -> None:
         self.listed: list[str] = []
+        self.unknown = ""
         self.answer: tuple[int, Any] = (200, {})
         self.seen: list[tuple[str, str]] = []
 
@@ -235,6 +239,12 @@ def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
 
         def do_GET(self) -> None:
             odd.seen.append((self.command, self.headers.get("Authorization", "")))
+            if self.path.partition("?")[0].endswith(odd.unknown or "nothing"):
+                self._say(404, b"default backend")
+                return
+            if self.path.partition("?")[0].endswith("/studies"):
+                self._say(204, b"")
+                return
             self._say(200, [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in odd.listed])
 
         def do_POST(self) -> None:
@@ -328,3 +338,22 @@ def test_answers_are_read_instance_by_instance(
         odd.answer = (507, b"no")
         with pytest.raises(StorageFull):
             bring(root, files, recorder, url, **bearer)
+
+
+def test_not_found_says_that_nothing_is_there_only_from_a_server_that_knows_studies(
+    root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what lies there under our UIDs would count as ours when the server is back."""
+    monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.1)
+    open_door = {"username": "", "password_file": "", "token_file": "secrets/token"}
+    (root.secrets / "token").write_text("t0ken")
+    with odd_server() as (odd, url):
+        odd.unknown = "s"  # /studies and /instances: a gateway without its server
+        with pytest.raises(DeliveryRefused, match=r"QIDO-RS.*404"):
+            bring(root, files, recorder, url, **open_door)
+        assert {method for method, _ in odd.seen} == {"GET"}, "nothing was begun"
+
+        odd.unknown = "/instances"
+        odd.answer = (200, {"00081198": _items(*((file, 0) for file in files))})
+        with pytest.raises(InstancesRefused, match="C000"):  # failed, whatever the reason reads like
+            bring(root, files, recorder, url, **open_door)

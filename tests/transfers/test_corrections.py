@@ -124,6 +124,21 @@ def test_an_edit_that_is_taken_back_counts_too(site: Site) -> None:
     assert (site.transfer().participant, site.poll().accepted) == (WRONG, ())
 
 
+def test_an_edit_whose_date_is_taken_back_too_counts_and_nothing_goes_round(site: Site) -> None:
+    """By a person, or by a restored backup of REDCap."""
+    site.receive(1, 2)
+    write(site, WRONG)
+    assert len(site.poll().accepted) == 1
+    write(site, RIGHT, minute=1)
+    assert len(site.poll().accepted) == 1
+    write(site, WRONG)
+    assert len(site.poll().accepted) == 1
+    assert site.transfer().participant == WRONG
+    with site.open() as gateway:
+        assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["transfer"]
+    assert site.poll().accepted == ()
+
+
 def test_a_changed_event_is_a_correction_too(broken_off: Site) -> None:
     write(broken_off, WRONG, event="Year 1")
     assert len(broken_off.poll().refused) == 1

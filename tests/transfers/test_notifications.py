@@ -20,7 +20,8 @@ from aiosmtpd.smtp import AuthResult
 
 from fiona_dagster.config import check
 from fiona_dagster.config.notifications import EmailChannel, WebhookChannel
-from fiona_dagster.transfers import delivery, notifications, outreach
+from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.transfers import channels, delivery, notifications, outreach
 from tests.peers_fixtures import free_port
 from tests.receiver.certificates import Authority
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
@@ -202,3 +203,44 @@ def test_settings_that_can_not_be_meant(kind: Any, wrong: dict[str, Any]) -> Non
 def test_a_channel_that_is_not_there_is_named(site: Site) -> None:
     site.project(notify=["nowhere"])
     assert ["notify" in problem for problem in check(site.root)] == [True]
+
+
+def test_a_dead_mailbox_keeps_no_news_from_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Server:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def __enter__(self) -> Server:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def starttls(self, **_: Any) -> None:
+            pass
+
+        def send_message(self, message: Any) -> dict[str, Any]:
+            return {"gone@example.org": (550, b"no such user")}
+
+    monkeypatch.setattr(channels.smtplib, "SMTP", Server)
+    mail = EmailChannel(
+        kind="email", host="mail", sender="a@example.org", recipients=["b@example.org", "gone@example.org"]
+    )
+    channels.send(mail, site.root, channels.Message("id", "title", "text", {}))
+    assert "refused 1 of 2 recipients" in caplog.text
+    assert "gone@" not in caplog.text
+
+
+def test_a_missing_file_of_certificates_is_an_error_of_the_configuration(site: Site) -> None:
+    (site.root.secrets / "hook").write_text("s3cret")
+    hook = WebhookChannel(
+        kind="webhook", url="https://127.0.0.1:9/", secret_file="secrets/hook", ca_file="secrets/none"
+    )
+    message = channels.Message("id", "title", "text", {})
+    with pytest.raises(ConfigurationError, match="ca_file"):
+        channels.send(hook, site.root, message)
+    (site.root.secrets / "hook").write_text("\n")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        channels.send(hook, site.root, message)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from fiona_dagster.config import DataRoot, DicomTarget
-from fiona_dagster.dicom.commitment import request_commitment
+from fiona_dagster.dicom.commitment import CommitmentReport, request_commitment
 from fiona_dagster.dicom.instances import Instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, ProofAwaited
@@ -97,20 +97,21 @@ class Commitment:
         keep_asked(self._root, asked)  # before it is asked: the answer may be here first
         references = [(each.sop_class, each.sop_instance) for each in instances]
         try:
-            report = request_commitment(peer, transaction, references)
+            request_commitment(peer, transaction, references, lambda report: self._keep(peer, report))
         except DeliveryRefused:
             forget_asked(self._root, transaction)
             return False
         except PeerUnavailable:
             forget_asked(self._root, transaction)
             raise
-        if report is not None:
-            failed = {instance: why for (_, instance), why in report.failed.items()}
-            committed = tuple(instance for _, instance in report.committed)
-            keep_answer(self._root, transaction, peer.called, committed, failed)
         found = [each for each in all_asked(self._root) if each.transaction == transaction]
         self._asked = found[0] if found else asked
         return True
+
+    def _keep(self, peer: Peer, report: CommitmentReport) -> None:
+        failed = {instance: why for (_, instance), why in report.failed.items()}
+        committed = tuple(instance for _, instance in report.committed)
+        keep_answer(self._root, report.transaction, peer.called, committed, failed)
 
     def _settle(self, asked: AskedCommitment) -> None:
         forget_asked(self._root, asked.transaction)

@@ -108,7 +108,8 @@ def deliver_dicom(
     )
     gate.close()
     complain(name, results)
-    commitment.sent_again()
+    if results:  # an answer that came meanwhile is about what lay there before
+        commitment.sent_again()
     kind, count = _prove(name, peer, study, instances)
     if uncertain:
         raise ContentUnproven(
