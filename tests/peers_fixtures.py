@@ -45,7 +45,7 @@ def missing(name: str, package: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 15.0) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 170) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -102,7 +102,7 @@ class Orthanc:
                 request = urllib.request.Request(  # noqa: S310 - loopback
                     f"{self.url}/instances/{instance['ID']}", method="DELETE"
                 )
-                urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - loopback
+                urllib.request.urlopen(request, timeout=120).close()  # noqa: S310 - loopback
 
     def target(self, **more: Any) -> DicomTarget:
         """It as a research PACS."""

@@ -86,7 +86,7 @@ def _ask(task: dict[str, Any]) -> int:
 def _stop(server: subprocess.Popen[str]) -> None:
     assert server.stdin is not None
     server.stdin.close()
-    server.wait(20)
+    server.wait(170)
 
 
 def _import_all() -> None:

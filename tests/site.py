@@ -166,7 +166,7 @@ class Site:
             "overwriteBehavior": "normal",
             "data": json.dumps([row]),
         }
-        answer = http.post(self.redcap.url, data=form, timeout=10)
+        answer = http.post(self.redcap.url, data=form, timeout=120)
         assert answer.status_code == 200, answer.text
 
     def poll(self) -> requests.Poll:

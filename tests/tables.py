@@ -41,14 +41,14 @@ def write(sandbox: Sandbox, project: str, *rows: dict[str, str], overwrite: bool
         "overwriteBehavior": "overwrite" if overwrite else "normal",
         "data": json.dumps(rows),
     }
-    answer = http.post(sandbox.url, data=form, timeout=10)
+    answer = http.post(sandbox.url, data=form, timeout=120)
     assert answer.status_code == 200, answer.text
 
 
 def read(sandbox: Sandbox, project: str) -> list[dict[str, str]]:
     """All rows of a project."""
     form = {"token": sandbox.tokens[project], "content": "record", "format": "json", "type": "flat"}
-    answer = http.post(sandbox.url, data=form, timeout=10)
+    answer = http.post(sandbox.url, data=form, timeout=120)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, str]] = answer.json()
     return found

@@ -163,7 +163,7 @@ def goes_on(root: DataRoot, raw: Raw, promised: Promised, uid: str) -> None:
     promised.acknowledge(uid, data)
     raw.release()
     raw.sock.close()
-    deadline = time.monotonic() + 15  # the association's end takes its moment
+    deadline = time.monotonic() + 170  # the association's end takes its moment
     while (faults := broken_after_restart(root, promised)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not faults

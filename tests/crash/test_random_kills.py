@@ -118,7 +118,7 @@ def kill(process: Process, chance: random.Random) -> bool:
 
 
 def settle(root: DataRoot, promised: Promised) -> list[str]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 170
     while (faults := broken_when_settled(root, promised)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return faults

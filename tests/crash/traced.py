@@ -55,7 +55,7 @@ class Traced(Process):
         """Whether it was killed; waits a while for it. One that lives on is stopped."""
         assert self.process is not None
         try:
-            self.process.wait(5)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.terminate()
             return False

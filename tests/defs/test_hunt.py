@@ -143,7 +143,7 @@ def hits(where: Iterator[tuple[str, bytes]], wanted: dict[str, bytes]) -> list[s
 def requests_of(site: Site) -> list[dict[str, str]]:
     """What REDCap holds of transfers; the rest of *Incoming* describes the study as received."""
     form = {"token": site.redcap.tokens["Incoming"], "content": "record", "format": "json", "type": "flat"}
-    rows: list[dict[str, str]] = requests.post(site.redcap.url, data=form, timeout=10).json()
+    rows: list[dict[str, str]] = requests.post(site.redcap.url, data=form, timeout=120).json()
     return [row for row in rows if row["redcap_repeat_instrument"] == "transfers"]
 
 

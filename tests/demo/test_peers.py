@@ -210,7 +210,7 @@ def test_both_run_as_one_program(root: DataRoot, package: Path, tmp_path: Path) 
                 sftp_target(line["sftp"]), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
             )
             process.send_signal(signal.SIGTERM)
-            output, errors = process.communicate(timeout=20)
+            output, errors = process.communicate(timeout=170)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

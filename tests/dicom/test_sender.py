@@ -498,7 +498,7 @@ def test_several_associations_share_the_instances(tmp_path: Path) -> None:
     all_here = threading.Barrier(4)
 
     def script(connection: Connection, _: int) -> None:
-        all_here.wait(10)
+        all_here.wait(170)
         serve(connection, got)
 
     with Acceptor(script) as acceptor:

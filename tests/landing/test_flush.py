@@ -19,7 +19,7 @@ from tests.landing.test_door import CALLER, STUDY, file_one
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 170
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -36,7 +36,7 @@ class Disk:
     def __call__(self, fd: int) -> None:
         number = self.begun
         self.begun += 1
-        assert self._gates[number].wait(20)
+        assert self._gates[number].wait(170)
         if number in self.failures:
             raise self.failures[number]
 
@@ -215,7 +215,7 @@ def test_associations_in_parallel_share_flushes(root: DataRoot, monkeypatch: pyt
         def send(number: int) -> None:
             with landing.visit(CALLER) as visit:
                 visit._journal(STUDY)
-                start.wait(20)
+                start.wait(170)
                 receipts.append(file_one(landing, visit, f"1.2.{number + 1}").kind)
 
         threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]

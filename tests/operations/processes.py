@@ -16,7 +16,7 @@ def alive(pid: int) -> bool:
     return state not in {"Z", "X"}
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 170) -> None:
     """Waits until ``condition()`` is true, and fails when it never is."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -32,7 +32,7 @@ def test_a_new_guardian_learns_all_groups(tmp_path: Path) -> None:
         time.sleep(0.3)
         guard.end()
 
-    assert [victims[0].wait(5), victims[1].wait(5)] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert [victims[0].wait(170), victims[1].wait(170)] == [-signal.SIGKILL, -signal.SIGKILL]
     assert victims[2].poll() is None
     assert not scratch.exists()
     victims[2].kill()

@@ -48,6 +48,6 @@ def test_end_of_input_kills_whole_groups_though_terminal_signals_do_not(tmp_path
 
     watcher.stdin.close()
 
-    assert watcher.wait(10) == 0
-    assert victim.wait(10) == -signal.SIGKILL
+    assert watcher.wait(170) == 0
+    assert victim.wait(170) == -signal.SIGKILL
     wait_until(lambda: not alive(int(marker.read_text())))

@@ -36,7 +36,7 @@ def test_a_killed_holder_frees_it_when_its_guardian_has_ended(root: DataRoot) ->
     lock_file(root).write_text("4194305\n")  # above the largest process id: the supervisor is dead
 
     with hold_root(root):
-        assert guardian.wait(5) == 0
+        assert guardian.wait(170) == 0
     guardian.stdout.close()
 
 

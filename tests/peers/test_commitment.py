@@ -260,7 +260,7 @@ def _post(url: str, document: dict[str, Any]) -> Any:
     request = urllib.request.Request(  # noqa: S310 - loopback
         url, data=json.dumps(document).encode(), method="POST"
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - loopback
         return json.loads(answer.read())
 
 
@@ -276,14 +276,14 @@ def test_orthanc_asks_and_is_answered(
         request = urllib.request.Request(  # noqa: S310 - loopback
             f"{orthanc.url}/modalities/fiona", data=json.dumps(modality).encode(), method="PUT"
         )
-        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - loopback
+        urllib.request.urlopen(request, timeout=120).close()  # noqa: S310 - loopback
         wanted = [{"SOPClassUID": MR, "SOPInstanceUID": instance(n)} for n in (0, 1, 99)]
         transaction = _post(
             f"{orthanc.url}/modalities/fiona/storage-commitment", {"DicomInstances": wanted, "Timeout": 10}
         )["ID"]
         with Gateway(root) as gateway:
             assert answer_requests(gateway, "", "CT1") == 1
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 170
         while (answer := orthanc.get(f"/storage-commitment/{transaction}"))["Status"] == "Pending":
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -392,7 +392,7 @@ def test_what_a_pacs_does_not_promise_is_named_for_the_ledger_only(
 
 
 def _answered(root: DataRoot) -> list[AskedCommitment]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 170
     while not all(asked.answered for asked in all_asked(root)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

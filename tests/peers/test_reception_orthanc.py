@@ -25,7 +25,7 @@ INSTANCES = 20
 
 def post(orthanc: Orthanc, path: str, body: bytes) -> Any:
     request = urllib.request.Request(f"{orthanc.url}{path}", data=body, method="POST")  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - loopback
         return json.loads(answer.read())
 
 

@@ -233,7 +233,7 @@ def test_a_source_that_refuses_queries_is_no_evidence(files: list[Path], configu
 
 
 def wait_for(gateway: Gateway, state: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 170
     while [count.state for count in gateway.ledger.evidence.counts(STUDY)] != [state]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -263,6 +263,6 @@ def test_the_program_asks_by_itself_and_ends_at_once(
             wait_for(gateway, "counted")
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(170) == 0
     assert find_complete_studies(gateway, later(17)) == [STUDY]
     assert "Planted" not in log.read_text()

@@ -57,12 +57,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 def orthanc(server: Orthanc) -> Orthanc:
     """It, empty."""
     for study in _of(server, "/studies"):
-        requests.delete(f"{server.url}/studies/{study}", auth=("fiona", "s3cret"), timeout=10)
+        requests.delete(f"{server.url}/studies/{study}", auth=("fiona", "s3cret"), timeout=120)
     return server
 
 
 def _of(server: Orthanc, path: str) -> Any:
-    return requests.get(f"{server.url}{path}", auth=("fiona", "s3cret"), timeout=10).json()
+    return requests.get(f"{server.url}{path}", auth=("fiona", "s3cret"), timeout=120).json()
 
 
 def uids(server: Orthanc) -> set[str]:
@@ -106,7 +106,7 @@ def test_every_instance_arrives_with_proof_and_only_what_is_missing_goes_again(
 
     assert bring(root, files, recorder, at(orthanc)).counts["sent"] == 0
     gone = _of(orthanc, "/instances")[0]
-    requests.delete(f"{orthanc.url}/instances/{gone}", auth=("fiona", "s3cret"), timeout=10)
+    requests.delete(f"{orthanc.url}/instances/{gone}", auth=("fiona", "s3cret"), timeout=120)
     again = bring(root, files, recorder, at(orthanc), compare="all")
     assert (again.counts["sent"], again.counts["there_before"], again.counts["compared"]) == (1, 5, 6)
     assert again.kind == "wado-compare"

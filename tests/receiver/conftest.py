@@ -92,7 +92,7 @@ class Process:
         workers = self.workers
         self.process.kill()
         self._reap()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 170
         while any(Path(f"/proc/{pid}").exists() for pid in workers):
             assert time.monotonic() < deadline, "workers outlive their main process"
             time.sleep(0.01)
@@ -104,7 +104,7 @@ class Process:
 
     def _reap(self) -> int:
         assert self.process is not None
-        code = self.process.wait(30)
+        code = self.process.wait(170)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.process = None

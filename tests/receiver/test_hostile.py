@@ -136,7 +136,7 @@ HOSTILE = {
 def test_an_object_is_refused_and_kept(victim: Process, name: str) -> None:
     hostile, root = HOSTILE[name], victim.root
     before = {path.name for path in root.quarantine.glob("*.dcm")}
-    with Raw(victim.address, timeout=60) as raw:
+    with Raw(victim.address, timeout=120) as raw:
         raw.associate([*CONTEXTS, (ECHO, VERIFICATION, [EXPLICIT])])
         context = 2 * SYNTAXES.index(hostile.syntax) + 1
         status = raw.store(hostile.instance, hostile.data, context=context).status

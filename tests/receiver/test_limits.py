@@ -213,7 +213,7 @@ def test_a_flood_of_garbage_stops_nobody_who_sends(root: DataRoot, process: Proc
     """The flood comes from the very address of the good sender, or from another one."""
     address = process.start(processes=2, accept_unknown=False, allowed_callers=["GOOD"], artim_seconds=5)
     with flooded(address, source) as floods:
-        wait_until(lambda: sum(flood.count for flood in floods) > 500, 30)
+        wait_until(lambda: sum(flood.count for flood in floods) > 500, 170)
         sent = 0
         for number in range(5):
             with Raw(address, timeout=30) as raw:

@@ -25,7 +25,7 @@ def works(address: tuple[str, int], instance: str = "1.2.3") -> None:
         raw.release()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 170) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -56,4 +56,4 @@ def test_what_a_kill_leaves_is_adopted_at_every_site(process: Process) -> None:
     for path in tree.arrived.glob("* scp_*"):
         path.unlink()  # as if it had died before the line was written
     process.start()
-    wait_until("adopted", lambda: [r.kind for _, _, r in read_journals(tree, {})] == ["adopted"], 30)
+    wait_until("adopted", lambda: [r.kind for _, _, r in read_journals(tree, {})] == ["adopted"], 170)

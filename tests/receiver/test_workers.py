@@ -22,7 +22,7 @@ from tests.receiver.conftest import Process
 from tests.receiver.raw import Raw, command_set, p_data
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 170) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -56,6 +56,6 @@ def poster(sandbox: Sandbox) -> Post:
         project: str = "Incoming", fields: Mapping[str, str] | None = None, **more: str
     ) -> requests.Response:
         form = {"token": sandbox.tokens[project], **(fields or {}), **more}
-        return requests.post(sandbox.url, data=form, timeout=5, allow_redirects=False)
+        return requests.post(sandbox.url, data=form, timeout=120, allow_redirects=False)
 
     return send

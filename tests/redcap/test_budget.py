@@ -62,7 +62,7 @@ def test_processes_share_one_budget(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CALLER, str(tmp_path / "ledger" / "calls")]
     started = time.monotonic()
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    done = [int(process.communicate(timeout=60)[0]) for process in running]
+    done = [int(process.communicate(timeout=170)[0]) for process in running]
     if time.monotonic() - started < 50:  # a machine that slow could rightly begin a second minute
         assert sum(done) == 20
     assert all(number <= 15 for number in done)

@@ -42,7 +42,7 @@ def test_it_says_where_it_serves_and_ends_cleanly(end: signal.Signals) -> None:
     for token in where["tokens"].values():
         assert RedcapClient(where["url"], token).metadata()
     process.send_signal(end)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=170)
     assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -51,12 +51,12 @@ def test_the_same_folder_keeps_tokens_and_records_even_after_a_kill(tmp_path: Pa
     client = RedcapClient(where["url"], where["tokens"]["AutoID"])
     client.import_records([{"record_id": "1", "autoid_value": "a"}])
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=170)
     process, again = start("--data", str(tmp_path), "--port", where["url"].split(":")[2].split("/")[0])
     assert again == where
     assert client.export_records(fields=["autoid_value"]) == [{"autoid_value": "a"}]
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=170)
     assert process.returncode == 0
     assert (tmp_path / "redcap.sqlite").stat().st_mode & 0o077 == 0
 
@@ -71,7 +71,7 @@ def test_a_port_in_use_is_one_line_and_exit_2() -> None:
         timeout=20,
     )
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=170)
     assert (second.returncode, second.stdout) == (2, "")
     assert second.stderr.count("\n") == 1
     assert "another --port" in second.stderr

@@ -210,9 +210,9 @@ def test_other_methods_are_405(quiet_redcap: Sandbox, method: str) -> None:
 
 
 def test_other_addresses(quiet_redcap: Sandbox) -> None:
-    answer = requests.post(quiet_redcap.url.rstrip("/"), timeout=5, allow_redirects=False)
+    answer = requests.post(quiet_redcap.url.rstrip("/"), timeout=120, allow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (301, "/api/")
-    assert requests.post(quiet_redcap.url + "v1/", timeout=5).status_code == 404
+    assert requests.post(quiet_redcap.url + "v1/", timeout=120).status_code == 404
 
 
 def test_xml_is_the_default_of_data_and_errors(post: Post) -> None:

@@ -47,7 +47,7 @@ def delete_request(site: Site, instance: int = 1) -> None:
         "repeat_instance": str(instance),
         "format": "json",
     }
-    answer = http.post(site.redcap.url, data=form, timeout=10)
+    answer = http.post(site.redcap.url, data=form, timeout=120)
     assert answer.status_code == 200, answer.text
 
 
@@ -66,7 +66,7 @@ def overwrite(site: Site, fields: dict[str, str]) -> None:
         "overwriteBehavior": "overwrite",
         "data": json.dumps([row]),
     }
-    assert http.post(site.redcap.url, data=form, timeout=10).status_code == 200
+    assert http.post(site.redcap.url, data=form, timeout=120).status_code == 200
 
 
 def told(site: Site, instance: int = 1) -> dict[str, str]:
