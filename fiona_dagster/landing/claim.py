@@ -79,19 +79,19 @@ def require_no_erasure(root: DataRoot) -> None:
 
 
 @contextmanager
-def alone(root: DataRoot, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]:
+def alone(root: DataRoot, wait_seconds: float | None = None) -> Iterator[None]:
     """Has the data root for this process alone, whether or not an erasure was cut short.
 
     Args:
         root: the data root.
-        wait_seconds: how long those who use it at this moment may take to end.
+        wait_seconds: how long those who use it at this moment may take to end; None: 10.
 
     Raises:
         Busy: somebody uses it.
     """
     fd = _open(root, os.O_RDWR)  # NFS locks alone only what is open for writing
     try:
-        deadline = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + (_WAIT_SECONDS if wait_seconds is None else wait_seconds)
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -66,13 +66,17 @@ class Rebuilt:
 def rebuild(root: DataRoot) -> Rebuilt:
     """Builds a new ledger beside the old one and puts it in its place; the old one is kept.
 
+    Nobody else may use the data root meanwhile: what a receiver is just filing would look like an orphan, and
+    what a command books into the old ledger would be lost.
+
     Raises:
-        Busy: `fiona up` runs on this data root.
+        Busy: `fiona up`, `fiona receive` or another command uses the data root; stop it first.
+        ErasureUnfinished: an erasure was cut short.
         RedcapUnavailable: a package without a record needs REDCap to find its request; nothing was changed.
         PermanentError: a package of unknown origin can't be told apart; nothing was changed.
     """
     result = Rebuilt()
-    with hold_root(root):
+    with hold_root(root), landing.alone(root):
         for tree in root.site_trees():
             landing.adopt_orphans(tree, everything=True)
         new = root.ledger_file.with_name(".ledger.sqlite.new")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fiona_dagster import landing
 from fiona_dagster.errors import Busy
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.overview import overview, study_detail
@@ -241,10 +242,15 @@ def test_a_broken_ledger_is_kept_aside(site: Site) -> None:
     assert picture(site) == before
 
 
-def test_the_command_refuses_beside_fiona_up_and_speaks_json(site: Site) -> None:
+def test_the_command_refuses_beside_others_and_speaks_json(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     delivered(site)
     with hold_root(site.root), pytest.raises(Busy):
         rebuild(site.root)
+    monkeypatch.setattr("fiona_dagster.landing.claim._WAIT_SECONDS", 0.0)
+    with landing.Use(site.root), pytest.raises(Busy, match="fiona receive"):
+        rebuild(site.root)  # what a receiver is just filing would look like an orphan
     done = fiona("rebuild", "--json", data=site.root.path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
