@@ -17,7 +17,13 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.config import AllowedCaller, configuration_digest, project_names
-from fiona_dagster.errors import ConfigurationError, RequestRefused
+from fiona_dagster.errors import (
+    ConfigurationError,
+    FionaError,
+    OptOutUnavailable,
+    RedcapRejected,
+    RequestRefused,
+)
 from fiona_dagster.ledger import Study, StudyAssignment
 from fiona_dagster.redcap import NewRequest
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
@@ -125,20 +131,29 @@ class _Known:
             self._patterns[name] = (own, there) if there else (own,)
 
     def decide(self, uid: str) -> tuple[Study, Placing]:
-        gateway = self._gateway
-        study = gateway.ledger.receipts.study(uid)
+        """What is to become of a study; a fault of one (its archive is damaged) holds up no other."""
+        study = self._gateway.ledger.receipts.study(uid)
+        try:
+            return study, self._place(study)
+        except OptOutUnavailable:
+            raise  # nobody is taken for willing
+        except FionaError as error:
+            return study, Placing("waiting", reason=f"can't be looked at now: {error}", again=True)
+
+    def _place(self, study: Study) -> Placing:
+        gateway, uid = self._gateway, study.study
         if optout.has_opted_out(gateway, uid):
-            return study, Placing("opted_out", reason=optout.REASON)
+            return Placing("opted_out", reason=optout.REASON)
         try:
             source = derived.source_of(gateway, uid)
         except RequestRefused:
-            return study, Placing("waiting", reason=derived.GONE)
+            return Placing("waiting", reason=derived.GONE)
         if source is not None:
             if any(transfer.project == source.project for transfer in gateway.ledger.transfers.all(uid)):
-                return study, Placing("requested", "derived", source.project)
+                return Placing("requested", "derived", source.project)
             if not derived.originals_of(gateway, source):
-                return study, Placing("waiting", reason=derived.MISSING)
-            return study, Placing("asked", "derived", source.project, source.participant, source.event)
+                return Placing("waiting", reason=derived.MISSING)
+            return Placing("asked", "derived", source.project, source.participant, source.event)
         transfers = gateway.ledger.transfers.all(uid)
         candidate = Candidate(
             study=uid,
@@ -150,7 +165,7 @@ class _Known:
             requested=frozenset(transfer.project for transfer in transfers),
             asked_last=max((transfer.requested_date for transfer in transfers), default=""),
         )
-        return study, place(candidate, self._tables)
+        return place(candidate, self._tables)
 
     def _of_site(self, study: Study) -> dict[str, tuple[str, ...]]:
         """What arrived at a site of ``SITES`` goes to that site's project only."""
@@ -197,6 +212,9 @@ def _with_ids(gateway: Gateway, entry: ProjectEntry, studies: Sequence[Study]) -
         ids = autoid.participants(gateway, client, entry, persons.values())
     except RequestRefused as error:
         return [(study, Placing("waiting", reason=str(error))) for study in studies]
+    except FionaError as error:  # its key, its token or its REDCap: other projects go on
+        reason = f"project {entry.name} can't make participant ids now: {error}"
+        return [(study, Placing("waiting", reason=reason, again=True)) for study in studies]
     return [
         (study, Placing("asked", "autoid", entry.name, ids[persons[study.study]], event)) for study in studies
     ]
@@ -234,19 +252,23 @@ def _book(gateway: Gateway, decided: Sequence[tuple[Study, Placing]], seen: str)
         for study, placing in decided
         if placing.state == "asked"
     ]
-    zone = gateway.settings.LOCALTIMEZONE
-    written = gateway.incoming().write_requests(wanted, datetime.now(UTC), zone=zone) if wanted else ()
+    written, refused = _write(gateway, wanted)
     book, changed, waiting = gateway.ledger.assignments, [], 0
     with gateway.ledger.store.writing():
         for study, found in decided:
-            there = found.state == "asked" and study.study not in written
-            placing = replace(found, state="requested", way="") if there else found
+            placing = found
+            if study.study in refused:
+                placing = Placing(
+                    "waiting", reason=f"REDCap took no request: {refused[study.study]}", again=True
+                )
+            elif found.state == "asked" and study.study not in written:
+                placing = replace(found, state="requested", way="")
             waiting += placing.state in ("waiting", "opted_out")
             if book.decide(
                 study.study,
                 study.revision,
                 placing.state,
-                seen,
+                "" if placing.again else seen,
                 way=placing.way,
                 project=placing.project,
                 reason=placing.reason,
@@ -254,6 +276,26 @@ def _book(gateway: Gateway, decided: Sequence[tuple[Study, Placing]], seen: str)
                 changed.append(book.of(study.study))
                 gateway.ledger.store.note(study.study, _line(placing))
     return Round(len(written), waiting, tuple(each for each in changed if each is not None))
+
+
+def _write(gateway: Gateway, wanted: Sequence[NewRequest]) -> tuple[frozenset[str], dict[str, str]]:
+    """Writes requests; one that REDCap does not take holds up no other.
+
+    Returns:
+        The studies whose request was written, and what REDCap said of those that it refused.
+    """
+    if not wanted:
+        return frozenset(), {}
+    zone = gateway.settings.LOCALTIMEZONE
+    try:
+        return gateway.incoming().write_requests(wanted, datetime.now(UTC), zone=zone), {}
+    except RedcapRejected as error:
+        if len(wanted) == 1:
+            return frozenset(), {wanted[0].study: str(error)}
+    half = len(wanted) // 2  # which of them?
+    written, refused = _write(gateway, wanted[:half])
+    more, others = _write(gateway, wanted[half:])
+    return written | more, refused | others
 
 
 _WAYS = {

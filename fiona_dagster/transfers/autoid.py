@@ -8,6 +8,7 @@ ids anonymous (behaviour reference 7.8). So nothing here can be computed again.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -83,7 +84,13 @@ def _draw(
     found: dict[str, str] = {}
     for key in keys:
         for _ in range(TRIES):
-            value = source.xeger(pattern)
+            try:
+                value = source.xeger(pattern)
+            except (re.error, KeyError, ValueError, OverflowError, RecursionError):
+                raise RequestRefused(
+                    f"no participant id can be drawn from the pattern of project {project.name}: it is no "
+                    "regular expression, or one with parts that can't be drawn (such as atomic groups)"
+                ) from None
             if value not in taken and _fits(value, project, entry):
                 break
         else:

@@ -61,6 +61,8 @@ class Placing:
     """Empty with ``autoid``: it is looked up or made."""
     event: str = field(default="", repr=False)
     reason: str = ""
+    again: bool = False
+    """Nothing was decided, because of a fault: the next round looks again."""
 
 
 def place(study: Candidate, tables: Tables) -> Placing:

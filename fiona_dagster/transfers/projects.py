@@ -61,6 +61,10 @@ def require_entry(gateway: Gateway, project: str, participant: str) -> None:
     """
     require_open(gateway, project)
     found = entry(gateway, project)
+    if found and found.pattern and not _is_pattern(found.pattern):
+        raise RequestRefused(
+            f"the pattern of project {project} in DataTransferProjects is no regular expression; correct it"
+        )
     if found and found.pattern and not matches(found.pattern, participant):
         raise RequestRefused(
             f"the participant id does not match the pattern of project {project} in DataTransferProjects"
@@ -104,6 +108,14 @@ class ProjectEvents:
         research = self._projects[project]
         if research is not None and not research.has_event(event):
             raise RequestRefused(f"project {project} has no such event in its REDCap")
+
+
+def _is_pattern(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def matches(pattern: str, participant: str) -> bool:

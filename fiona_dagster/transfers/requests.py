@@ -243,7 +243,8 @@ def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:
         else:
             try:
                 transfer = _take_up(gateway, events, study, request)
-            except (TransientError, RedcapRejected) as error:
+            except (TransientError, RedcapRejected, ConfigurationError) as error:
+                # the project's own REDCap, its token included: requests for others go on
                 log.warning("a request for project %s can't be checked now: %s", request.project, error)
                 waiting, postponed = waiting + 1, True
                 continue

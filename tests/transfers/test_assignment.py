@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -12,9 +13,10 @@ import pytest
 from fiona_dagster.cli.status import _print_study
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import transfer_requests_sensor
-from fiona_dagster.errors import ConfigurationError, OptOutUnavailable, RequestRefused
+from fiona_dagster.errors import ConfigurationError, OptOutUnavailable, RedcapRejected, RequestRefused
 from fiona_dagster.ledger import StudyAssignment, person_of
 from fiona_dagster.operations.overview import study_detail
+from fiona_dagster.redcap import IncomingProject, NewRequest
 from fiona_dagster.transfers import assignment, delivery, outcome, projects
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
@@ -218,6 +220,63 @@ def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
         )
     assert "no free participant id" in look(held).reason
     assert asked(held) == []
+
+
+@pytest.mark.parametrize("pattern", ["H[0-9", "(?>H[0-9]{3})", "H[0-9]{200}"])
+def test_a_pattern_that_no_id_can_be_drawn_from_waits_for_a_person(held: Site, pattern: str) -> None:
+    enter_project(
+        held, project_patient_naming=pattern, project_use_autoid="1", project_autoid_aetitle="HEART_IN"
+    )
+    assert "no participant id can be drawn from the pattern" in look(held).reason
+    assert asked(held) == []
+
+
+def test_a_project_that_is_set_up_wrongly_holds_up_no_other(held: Site) -> None:
+    """A token or pattern that somebody mistyped in the table is that project's trouble alone."""
+    held.project("LUNG", participant_pattern="L[0-9]+", events=[EVENT])
+    enter_project(held, project_token="mistyped", project_use_autoid="1", project_autoid_aetitle="HEART_IN")
+    found = look(held)
+    assert (found.state, found.seen) == ("waiting", "")
+    assert "can't make participant ids now" in found.reason
+    assert "mistyped" not in found.reason
+
+    held.ask()
+    held.ask("L1", project="LUNG")
+    poll = held.poll()
+    assert [transfer.project for transfer in poll.accepted] == ["LUNG"]
+    assert (poll.postponed, poll.waiting) == (True, 1)
+
+    enter_project(held, project_patient_naming="H[", project_use_autoid="0")
+    look(held)
+    held.fill(1, transfer_requested_date="2031-01-01 10:00")
+    (refused,) = held.poll().refused
+    assert "no regular expression" in refused.reason
+
+
+def test_what_redcap_does_not_take_of_one_study_holds_up_no_other(
+    held: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.arrive(1, StudyInstanceUID=f"{STUDY}.7", AccessionNumber="ACC2", SeriesInstanceUID=f"{STUDY}.7.1")
+    held.complete()
+    held.register(f"{STUDY}.7")
+    couple(held, 0, ACCESSION, date=ago())
+    couple(held, 1, "ACC2", participant="H002", date=ago())
+    write_requests = IncomingProject.write_requests
+
+    def picky(
+        incoming: IncomingProject, wanted: Sequence[NewRequest], now: datetime, *, zone: str
+    ) -> frozenset[str]:
+        if any(request.study == STUDY for request in wanted):
+            raise RedcapRejected("REDCap call content=record: refused", 400)
+        return write_requests(incoming, wanted, now, zone=zone)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IncomingProject, "write_requests", picky)
+        assert "REDCap took no request" in look(held).reason
+    assert asked(held) == []
+    with held.open() as gateway:
+        assert [r.participant for r in gateway.incoming().requests_of(f"{STUDY}.7")] == ["H002"]
+    assert look(held).state == "asked", "the next round tries again"
 
 
 def test_the_order_is_coupling_list_routing_automatic_ids(held: Site) -> None:
