@@ -61,7 +61,7 @@ class ProofAwaited(TransientError):
 
 
 class RedcapUnavailable(TransientError):
-    """REDCap gave no usable answer (408, 5xx, time-out, connection, HTML page with status 200)."""
+    """REDCap gave no usable answer (408, 5xx, time-out, connection, a web page, a redirect to elsewhere)."""
 
 
 class OptOutUnavailable(TransientError):

@@ -66,6 +66,17 @@ def is_ban(status: int, body: str) -> bool:
     return is_html(body) and (status < 300 or status in (401, 403, 429)) and _BAN.search(body) is not None
 
 
+def is_somebody_else(status: int, body: str) -> bool:
+    """Whether a server before REDCap refused or led away: while REDCap is upgraded, its address may be gone.
+
+    That passes, or is a wrong address; the same call again at once is of no use in either case.
+    """
+    if status in (302, 303, 307):
+        return True
+    wordless = is_html(body) or not body.strip()
+    return status in (401, 403, 404, 405) and wordless and error_text(body) is None
+
+
 def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: Iterable[str]) -> None:
     """Raises what an answer means unless it is a success.
 
@@ -77,7 +88,8 @@ def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: I
         sent: values of ours that must not.
 
     Raises:
-        RedcapUnavailable: 408, 429, 5xx, a ban, or an HTML page with status 200.
+        RedcapUnavailable: 408, 429, 5xx, a ban, an HTML page with status 200, or a page or redirect of
+            somebody else.
         RedcapRejected: everything else that isn't a success.
     """
     what = f"REDCap call content={content}"
@@ -88,6 +100,8 @@ def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: I
         )
     if is_transient(status):
         raise RedcapUnavailable(f"{what}: server answered with status {status}; try again later")
+    if is_somebody_else(status, body):
+        raise RedcapUnavailable(f"{what}: {_reason(status, body, known, sent)}")
     if status >= 300:
         raise RedcapRejected(f"{what}: {_reason(status, body, known, sent)}", status)
     if is_html(body):

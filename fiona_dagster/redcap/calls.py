@@ -129,7 +129,7 @@ class Caller:
                     reply.body,
                     content=fields["content"],
                     known=_speakable(fields) | answers.field_names(known),
-                    sent=sent,
+                    sent={*sent, *self._transport.spellings()},
                 )
                 return parse(reply)
             except RedcapUnavailable as error:
@@ -140,7 +140,11 @@ class Caller:
             attempt += 1
 
     def _heed(self, reply: Reply, attempt: int, tries: int) -> int:
-        """How many tries are left to make: a server that wants to be left alone gets that from everybody."""
+        """How many tries to make: a server that wants to be left alone gets that from everybody."""
+        if answers.is_somebody_else(reply.status, reply.body) and not answers.is_ban(
+            reply.status, reply.body
+        ):
+            return attempt
         banned = answers.is_ban(reply.status, reply.body)
         asked = reply.retry_after if reply.status in (429, 503) else None
         if not banned and (asked is None or asked <= LONGEST_WAIT):

@@ -119,6 +119,11 @@ class Transport:
             response.status_code, body, headers.get("Content-Type", ""), _seconds(headers.get("Retry-After"))
         )
 
+    def spellings(self) -> set[str]:
+        """The token as a server may repeat it in an error, to be taken out there."""
+        token = self._token.reveal()
+        return {token, token.lower(), token.upper()}
+
     def pause(self, seconds: float) -> None:
         """Keeps every process here from calling for so long."""
         self._budget.pause(seconds)
@@ -165,8 +170,7 @@ class Transport:
             return None
         try:
             target = urljoin(self.url, response.headers.get("Location", ""))
-            here, there = urlsplit(self.url), urlsplit(target)
-            same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
+            same = _place(self.url) == _place(target)
         except ValueError:  # a Location that is no address
             return None
         return target if same and target != self.url else None
@@ -174,6 +178,13 @@ class Transport:
     @property
     def _host(self) -> str:
         return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    """What has to be the same where the token goes: scheme, host, port, and nobody's name before the host."""
+    parts = urlsplit(url)
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or usual, parts.netloc.rpartition("@")[0]
 
 
 def _checked_url(url: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -203,8 +204,27 @@ def test_a_wrong_token_and_a_wrong_address(redcap: Sandbox) -> None:
     with pytest.raises(RedcapRejected, match="You do not have permissions to use the API") as caught:
         RedcapClient(redcap.url, TOKEN).version()
     assert caught.value.status == 403
-    with pytest.raises(RedcapRejected, match=r"check redcap\.url"):
+    with pytest.raises(RedcapUnavailable, match=r"check redcap\.url"):
         RedcapClient(redcap.url + "elsewhere/", TOKEN).version()
+
+
+@pytest.mark.parametrize("status", [302, 307, 401, 403, 404, 405])
+@pytest.mark.parametrize("body", [b"", b"<!DOCTYPE html><html>403 Forbidden</html>"])
+def test_what_somebody_else_says_may_pass_and_is_not_asked_again_at_once(status: int, body: bytes) -> None:
+    """While REDCap is upgraded the web server knows no such address: work must not be given up for that."""
+    with stub_server(Stub(status=status, body=body)) as stub, pytest.raises(RedcapUnavailable):
+        RedcapClient(stub.url, TOKEN, sleep=lambda _seconds: pytest.fail("it waited")).version()
+    assert len(stub.paths) == 1
+
+
+@pytest.mark.parametrize("said", ["{token}", "token {token} is unknown", '{{"error": "no {token} here"}}'])
+def test_a_token_that_the_server_repeats_is_taken_out(said: str) -> None:
+    token = "abcdef" * 5 + "ab"  # a word, as redaction sees it
+    for spelling in (token, token.upper()):
+        body = said.format(token=spelling).encode()
+        with stub_server(Stub(status=403, body=body)) as stub, pytest.raises(RedcapRejected) as caught:
+            RedcapClient(stub.url, token).version()
+        assert token not in str(caught.value).lower()
 
 
 def test_unknown_fields_are_named(client: RedcapClient) -> None:
@@ -282,12 +302,16 @@ def test_a_redirect_to_the_same_host_is_posted_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["http://127.0.0.2/api/", "https://127.0.0.1/api/", "", "http://[/", "/api/"]
+    "location",
+    ["http://127.0.0.2/api/", "https://127.0.0.1/api/", "", "http://[/", "/api/", "//somebody@HOST/redcap/"],
 )
-def test_the_token_goes_nowhere_else(location: str) -> None:
-    moved = Stub(status=302, headers={"Location": location})
-    with stub_server(moved) as stub, pytest.raises(RedcapRejected, match="redirected"):
-        RedcapClient(stub.url, TOKEN).export_records()
+@pytest.mark.parametrize("status", [301, 302])
+def test_the_token_goes_nowhere_else(location: str, status: int) -> None:
+    moved = Stub(status=status, headers={"Location": location})
+    with stub_server(moved) as stub:
+        stub.headers["Location"] = location.replace("HOST", urlsplit(stub.url).netloc)
+        with pytest.raises((RedcapRejected, RedcapUnavailable), match="redirected"):
+            RedcapClient(stub.url, TOKEN).export_records()
     assert len(stub.paths) == 1
 
 
