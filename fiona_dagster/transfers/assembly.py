@@ -32,9 +32,10 @@ from fiona_dagster.transfers.package import (
     read_manifest,
     software_version,
 )
-from fiona_dagster.transfers.pictures import picture
+from fiona_dagster.transfers.pictures import glimpse, picture
 from fiona_dagster.transfers.signature import SigningKey
 from fiona_dagster.transfers.triple import write_triples
+from fiona_dagster.transfers.writing import WHOLE, Blocks
 
 
 def assemble(
@@ -80,8 +81,14 @@ def assemble(
     rows = series_rows(laid_out, types)
     manifest = {**manifest, **_contents(laid_out, verified, target, types, look=look, images=images)}
     head = {"software": software_version(), **manifest}
-    page = index_page(head, rows, lambda index: _picture(laid_out[index], verified), report)
     packed = [file for series in laid_out for file in series.files] if "dicom" in look.deliver else []
+    looked_at: dict[str, Blocks] = {}
+    page = index_page(
+        head,
+        rows,
+        lambda index: _picture(laid_out[index], verified, looked_at if packed else None),
+        report,
+    )
     files = [(file.name, file.path) for file in packed]
     expected = {file.name: verified[file.record] for file in packed}
     if images is not None:
@@ -96,6 +103,7 @@ def assemble(
         report=report,
         documents={INDEX: page, TABLE: series_table(rows), REPORT_PAGE: _report_page(report)},
         record=record_json(series_records(laid_out, types)),
+        looked_at=looked_at,
         progress=progress,
     )
 
@@ -137,8 +145,14 @@ def _report_page(report: Mapping[str, Any]) -> bytes:
     return reports.page(report.get("deidentification", {}), report.get("verification", {}))
 
 
-def _picture(series: PackedSeries, verified: Mapping[str, str]) -> bytes | str:
+def _picture(
+    series: PackedSeries, verified: Mapping[str, str], later: dict[str, Blocks] | None
+) -> bytes | str:
+    """A picture of the middle of a series; ``later`` takes what is to be compared when the file is packed."""
     file = series.files[len(series.files) // 2]
     if file.record not in verified:
         raise NotVerified("a picture was to be made of a file without a verification record")
-    return picture(file.path, verified[file.record])
+    if later is None or file.header.size <= WHOLE:
+        return picture(file.path, verified[file.record])
+    shown, later[file.name] = glimpse(file.path)
+    return shown

@@ -17,11 +17,17 @@ from typing import Any
 
 from fiona_dagster.studies.attributes import RECORD_TAGS, record_value
 from fiona_dagster.studies.values import number
-from fiona_dagster.transfers.layout import FRAMES, MODALITY, SERIES_NUMBER, PackedSeries, whole_number
+from fiona_dagster.transfers.layout import (
+    FRAMES,
+    MODALITY,
+    SERIES_NUMBER,
+    SLICE_LOCATION,
+    PackedSeries,
+    whole_number,
+)
 
 INDEX, TABLE, REPORT_PAGE = "index.html", "series.csv", "report.html"
 _ROWS, _COLUMNS, _DESCRIPTION = 0x00280010, 0x00280011, 0x0008103E
-_SLICE_LOCATION = 0x00201041
 COLUMNS = (
     "folder",
     "SeriesInstanceUID",
@@ -100,9 +106,9 @@ def series_records(
             if value is not None:
                 record[key] = record_value(key, value)
         places = [
-            (place, header.text(_SLICE_LOCATION))
+            (place, header.text(SLICE_LOCATION))
             for header in headers
-            if (place := number(header.value(_SLICE_LOCATION))) is not None
+            if (place := number(header.value(SLICE_LOCATION))) is not None
         ]
         if places:
             record["SliceLocation"] = min(places)[1]

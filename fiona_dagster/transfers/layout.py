@@ -19,13 +19,16 @@ from fiona_dagster.studies.attributes import RECORD_TAGS
 PATIENT_ID, MODALITY, STUDY_DATE = 0x00100020, 0x00080060, 0x00080020
 SERIES_NUMBER, SERIES_DESCRIPTION = 0x00200011, 0x0008103E
 INSTANCE_NUMBER, FRAMES, TIME_POINT = 0x00200013, 0x00280008, 0x00120050
+SLICE_LOCATION = 0x00201041
 TAGS = frozenset(
     (
-        *RECORD_TAGS.values(), PATIENT_ID, MODALITY, STUDY_DATE, SERIES_NUMBER, SERIES_DESCRIPTION,
-        INSTANCE_NUMBER, FRAMES, TIME_POINT,
+        PATIENT_ID, MODALITY, STUDY_DATE, SERIES_NUMBER, SERIES_DESCRIPTION, INSTANCE_NUMBER, FRAMES,
+        TIME_POINT, SLICE_LOCATION,
     )
 )  # fmt: skip
-"""What is read of each file: what names need, and what the record of a series holds."""
+"""What is read of each file: what names need, and what of a series record differs from file to file."""
+FIRST_TAGS = TAGS | frozenset(RECORD_TAGS.values())
+"""What is read of the first file of a series: what its record holds."""
 
 _NAME_TAGS = (
     0x00080005, PATIENT_ID, MODALITY, STUDY_DATE, SERIES_NUMBER, SERIES_DESCRIPTION, TIME_POINT,
@@ -56,7 +59,10 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class PackedSeries:
-    """One series of a package: its folder, and its files in order of InstanceNumber."""
+    """One series of a package: its folder, and its files in order of InstanceNumber.
+
+    The header of the first has :data:`FIRST_TAGS`, those of the others :data:`TAGS`.
+    """
 
     folder: str
     files: tuple[PackedFile, ...]
@@ -99,8 +105,8 @@ def lay_out(
     given = {"project": project, "participant": participant, "event": event, "separator": separator}
     known: dict[tuple[object, ...], str] = {}  # the files of a series have the same values
     for name, path in files:
-        header = _read(path)
-        values = tuple(header.elements.get(tag) for tag in _NAME_TAGS)
+        header = _read(path, TAGS)
+        values = tuple(map(header.elements.get, _NAME_TAGS))
         folder = known.get(values) or _folder(header, template or PackageSettings().layout, given)
         known[values] = folder
         series.setdefault(folder, {}).setdefault(header.series, []).append((name, header))
@@ -133,6 +139,8 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _number(folder: str, headers: list[tuple[str, InstanceHeader]]) -> tuple[PackedFile, ...]:
     ordered = sorted(headers, key=lambda each: (each[1].instance_number, each[1].sop_instance, each[0]))
+    name, first = ordered[0]
+    ordered[0] = (name, _read(first.path, FIRST_TAGS))
     return tuple(
         PackedFile(f"{folder}/{index:05d}.dcm", name, header.path, header)
         for index, (name, header) in enumerate(ordered, 1)
@@ -165,8 +173,8 @@ def whole_number(header: InstanceHeader, tag: int) -> int:
     return int(text[:9]) if text[:9].isascii() and text[:9].isdigit() else 0
 
 
-def _read(path: Path) -> InstanceHeader:
-    header = read_instance(path, TAGS)
+def _read(path: Path, tags: frozenset[int]) -> InstanceHeader:
+    header = read_instance(path, tags)
     if _NO_HEADER & set(header.damage) or not header.sop_instance:
         raise UnreadableDicom("a de-identified file can't be read; de-identify the study again")
     return header

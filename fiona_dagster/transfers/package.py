@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.layout import arcnames
 from fiona_dagster.transfers.verify import FORMATS, MANIFEST, REPORT, read_manifest, verify_package
-from fiona_dagster.transfers.writing import CHUNK, PackageWriter, write_synced
+from fiona_dagster.transfers.writing import Blocks, PackageWriter, write_synced
 from fiona_dagster.transfers.zipformat import SIGNED
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def build_package(
     report: Mapping[str, Any] | None = None,
     documents: Mapping[str, bytes] | None = None,
     record: bytes | None = None,
+    looked_at: Mapping[str, Blocks] | None = None,
     progress: Progress | None = None,
 ) -> PackageInfo:
     """Packs verified files; every byte that goes in is compared with the verification record.
@@ -107,6 +108,7 @@ def build_package(
         report: the de-identification report, stored as ``report.json``.
         documents: further files at the top of the package, by their names.
         record: goes into ``<package>.json`` beside the package.
+        looked_at: by name, what of a large file the documents show; compared with what is packed.
         progress: called with (bytes packed, bytes in all).
 
     Returns:
@@ -131,12 +133,12 @@ def build_package(
     sides: dict[Path, bytes] = {}
     try:
         with _no_room(target_zip.parent):
-            with _written(part) as stream, PackageWriter(stream) as writer:
+            with _written(part) as descriptor, PackageWriter(descriptor) as writer:
                 for name, data in texts:
                     writer.add(name, data)
                 total = sum(sizes)
                 for (name, path, digest), size in zip(content, sizes, strict=True):
-                    writer.add_file(name, path, size, digest)
+                    writer.add_file(name, path, size, digest, (looked_at or {}).get(name))
                     if progress is not None:
                         progress(writer.offset, total)
                 writer.finish(key)
@@ -227,12 +229,14 @@ def _part_of(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
+def _written(path: Path) -> Iterator[int]:
+    """Descriptor of a new file, which is on the disk at the end."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=CHUNK) as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

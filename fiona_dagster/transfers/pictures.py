@@ -12,12 +12,14 @@ import hashlib
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from fiona_dagster.errors import NotVerified
-from fiona_dagster.transfers.writing import changed
+from fiona_dagster.transfers.looked import LookedAt
+from fiona_dagster.transfers.writing import Blocks, changed
 
 SIDE = 160
 """Largest width and height of a picture."""
@@ -49,12 +51,31 @@ def picture(path: Path, digest: str) -> bytes | str:
     """
     try:
         with path.open("rb") as stream:
-            return _picture(stream, digest)
+            return _picture(stream, lambda: _require(stream, digest))
     except OSError:
         raise changed() from None
 
 
-def _picture(stream: BufferedReader, digest: str) -> bytes | str:
+def glimpse(path: Path) -> tuple[bytes | str, Blocks]:
+    """A small picture as :func:`picture` makes it, of a large file that is compared when it is packed.
+
+    Args:
+        path: a de-identified file.
+
+    Returns:
+        A PNG, or why there is none; and what was looked at, to be compared with what is packed.
+
+    Raises:
+        NotVerified: the file changes, or can't be read.
+    """
+    try:
+        with LookedAt(path) as looked_at, BufferedReader(looked_at) as stream:
+            return _picture(stream, lambda: None), looked_at.blocks
+    except OSError:
+        raise changed() from None
+
+
+def _picture(stream: BufferedReader[Any], require: Callable[[], None]) -> bytes | str:
     from pydicom import config as pydicom_config
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
@@ -68,7 +89,7 @@ def _picture(stream: BufferedReader, digest: str) -> bytes | str:
             refused = _why_not(header, syntax)
             if refused:  # one of a few texts: nothing is shown that could be another's
                 return refused
-            _require(stream, digest)
+            require()
             frames = max(1, int(header.get("NumberOfFrames") or 1))
             stream.seek(0)
             frame = pixel_array(stream, index=frames // 2, raw=True)

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -29,6 +29,8 @@ WHOLE = 4 << 20
 """Files up to this size are read once into memory; of larger ones the CRC-32 is taken first."""
 FLUSH_EVERY = 16 << 20
 """Bytes after which a thread begins to bring to the disk what was written, for a shorter wait at the end."""
+Blocks = Mapping[int, bytes]
+"""Number of a piece of :data:`CHUNK` bytes of a file -> SHA-256 that it had when it was looked at before."""
 WAITING = 6
 """Pieces of about :data:`CHUNK` (at most :data:`WHOLE`) that may wait for each digest: bounds the memory."""
 
@@ -77,11 +79,16 @@ def _check(data: bytes, files: list[tuple[int, int, str]]) -> None:
         _compare(hashlib.sha256(view[begin:end]), expected)
 
 
+def _same(piece: bytes, before: bytes) -> None:
+    if hashlib.sha256(piece).digest() != before:
+        raise changed()
+
+
 class PackageWriter:
     """Appends entries; MD5 and SHA-256 of the package and SHA-256 of each file come from the bytes written.
 
     Args:
-        stream: where the package goes; nothing of it counts before :meth:`finish` returned.
+        descriptor: of the file that the package goes to; nothing counts before :meth:`finish` returned.
 
     Attributes:
         offset: bytes written.
@@ -89,8 +96,8 @@ class PackageWriter:
         sha256: the same.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self.offset = 0
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.sha256 = hashlib.sha256()
@@ -115,7 +122,9 @@ class PackageWriter:
         self._begin(name, len(data), zlib.crc32(data))
         self._write(data)
 
-    def add_file(self, name: str, path: Path, size: int, digest: str) -> None:
+    def add_file(
+        self, name: str, path: Path, size: int, digest: str, looked_at: Blocks | None = None
+    ) -> None:
         """A verified file.
 
         Args:
@@ -124,6 +133,8 @@ class PackageWriter:
             size: bytes it must have.
             digest: the SHA-256 that the verification record has. It is compared by a thread while writing
                 goes on: a difference is raised by a later call, at the latest by :meth:`finish`.
+            looked_at: what was taken from it into the package already, of a file above :data:`WHOLE`; it is
+                compared in the same way.
 
         Raises:
             NotVerified: the file differs from its record or can't be read.
@@ -131,8 +142,10 @@ class PackageWriter:
         try:
             if size > WHOLE:
                 with path.open("rb", buffering=0) as source:
-                    self._add_large(name, source, size, digest)
+                    self._add_large(name, source, size, digest, looked_at or {})
                 return
+            if looked_at:  # it was larger then
+                raise changed()
             data = _whole(path, size)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -143,19 +156,21 @@ class PackageWriter:
         self._unchecked.append((self._bytes, self._bytes + size, digest))
         self._write(data)
 
-    def _add_large(self, name: str, source: BinaryIO, size: int, digest: str) -> None:
+    def _add_large(self, name: str, source: BinaryIO, size: int, digest: str, looked_at: Blocks) -> None:
         crc = 0
         for piece in _pieces(source, size):
             crc = zlib.crc32(piece, crc)
         source.seek(0)
         self._begin(name, size, crc)
         written, sha256 = 0, hashlib.sha256()
-        for piece in _pieces(source, size):
+        for number, piece in enumerate(_pieces(source, size)):
             written = zlib.crc32(piece, written)
             self._lanes[2].put(sha256.update, piece)
+            if number in looked_at:
+                self._lanes[2].put(_same, piece, looked_at[number])
             self._write(piece)
         self._lanes[2].put(_compare, sha256, digest)
-        if written != crc:
+        if written != crc or max(looked_at, default=0) > number:
             raise changed()
 
     def _begin(self, name: str, size: int, crc: int) -> None:
@@ -175,15 +190,19 @@ class PackageWriter:
         data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting, self._bytes = [], 0
         unchecked, self._unchecked = self._unchecked, []
-        self._stream.write(data)
+        self._out(data)
         if unchecked:
             self._lanes[2].put(_check, data, unchecked)
         if self.offset - self._flushed >= FLUSH_EVERY:
-            self._stream.flush()
-            self._lanes[3].put(os.fdatasync, self._stream.fileno())
+            self._lanes[3].put(os.fdatasync, self._descriptor)
             self._flushed = self.offset
         self._lanes[0].put(self.sha256.update, data)
         self._lanes[1].put(self.md5.update, data)
+
+    def _out(self, data: bytes) -> None:
+        done = os.write(self._descriptor, data)
+        while done < len(data):
+            done += os.write(self._descriptor, memoryview(data)[done:])
 
     def finish(self, key: SigningKey) -> None:
         """Writes the central directory, and the comment that seals and signs everything before it.
@@ -201,7 +220,7 @@ class PackageWriter:
             lane.close()
         digest = self.sha256.digest()
         seal = digest.hex().encode() + SIGNATURE_PREFIX + key.sign(digest).hex().encode()
-        self._stream.write(seal)
+        self._out(seal)
         self.offset += len(seal)
         self.sha256.update(seal)
         self.md5.update(seal)
@@ -222,9 +241,11 @@ def _whole(path: Path, size: int) -> bytes:
 
 
 def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:
-    """The content in pieces; exactly ``size`` bytes of it."""
+    """The content in pieces of :data:`CHUNK`; exactly ``size`` bytes of it."""
     done = 0
     while piece := source.read(CHUNK):
+        while len(piece) < CHUNK and (more := source.read(CHUNK - len(piece))):
+            piece += more
         done += len(piece)
         if done > size:
             raise changed()

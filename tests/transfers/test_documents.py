@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
@@ -24,11 +25,11 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from fiona_dagster.config import PackageSettings
 from fiona_dagster.errors import NotVerified
-from fiona_dagster.transfers import pictures
+from fiona_dagster.transfers import assembly, looked, pictures, writing
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.layout import lay_out
 from fiona_dagster.transfers.package import PackageInfo
-from fiona_dagster.transfers.pictures import picture, png
+from fiona_dagster.transfers.pictures import glimpse, picture, png
 from fiona_dagster.transfers.verify import verify_package
 from fiona_dagster.transfers.zipformat import is_safe_name
 from tests.deid import phantoms
@@ -144,6 +145,76 @@ def test_nothing_but_verified_pixels_is_shown(tmp_path: Path) -> None:
         picture(path, "0" * 64)
     with pytest.raises(NotVerified):
         picture(tmp_path / "none", "0" * 64)
+
+
+@pytest.mark.parametrize("block", [7, 1000, 1 << 20])
+def test_a_glimpse_shows_the_same_and_tells_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(looked, "CHUNK", block)
+    for index, syntax in enumerate((ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)):
+        path = image(tmp_path / str(index), syntax=syntax)
+        data = path.read_bytes()
+        seen_now, blocks = glimpse(path)
+        assert seen_now == shown(path)
+        assert blocks
+        for number, digest in blocks.items():
+            assert hashlib.sha256(data[number * block : (number + 1) * block]).digest() == digest
+    frames = np.zeros((9, 100, 100, 1), "<u2")
+    path = image(tmp_path / "frames", frames, NumberOfFrames=9, SamplesPerPixel=1)
+    if block == 1000:
+        assert len(glimpse(path)[1]) < 30  # of 181: a header and one frame
+    with pytest.raises(NotVerified):
+        glimpse(tmp_path / "none")
+
+
+def test_a_block_that_changes_between_two_looks_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looked, "CHUNK", 4)
+    path = tmp_path / "1"
+    path.write_bytes(b"abcdefgh")
+    with looked.LookedAt(path) as file:
+        assert file.read(8) == b"abcd"  # raw: as far as a block goes
+        assert file.read() == b"efgh"
+        path.write_bytes(b"abcXefgh")
+        assert file.seek(-4, 2) == 4
+        assert file.read(4) == b"efgh"
+        file.seek(0)
+        with pytest.raises(NotVerified):
+            file.read(1)
+
+
+def test_a_picture_of_a_large_file_is_of_the_bytes_that_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (assembly, writing):
+        monkeypatch.setattr(module, "WHOLE", 1000)
+    for module in (looked, writing):
+        monkeypatch.setattr(module, "CHUNK", 500)
+    path = image(tmp_path / "1.dcm")
+    true = path.read_bytes()
+    verified = {path.name: hashlib.sha256(true).hexdigest()}
+
+    def pack(name: str) -> PackageInfo:
+        return assemble(
+            tmp_path, verified, tmp_path / name, manifest=HEAD, report={}, key=KEY, look=PackageSettings()
+        )
+
+    with zipfile.ZipFile(pack("good.zip").path) as archive:
+        assert base64.b64encode(shown(path)) in archive.read("index.html")  # type: ignore[arg-type]
+    assert verify_package(tmp_path / "good.zip") == []
+
+    def other_for_a_moment(file: Path) -> tuple[bytes | str, Any]:
+        file.write_bytes(true[:-1000] + bytes(1000))
+        seen_then = glimpse(file)
+        file.write_bytes(true)
+        return seen_then
+
+    monkeypatch.setattr(assembly, "glimpse", other_for_a_moment)
+    with pytest.raises(NotVerified):
+        pack("bad.zip")
+    assert not list(tmp_path.glob("*bad.zip*"))
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.booleans())
