@@ -63,8 +63,12 @@ def _explain(path: Path, text: str, model: type[BaseModel], error: ValidationErr
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"]
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(keys[-1], sorted(_known_keys(model)), n=1)
+        place = first["loc"][:-1]
+        missing = [one["loc"][-1] for one in errors if one["type"] == "missing" and one["loc"][:-1] == place]
+        close = difflib.get_close_matches(keys[-1], sorted(_known_keys(model) - {keys[-1]}), n=1)
         message = "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+        if missing:  # of all keys of the file another one may be closer by its letters
+            message = f"unknown key; required here and missing: {', '.join(map(repr, missing))}"
     return f"{path}: line {_line_of(text, keys)}: {where}: {message}"
 
 

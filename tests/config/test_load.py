@@ -42,6 +42,12 @@ def test_an_unknown_key_is_refused_with_line_and_suggestion(root: DataRoot) -> N
     assert "quiet_seconds" in message
 
 
+def test_where_something_required_is_missing_beside_an_unknown_key_that_is_named(root: DataRoot) -> None:
+    root.config_file.write_text('{"targets": {"share": {"kind": "folder", "path": "/mnt"}}}')
+    with pytest.raises(ConfigurationError, match="path: unknown key; required here and missing: 'directory'"):
+        load_settings(root)
+
+
 def test_broken_json_is_refused_with_its_line(root: DataRoot) -> None:
     write(root, '{\n "DICOMPORT": 104,\n}')
     with pytest.raises(ConfigurationError, match="line 3"):
