@@ -24,7 +24,7 @@ from fiona_dagster.transfers import delivery, execution, outcome, packing, relea
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.package import read_manifest
-from fiona_dagster.transfers.targets import Proof
+from fiona_dagster.transfers.targets import Proof, ProofKind
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 RESIDUAL_CHECK = "residual_identifiers"
@@ -337,14 +337,19 @@ def _images(gateway: Gateway, package: Package) -> dict[str, Any]:
     return {"series_partial_as_nifti": len(manifest["nifti_partial"])}
 
 
-_PROOFS = {
+_PROOFS: dict[ProofKind, str] = {
     "sftp-readback": "every byte was read back from the server and compared",
     "sftp-digest": "the server took the digest of the package and it is right",
     "sftp-md5sum-server": "the server's own checksum file (md5sum_server) is right",
+    "folder-readback": "every byte was read back from the folder and compared",
+    "s3-checksum": "the server's own SHA-256 of every part is right",
+    "s3-readback": "every byte was read back from the bucket and compared",
     "agreement": "delivered, unproven by agreement (a write-only drop box)",
     "dicom-commitment": "the research PACS promised to keep every instance safe (storage commitment)",
     "dicom-find": "the research PACS found every instance by its UID (C-FIND)",
     "dicom-find-count": "the research PACS counts as many instances as were sent (C-FIND)",
+    "qido-instances": "the DICOMweb server found every instance by its UID (QIDO-RS)",
+    "wado-compare": "the DICOMweb server has every instance; those in doubt were retrieved and compared",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import dagster as dg
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.build import build_defs
 from fiona_dagster.defs.intake import _series_table
+from fiona_dagster.defs.project import _delivery_metadata
+from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.operations import initialise
+from fiona_dagster.transfers.targets import Proof, ProofKind
 
 
 @pytest.fixture
@@ -86,6 +90,35 @@ def test_everything_that_people_see_is_explained(loaded: dg.RepositoryDefinition
     jobs = [job for job in loaded.get_all_jobs() if not job.name.startswith("__")]
     for shown in (*jobs, *loaded.sensor_defs, *loaded.schedule_defs):
         assert shown.description, shown.name
+
+
+@pytest.mark.parametrize("kind", get_args(ProofKind))
+def test_every_kind_of_proof_can_be_shown(kind: ProofKind) -> None:
+    """A kind without words made the first run of every delivery to such a target fail."""
+    proof = Proof(kind, "vault", "2026-11-25T10:00:00+00:00", {"files": 3, "bytes": 9})
+    package = Package("outbox/P/P_1.zip", 9, "md5", "sha256", 1, "")
+    transfer = Transfer(
+        id=1,
+        study="1.2",
+        project="P",
+        request=1,
+        requested_date="",
+        participant="P1",
+        event="E",
+        generation=0,
+        revision=1,
+        state="packaged",
+        mapped_uid="2.25.1",
+        reason="",
+        created="",
+        changed="",
+        rules="",
+        awaits_removal=False,
+    )
+    shown = _delivery_metadata(proof, package, transfer)
+    assert shown["proof"].startswith(f"{kind}: ")
+    assert shown["proven_files"] == 3
+    assert "P1" not in str(shown)
 
 
 def test_series_stand_in_the_order_of_their_numbers() -> None:
