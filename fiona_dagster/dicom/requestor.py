@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -45,6 +45,7 @@ _VECTORS = 512
 _SENDFILE_FROM = 32 * 1024
 """PDUs of this size are worth two system calls each."""
 _RELEASE_SECONDS = 5.0
+DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
 _SHORTER = "a file became shorter while it was sent; look at what the target received"
 _PDV = struct.Struct(">BxIIBB")
 _TIMEVAL = struct.Struct("@ll")
@@ -59,22 +60,27 @@ class Open:
         offset: where the data set begins, bytes.
         size: its length, bytes.
         changed: the file's time of change, ns.
+        same: waits until the whole file is compared with its digest, and says whether it has it.
     """
 
     descriptor: int
     offset: int
     size: int
     changed: int
+    same: Callable[[], bool]
 
-    def require_unchanged(self) -> None:
-        """Looks whether the file is what it was.
+    def require_sound(self) -> None:
+        """Called before the last part goes out, without which the peer has no object.
 
         Raises:
-            NotVerified: it was written to.
+            NotVerified: the file is not what it should be, or was written to.
         """
+        same = self.same()
         status = os.fstat(self.descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.offset + self.size, self.changed):
             raise NotVerified("a file changed while it was sent; look at what the target received")
+        if not same:
+            raise NotVerified(DIFFERS)
 
 
 class Requestor:
@@ -171,7 +177,8 @@ class Requestor:
 
         Raises:
             Broken: the association is gone.
-            NotVerified: the file changed; its last part was not sent, the association must be aborted.
+            NotVerified: the file changed, or is not the one that it should be; its last part was not sent,
+                the association must be aborted.
         """
         command = dimse.encode_store_request(self.next_message_id(), context[0], sop_instance)
         identifier = self.accepted[context]
@@ -212,7 +219,7 @@ class Requestor:
                 raise NotVerified(_SHORTER)
             at += count
             if at == end:
-                data.require_unchanged()
+                data.require_sound()
             self._wire.send(list(self._pdus(identifier, part, last=at == end)), deadline)
 
     def _send_pages(self, identifier: int, data: Open, deadline: float) -> None:
@@ -223,7 +230,7 @@ class Requestor:
             last = 2 if at + count == end else 0
             header = _PDV.pack(pdu.P_DATA, count + 6, count + 2, identifier, last)
             if last:
-                data.require_unchanged()
+                data.require_sound()
             self._wire.send([memoryview(header)], deadline, socket.MSG_MORE)
             if not self._wire.send_file(data.descriptor, at, count, deadline):
                 raise NotVerified(_SHORTER)

@@ -60,7 +60,8 @@ def store_files(
         PeerUnavailable: no association could be had, or the peer takes associations and then says nothing.
         DeliveryRefused: the peer refuses associations from us for good.
         ConfigurationError: the files for TLS can't be used.
-        NotVerified: a file is not what its digest says, or changed while it was sent.
+        NotVerified: a file is not what its digest says, or changed while it was sent. Of a large one the last
+            part was held back then, and the association aborted: the peer has no such object.
     """
     results: list[StoreResult] = []
 

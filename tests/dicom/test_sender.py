@@ -34,6 +34,7 @@ def peer(acceptor: Acceptor, timeout: float = 5.0) -> Peer:
 
 def make(folder: Path, count: int, pixels: int = 128) -> list[Instance]:
     made = []
+    folder.mkdir(exist_ok=True)
     for number in range(count):
         path = folder / f"{number}.dcm"
         data = data_set(f"1.2.3.{number}", pixels=os.urandom(pixels))
@@ -216,6 +217,73 @@ def test_a_large_file_that_is_written_to_while_it_is_sent_never_gets_complete(
     with Acceptor(script) as acceptor, pytest.raises(NotVerified, match="changed while it was sent"):
         store_files(peer(acceptor), files)
     assert not complete
+
+
+@pytest.mark.parametrize("limit", [16384, 131072], ids=["read", "from the page cache"])
+def test_a_large_file_that_is_not_the_one_never_gets_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """It is compared while it is sent; the last byte alone differs, and what went before is answered."""
+    monkeypatch.setattr(instances, "IN_MEMORY", 1_000_000)
+    files = [*make(tmp_path, 1), *make(tmp_path / "large", 1, 9_000_000)]
+    digests = {str(each.path): hashlib.sha256(each.path.read_bytes()).hexdigest() for each in files}
+    whole = files[1].path.read_bytes()
+    files[1].path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    kinds: list[int] = []
+    received = 0
+
+    def script(connection: Connection, _: int) -> None:
+        nonlocal received
+        connection.accept(limit)
+        command, _ = connection.message()
+        connection.respond(command, 0)
+        while True:
+            kind, body = connection.read()
+            kinds.append(kind)
+            if kind == pdu.P_DATA:
+                for control, part in pdu.data_values(body):
+                    assert control in (0, 3)
+                    received += len(part) if control == 0 else 0
+
+    results: list[StoreResult] = []
+    with (
+        Acceptor(script) as acceptor,
+        pytest.raises(NotVerified, match="differs from its verification record"),
+    ):
+        store_files(peer(acceptor), files, digests=digests, after=results.append)
+    assert [result.status for result in results] == [0]
+    assert kinds[-1] == pdu.ABORT
+    assert kinds.count(pdu.ABORT) == 1
+    assert 0 < received < len(body_of(files[1]))
+
+
+def test_a_large_file_is_compared_once_however_often_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instances, "IN_MEMORY", 0)
+    files = make(tmp_path, 2, 3_000_000)
+    digests = {str(each.path): hashlib.sha256(each.path.read_bytes()).hexdigest() for each in files}
+    got: list[tuple[str, bytes]] = []
+    started: list[int] = []
+    comparing = instances._Comparing
+    monkeypatch.setattr(
+        instances,
+        "_Comparing",
+        lambda descriptor, digest: (started.append(1), comparing(descriptor, digest))[1],
+    )
+
+    def script(connection: Connection, number: int) -> None:
+        if number == 2:
+            serve(connection, got)
+        connection.accept(131072)
+        connection.read()  # and then it breaks off
+
+    with Acceptor(script) as acceptor:
+        results = store_files(peer(acceptor), files, digests=digests)
+    assert [result.status for result in results] == [0, 0]
+    assert [data for _, data in got] == [body_of(each) for each in files]
+    assert len(started) == 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "store-digest"]
 
 
 def test_a_stop_ends_the_sending_behind_the_answer_that_is_awaited(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,9 @@ from fiona_dagster.dicom import read_file_meta
 from fiona_dagster.dicom.instances import read_instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.sender import store_files
+from fiona_dagster.errors import NotVerified
 from tests.making import data_set, part10
-from tests.peers_fixtures import _wait_for, free_port
+from tests.peers_fixtures import Orthanc, _wait_for, free_port
 
 pytestmark = pytest.mark.peers
 
@@ -75,3 +78,25 @@ def test_no_answer_is_lost_and_every_byte_arrives(
     assert len(stored) == len(files)
     for path in files[-20:]:
         assert data_of(stored[read_instance(path).sop_instance]) == data_of(path)
+
+
+def test_no_peer_keeps_a_large_object_that_is_not_the_one(
+    tmp_path: Path, dcmtk: Callable[[str], str], orthanc: Orthanc
+) -> None:
+    """All but its last part arrives; what a peer had of it goes with the association."""
+    [good, bad] = make(tmp_path / "files", 2, 20_000_000)
+    digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (good, bad)}
+    bad.write_bytes(bad.read_bytes()[:-1] + b"!")
+    files = [read_instance(path) for path in (good, bad)]
+    with storescp(dcmtk("storescp"), tmp_path / "store", "--max-pdu", "131072") as port:
+        with pytest.raises(NotVerified):
+            store_files(Peer("127.0.0.1", port, "ANY"), files, digests=digests)
+        deadline = time.monotonic() + 20  # it removes what it had when it sees the end
+        while len(stored := list((tmp_path / "store").iterdir())) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    [only] = stored
+    assert data_of(only) == data_of(good)
+
+    with pytest.raises(NotVerified):
+        store_files(Peer("127.0.0.1", orthanc.dicom_port, orthanc.ae_title), files, digests=digests)
+    assert orthanc.sop_instance_uids() == {files[0].sop_instance}
