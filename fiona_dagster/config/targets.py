@@ -92,8 +92,28 @@ class DicomTarget(Section):
     """How many associations send one study at the same time."""
     commitment_hours: float | None = Field(None, gt=0)
     """Ask for storage commitment, and wait so long for the answer before C-FIND has to do; None: no."""
+    compare: Literal["uncertain", "all", "none"] = "uncertain"
+    """Which instances are retrieved and compared: those that were there before with bytes that nobody can
+    vouch for, all, or none."""
+    retrieve: Literal["get", "move"] = "get"
+    """How they are retrieved: C-GET, or C-MOVE to a listener of the delivery's own."""
+    move_ae_title: str = ""
+    """For C-MOVE: our AE title as a move destination; the PACS knows it with our address and move_port."""
+    move_port: int | None = Field(None, ge=1, le=65535)
+    """For C-MOVE: TCP port that is listened on while instances are compared."""
+    move_host: str = ""
+    """For C-MOVE: address that is listened on. Empty: all of this machine."""
     tls: PeerTlsSettings | None = None
     """How connections to it are secured; None: they are not."""
+
+    @model_validator(mode="after")
+    def _can_be_moved_to(self) -> DicomTarget:
+        wanted = self.retrieve == "move"
+        if wanted != bool(self.move_ae_title) or wanted != (self.move_port is not None):
+            raise ValueError('move_ae_title and move_port go with retrieve: "move", and with nothing else')
+        if wanted and self.tls is not None and not self.tls.certificate:
+            raise ValueError('retrieve: "move" with tls needs tls.certificate: the PACS connects to us')
+        return self
 
 
 class FolderTarget(Section):

@@ -11,6 +11,7 @@ from fiona_dagster.dicom.uids import clean_uid
 from fiona_dagster.errors import UnreadableDicom
 
 C_STORE_RQ, C_FIND_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0020, 0x0030, 0x0FFF
+C_GET_RQ = 0x0010
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
@@ -163,6 +164,16 @@ def decode_response(data: bytes) -> Response:
     )
 
 
+def decode_either(data: bytes) -> Command | Response:
+    """Decodes a command set that may be a request or an answer.
+
+    Raises:
+        UnreadableDicom: it is neither.
+    """
+    command = decode_command(data)
+    return decode_response(data) if command.field & RESPONSE else command
+
+
 def _number(found: dict[int, bytes], element: int, default: int = 0) -> int:
     raw = found.get(element, b"")
     return int.from_bytes(raw, "little") if len(raw) == 2 else default
@@ -200,7 +211,7 @@ def encode_store_request(message_id: int, sop_class: str, sop_instance: str) -> 
 
 
 def encode_request(field: int, message_id: int, sop_class: str, *, data_set: bool) -> bytes:
-    """The command set of a C-ECHO-RQ or C-FIND-RQ (PS3.7 section 9.3).
+    """The command set of a C-ECHO-RQ, C-FIND-RQ or C-GET-RQ (PS3.7 section 9.3).
 
     Args:
         field: Command Field.

@@ -47,6 +47,28 @@ class PeerTls:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ValueError) as error:
             raise _unusable(f"ca_file {self.ca_file}", error) from None
+        return self._hardened(context)
+
+    def server_context(self) -> ssl.SSLContext:
+        """The same for connections that the peer makes to us; it has to show a certificate.
+
+        Raises:
+            ConfigurationError: a file can't be used, or there is no certificate of ours.
+        """
+        import ssl
+
+        if self.certificate is None:
+            raise ConfigurationError("TLS to a peer: certificate: needed where the peer connects to us")
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca_file)
+        except (OSError, ValueError) as error:
+            raise _unusable(f"ca_file {self.ca_file}", error) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+        return self._hardened(context)
+
+    def _hardened(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        import ssl
+
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION

@@ -6,17 +6,16 @@ Belongs here: negotiation, objects out and answers in, the end. Stays out: what 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from fiona_dagster.dicom import dimse, pdu
+from fiona_dagster.dicom.conversation import MAX_ANSWER, OUR_MAX_PDU, SLOWEST_BYTES_PER_SECOND, Conversation
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.wire import Broken, Wire, connect
 from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, UnreadableDicom
@@ -26,29 +25,19 @@ Context = tuple[str, str]
 Response = tuple[dimse.Response, bytes]
 """An answer and its data set, empty if it has none."""
 
-MAX_ANSWER = 8 * 1024 * 1024
-"""Largest data set of an answer."""
-
-OUR_MAX_PDU = 16384
-"""What we receive: answers are short."""
 LARGEST_PDU = 262_144
 """What we send at most, also to a peer without a limit."""
 SMALLEST_PDU = 128
 """A peer that takes less at a time can't be served."""
-SLOWEST_BYTES_PER_SECOND = 20_000
-"""A peer that takes an object more slowly than this is given up: it would hold a slot for days."""
 BLOCK = 4 * 1024 * 1024
 """Bytes that are read at a time from a file that is not held in memory."""
 
-_READ = 16 * 1024
-_VECTORS = 512
 _SENDFILE_FROM = 32 * 1024
 """PDUs of this size are worth two system calls each."""
 _RELEASE_SECONDS = 5.0
 DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
 _SHORTER = "a file became shorter while it was sent; look at what the target received"
 _PDV = struct.Struct(">BxIIBB")
-_TIMEVAL = struct.Struct("@ll")
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Open:
             raise NotVerified(DIFFERS)
 
 
-class Requestor:
+class Requestor(Conversation):
     """An established association. Use it as a context manager: it ends with a release, or an abort.
 
     Args:
@@ -104,9 +93,7 @@ class Requestor:
     def __init__(self, peer: Peer, contexts: Sequence[Context], scp_roles: Sequence[str] = ()) -> None:
         self._peer = peer
         self._message = 0
-        self._values: deque[tuple[int, bytes]] = deque()
-        self._ended = False
-        self._wire = Wire(connect(peer), peer.timeout)
+        super().__init__(Wire(connect(peer), peer.timeout), peer.timeout)
         try:
             self.accepted, limit = self._negotiate(contexts, scp_roles)
         except BaseException:
@@ -259,46 +246,28 @@ class Requestor:
         Raises:
             Broken: the association is gone, or the answer belongs to no request of ours.
         """
+        self.demand(context, command, data)
+        return self.more(field)
+
+    def demand(self, context: Context, command: bytes, data: bytes = b"") -> None:
+        """Sends a request and does not wait for what comes back; see :meth:`ask`."""
         identifier = self.accepted[context]
         parts = [memoryview(pdu.encode_command(identifier, command, self.step + 6))]
         if data:
             parts += self._pdus(identifier, memoryview(data), last=True)
         self._wire.send(parts, self._deadline(len(data)))
-        return self.more(field)
 
     def more(self, field: int) -> Response:
         """The next answer to the request that was sent last; see :meth:`ask`."""
         return self._response(field, self._peer.timeout)
 
-    def request(self, seconds: float) -> tuple[dimse.Command, bytes]:
-        """What the peer asks us on the same association: the command and its data set.
-
-        Args:
-            seconds: how long that may take.
-
-        Raises:
-            Broken: nothing came, or what came makes no sense.
-        """
-        deadline = time.monotonic() + seconds
-        self._wire.set_timeout(seconds)
-        try:
-            command = dimse.decode_command(self._collect(deadline, dimse.MAX_COMMAND, command=True))
-            data = self._collect(deadline, MAX_ANSWER, command=False) if command.has_data_set else b""
-        except UnreadableDicom as error:
-            raise Broken(str(error)) from None
-        finally:
-            self._wire.set_timeout(self._peer.timeout)
-        return command, data
-
     def respond(self, context: Context, command: dimse.Command, status: int) -> None:
-        """Answers what :meth:`request` gave.
+        """Answers what the peer asked.
 
         Raises:
             Broken: the association is gone.
         """
-        answer = dimse.encode_response(command, status)
-        raw = pdu.encode_command(self.accepted[context], answer, self.step + 6)
-        self._wire.send([memoryview(raw)], self._deadline(0))
+        self.reply(self.accepted[context], command, status, self.step + 6)
 
     def next_message_id(self) -> int:
         """Message ID of the next request."""
@@ -306,48 +275,12 @@ class Requestor:
         return self._message
 
     def _response(self, field: int, seconds: float) -> Response:
-        deadline = time.monotonic() + seconds
-        self._wire.set_timeout(seconds)
-        try:
+        with self._waiting(seconds) as deadline:
             response = dimse.decode_response(self._collect(deadline, dimse.MAX_COMMAND, command=True))
             if response.field != field | dimse.RESPONSE or response.message_id != self._message:
                 raise Broken("the answer belongs to no request of ours")
             data = self._collect(deadline, MAX_ANSWER, command=False) if response.has_data_set else b""
-        except UnreadableDicom as error:
-            raise Broken(str(error)) from None
-        finally:
-            self._wire.set_timeout(self._peer.timeout)
         return response, data
-
-    def _collect(self, deadline: float, largest: int, *, command: bool) -> bytes:
-        """One command set or data set, from as many PDUs as it comes in."""
-        collected = bytearray()
-        while True:
-            if not self._values:
-                self._values.extend(pdu.data_values(self._p_data(deadline)))
-                continue
-            control, fragment = self._values.popleft()
-            if bool(control & 1) != command:
-                raise Broken("a data set came where a command was expected, or the other way round")
-            collected += fragment
-            if len(collected) > largest:
-                raise Broken("the answer is too long")
-            if control & 2:
-                return bytes(collected)
-
-    def _p_data(self, deadline: float) -> bytes:
-        kind, body = self._wire.next_pdu(deadline, OUR_MAX_PDU)
-        if kind == pdu.RELEASE_RQ:
-            with contextlib.suppress(Broken):
-                self._wire.send([memoryview(pdu.encode_release_response())], deadline)
-            self._ended = True
-            raise Broken("the peer released the association")
-        if kind == pdu.ABORT:
-            self._ended = True
-            raise Broken("the peer aborted the association")
-        if kind != pdu.P_DATA:
-            raise Broken("the peer sent an unexpected PDU")
-        return body
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -366,15 +299,6 @@ class Requestor:
         finally:
             self._ended = True
             self._wire.close()
-
-    def abort(self) -> None:
-        """Ends the association at once; what was sent in part is void."""
-        if not self._ended:
-            self._ended = True
-            with contextlib.suppress(OSError, Broken):
-                self._wire.set_timeout(1.0)
-                self._wire.send([memoryview(pdu.encode_user_abort())], time.monotonic() + 1.0)
-        self._wire.close()
 
 
 def _rejected(peer: Peer, cause: tuple[int, int, int]) -> PeerUnavailable | DeliveryRefused:

@@ -98,14 +98,15 @@ class Moved:
         return f"status {self.status:04X}, {self.completed} sent, {self.failed} failed"
 
 
-def move(peer: Peer, study: str, series: str, destination: str) -> Moved:
-    """Asks a source to send a series, or a whole study, to an AE title that it knows (PS3.4 C.4.2).
+def move(peer: Peer, study: str, series: str, destination: str, *, instance: str = "") -> Moved:
+    """Asks a source to send something of a study to an AE title that it knows (PS3.4 C.4.2).
 
     Args:
         peer: whom to ask.
         study: Study Instance UID.
         series: Series Instance UID; empty: all of the study.
         destination: AE title to send to.
+        instance: SOP Instance UID; empty: all of the series.
 
     Returns:
         How it ended. Sub-operations that failed are no error here: what arrived counts, not what was said.
@@ -117,10 +118,12 @@ def move(peer: Peer, study: str, series: str, destination: str) -> Moved:
     from pydicom.dataset import Dataset
 
     query = Dataset()
-    query.QueryRetrieveLevel = "SERIES" if series else "STUDY"
+    query.QueryRetrieveLevel = "IMAGE" if instance else "SERIES" if series else "STUDY"
     query.StudyInstanceUID = study
     if series:
         query.SeriesInstanceUID = series
+    if instance:
+        query.SOPInstanceUID = instance
     contexts = [(STUDY_ROOT_MOVE, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_MOVE, IMPLICIT_LITTLE_ENDIAN)]
     last = None
     with association_with(peer, contexts, max(peer.timeout, MOVE_SECONDS)) as association:

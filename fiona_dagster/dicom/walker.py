@@ -221,6 +221,10 @@ class Walk:
             return self._buffer[index : index + element.length]
         return self._source.read(element.offset, element.length)
 
+    def is_value(self, element: Element) -> bool:
+        """Whether an element holds bytes and no other elements; ask it before going on."""
+        return self._inside(element) is None
+
     def __iter__(self) -> Iterator[Element]:
         """The elements in file order."""
         position, count = self.end, 0

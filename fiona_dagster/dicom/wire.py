@@ -23,11 +23,13 @@ class Broken(Exception):
 
     Attributes:
         timed_out: the peer was silent; otherwise it ended the association, or what it said made no sense.
+        aborted: the peer ended it by an A-ABORT.
     """
 
-    def __init__(self, why: str, *, timed_out: bool = False) -> None:
+    def __init__(self, why: str, *, timed_out: bool = False, aborted: bool = False) -> None:
         super().__init__(why)
         self.timed_out = timed_out
+        self.aborted = aborted
 
 
 class Wire:

@@ -26,6 +26,7 @@ ProofKind = Literal[
     "dicom-commitment",
     "dicom-find",
     "dicom-find-count",
+    "dicom-compare",
     "qido-instances",
     "wado-compare",
 ]

@@ -20,6 +20,7 @@ from fiona_dagster.transfers.targets import (
     utc_now,
 )
 from fiona_dagster.transfers.targets.committing import Commitment
+from fiona_dagster.transfers.targets.comparing import Comparison
 from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
 
 INDEXING_SECONDS = 10.0
@@ -57,8 +58,9 @@ def deliver_dicom(
     """Brings the instances of one study to a research PACS and proves that it has all of them.
 
     What the PACS lists and the ledger can vouch for is not sent again, so that a repeated delivery goes on
-    where it stopped. What it lists and nobody can vouch for is sent again, and never counts as proven: C-FIND
-    shows names, not contents, and many PACS keep what they have when the same UID comes again.
+    where it stopped. What it lists and nobody can vouch for is retrieved and compared, unless ``compare`` is
+    ``none``, and sent again where it differs. Without that it never counts as proven: C-FIND shows names, not
+    contents, and many PACS keep what they have when the same UID comes again.
 
     Args:
         target: where.
@@ -70,7 +72,8 @@ def deliver_dicom(
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
-        A proof of kind ``dicom-commitment`` (the PACS promised to keep everything safe), ``dicom-find``
+        A proof of kind ``dicom-commitment`` (the PACS promised to keep everything safe), ``dicom-compare``
+        (every instance was retrieved and is the same; ``compare`` is ``all``), ``dicom-find``
         (every SOP Instance UID was listed), or ``dicom-find-count`` from a PACS that can only tell numbers.
 
     Raises:
@@ -79,7 +82,8 @@ def deliver_dicom(
         InstancesMissing: some got no answer, are not listed, or the PACS does not promise to keep them;
             trying again sends only these.
         ProofAwaited: it lists everything, and its answer to the request for storage commitment comes later.
-        ContentUnproven: it lists all, but had some before with bytes that we can't vouch for.
+        ContentUnproven: it lists all, but had some before with bytes that we can't vouch for, and that are
+            something else or can't be retrieved.
         DeliveryRefused: the PACS does not accept us, or we don't accept its certificate.
         ConfigurationError: the files for TLS can't be used.
         PeerUnavailable: no connection.
@@ -94,9 +98,12 @@ def deliver_dicom(
     digests = {instance.sop_instance: expected[str(instance.path)] for instance in instances}
     may_go_on()
     listed = _listed(peer, study, instances)
-    uncertain = begin(digests, listed, count_instances(peer, study) if listed is None else len(listed))
+    unsure = set(begin(digests, listed, count_instances(peer, study) if listed is None else len(listed)))
+    comparison = Comparison(target, peer, name, may_go_on)
+    if target.compare != "none":  # a PACS that lists nothing may give something all the same
+        unsure -= comparison.same(instances, unsure if listed is None else unsure & listed)
     commitment = Commitment(target, root, name, digests)
-    known = (listed or frozenset()) & digests.keys() - uncertain - commitment.refused
+    known = (listed or frozenset()) & digests.keys() - unsure - commitment.refused
     missing = [instance for instance in instances if instance.sop_instance not in known]
 
     results = store_files(
@@ -111,14 +118,23 @@ def deliver_dicom(
     if results:  # an answer that came meanwhile is about what lay there before
         commitment.sent_again()
     kind, count = _prove(name, peer, study, instances)
-    if uncertain:
+    compared = frozenset[str]()
+    if target.compare == "all":
+        compared = comparison.same(instances, digests.keys())
+        unsure = digests.keys() - compared
+    elif unsure and target.compare == "uncertain":
+        unsure -= comparison.same(instances, unsure)
+    if unsure:
         raise ContentUnproven(
-            f"target {name}: {len(uncertain)} of {len(instances)} instances are present, content unproven: "
-            "the PACS had them before under the same UIDs with bytes that we can't vouch for, and may have "
-            "kept these; have its operator remove the study there, then confirm it with `fiona removed`",
-            uncertain,
+            f"target {name}: {len(unsure)} of {len(instances)} instances are present, content unproven: "
+            "the PACS may have other bytes under their UIDs than were to be there; "
+            f"{comparison.describe()}; have its operator remove the study there, then confirm it with "
+            "`fiona removed`",
+            frozenset(unsure),
         )
-    if kind == "dicom-find" and commitment.proves(peer, instances):
+    if compared:
+        kind = "dicom-compare"
+    if kind != "dicom-find-count" and commitment.proves(peer, instances):
         kind = "dicom-commitment"
     return Proof(
         kind=kind,
@@ -130,6 +146,7 @@ def deliver_dicom(
             "there_before": len(known),
             "warnings": sum(1 for result in results if result.status),
             "found": count,
+            **({"compared": len(compared)} if compared else {}),
         },
         digests={"sha256-of-uids": uid_digest(instances)},
         private={
