@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fiona_dagster.ledger.rows import Transfer, transfer_of
+from fiona_dagster.ledger.sendings import part_of, root_of
 from fiona_dagster.ledger.store import Store, utc_now
 from fiona_dagster.ledger.withdrawals import LIVING
 
@@ -57,6 +58,17 @@ class DerivedBook:
         """What is known of a study that came back; None for every other study."""
         row = self._store.row("SELECT * FROM derived_studies WHERE study = ?", study)
         return None if row is None else Derived(**dict(row))
+
+    def of_erased(self, study: str) -> list[str]:
+        """Projects of which erased copies may have had this StudyInstanceUID, as one UID of 256 may."""
+        if self.recognise(study) is not None:
+            return []
+        rows = self._store.rows(
+            "SELECT project FROM erased_copies WHERE root = ? AND part = ? ORDER BY project",
+            root_of(study),
+            part_of(study),
+        )
+        return [row["project"] for row in rows]
 
     def source(self, derived: Derived) -> Transfer | None:
         """The transfer whose copy it was made of, while that counts; None: withdrawn, corrected, gone."""

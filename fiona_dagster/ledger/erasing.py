@@ -19,10 +19,10 @@ from fiona_dagster.ledger.evidence import EVIDENCE
 from fiona_dagster.ledger.link import UID, Link, column, mentions, opened
 from fiona_dagster.ledger.records import records_folder, write_common, write_record
 from fiona_dagster.ledger.releases import content_of
-from fiona_dagster.ledger.sendings import part_of
+from fiona_dagster.ledger.sendings import PREVIOUS_SYSTEM, part_of, root_of
 from fiona_dagster.ledger.store import utc_now
 
-_COUNTED = ("erasures", "erased_generations", "sqlite_sequence")
+_COUNTED = ("erasures", "erased_generations", "erased_copies", "sqlite_sequence")
 _LARGE = ("site_instances", "header_variants")
 """Tables by study whose rows name nothing but what the study has."""
 
@@ -43,6 +43,7 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
         db.execute("BEGIN IMMEDIATE")
         try:
             _use_up_generations(db, link.numbers)
+            _expect_back(db, link.numbers)
             _delete_shared(db, link)
             _delete(db, link)
             touched = _forget_uids(db, link)
@@ -78,6 +79,20 @@ def _use_up_generations(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
                 """INSERT INTO erased_generations (project, part, next) VALUES (?, ?, ?)
                    ON CONFLICT (project, part) DO UPDATE SET next = max(next, excluded.next)""",
                 (project, part_of(study), highest + 1),
+            )
+
+
+def _expect_back(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """What a workstation makes of copies may come back when nobody knows any more whose it is."""
+    for number in numbers:
+        for project, mapped in db.execute(
+            """SELECT DISTINCT project, mapped_uid FROM sendings
+               WHERE transfer = ? AND mapped_uid NOT IN ('', study) AND target != ?""",
+            (number, PREVIOUS_SYSTEM),
+        ).fetchall():
+            db.execute(
+                "INSERT OR IGNORE INTO erased_copies (project, root, part) VALUES (?, ?, ?)",
+                (project, root_of(mapped), part_of(mapped)),
             )
 
 

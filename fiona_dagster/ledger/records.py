@@ -45,7 +45,7 @@ _BY_TRANSFER = {
         FROM verifications v JOIN packages p ON p.transfer = v.transfer AND p.revision = v.revision
         WHERE v.transfer = ?""",
 }
-_COMMON = ("withdrawn_consents", "erasures", "erased_generations")
+_COMMON = ("withdrawn_consents", "erasures", "erased_generations", "erased_copies")
 _STUDY = "SELECT revision, revision_digest, registered, flags, summary, retired FROM studies WHERE study = ?"
 
 

@@ -82,8 +82,13 @@ class Content:
 
 
 def part_of(study: str) -> int:
-    """The one of 256 parts of all studies that a StudyInstanceUID falls into; many share each."""
+    """The one of 256 parts of all UIDs that a StudyInstanceUID falls into; many share each."""
     return hashlib.sha256(study.encode()).digest()[0]
+
+
+def root_of(uid: str) -> str:
+    """A de-identified UID without its last component: the same for every UID that a scheme makes."""
+    return uid.rpartition(".")[0]
 
 
 class Sendings:

@@ -18,6 +18,7 @@ from fiona_dagster.redcap import StudyEntry
 from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.erased import MAYBE_ERASED, may_be_of_erased
 
 LOCK_SECONDS = 600.0
 SEVERAL_SITES = "several_sites"
@@ -28,7 +29,7 @@ WAYS = {
     SEVERAL_SITES: "decide with `fiona sites choose`",
 }
 """How other flags are decided."""
-ACCEPTABLE = ("two_patients", "damaged_instances")
+ACCEPTABLE = ("two_patients", "damaged_instances", MAYBE_ERASED)
 """Flags that a person may accept; the others have ways of their own to be decided."""
 
 
@@ -140,6 +141,8 @@ def process(gateway: Gateway, study_uid: str) -> Processed:
         flags += (ALTERED,)
     if study.at_several_sites:
         flags += (SEVERAL_SITES,)
+    if may_be_of_erased(gateway, study_uid, person_of(*studies.person_values(contents)).patient_ids):
+        flags += (MAYBE_ERASED,)
     accepted = gateway.ledger.evidence.accepted_flags(study_uid, contents.digest)
     flags = tuple(flag for flag in flags if flag not in accepted)
     return Processed(study, contents, records, flags, rules.digest, problem)

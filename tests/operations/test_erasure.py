@@ -21,7 +21,8 @@ from fiona_dagster.operations import erasure
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.redcap.client import RedcapClient
-from fiona_dagster.transfers import delivery, outcome
+from fiona_dagster.transfers import assignment, delivery, outcome
+from fiona_dagster.transfers.erased import may_be_of_erased
 from tests.accounting import assert_all_accounted
 from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
@@ -144,6 +145,31 @@ def test_the_same_images_may_come_again_as_if_they_had_never_been_here(site: Sit
     site.ask(participant="H002")
     assert len(site.poll().accepted) == 1
     assert site.make_package()[0].participant == "H002"
+
+
+def test_what_was_made_of_erased_copies_waits_for_a_person_when_it_comes_back(site: Site) -> None:
+    """It bears the copies' UID, which nobody here knows any more, and a participant as its patient."""
+    mapped = delivered(site)
+    erase(site)
+    rows = {"SeriesInstanceUID": "1.9.8.7", "PatientName": PARTICIPANT, "PatientID": PARTICIPANT}
+    site.arrive(1, StudyInstanceUID=mapped, **rows)
+    site.complete()
+    assert rebuild(site.root).problems == [], "a rebuilt ledger knows it, too"
+    site.register(mapped)
+    with site.open() as gateway:
+        assert gateway.ledger.receipts.study(mapped).flags == ("maybe_erased",)
+        assert assignment.assign_held(gateway).asked == 0
+    site.ask(study=mapped)
+    (refused,) = site.poll().refused
+    assert "maybe_erased" in refused.reason
+
+    accepted = fiona("flags", "accept", mapped, "maybe_erased", "--reason", "a phantom", data=site.root.path)
+    assert accepted.returncode == 0, accepted.stderr
+    site.register(mapped)
+    with site.open() as gateway:
+        assert gateway.ledger.receipts.study(mapped).flags == ()
+        assert gateway.ledger.derived.of_erased("1.2.3") == []
+        assert not may_be_of_erased(gateway, mapped, ["19530704-1234"]), "no participant id of the project"
 
 
 def test_cut_short_it_is_finished_before_anything_else_starts(
