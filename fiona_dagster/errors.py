@@ -9,6 +9,7 @@
     │   ├── ProofAwaited          a target has everything; its proof comes later
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
+    │   ├── OriginalUnavailable   the disk does not give an archived file; says nothing about the object
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
@@ -66,6 +67,10 @@ class RedcapUnavailable(TransientError):
 
 class OptOutUnavailable(TransientError):
     """The opt-out list is configured and can't be read, or is too old: nobody is taken for willing."""
+
+
+class OriginalUnavailable(TransientError):
+    """The disk or mount does not give an original; the object itself may be sound, and is never left out."""
 
 
 class StorageFull(TransientError):

@@ -17,7 +17,7 @@ import click
 from fiona_dagster import deid
 from fiona_dagster.cli.private_files import write_private
 from fiona_dagster.config import PROJECT_NAME, DataRoot, ProjectSettings, has_project, load_project_in_force
-from fiona_dagster.errors import ConfigurationError, StorageFull, UsageError
+from fiona_dagster.errors import ConfigurationError, OriginalUnavailable, StorageFull, UsageError
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 
@@ -211,10 +211,12 @@ def _run(
     stage = target.parent / f".{target.name}.{os.getpid()}.part"
     try:
         stage.mkdir(mode=0o700, parents=True)
-        report = deid.deidentify_study(deidentifier, inputs, stage)
-        verification = deid.verify_outputs(inputs, stage, deidentifier)
+        report = deid.deidentify_study(deidentifier, inputs, stage, name_unavailable=True)
+        lacking = {f.number for f in report.failures if f.kind == OriginalUnavailable.__name__}
+        read = [path for number, path in enumerate(inputs, 1) if number not in lacking]
+        verification = deid.verify_outputs(read, stage, deidentifier)
         # A transfer would be refused; here the person who calls chose the id, and nothing is sent.
-        verification.warnings += deid.identifiers_used(inputs, deidentifier)
+        verification.warnings += deid.identifiers_used(read, deidentifier)
         bad = {finding.file for finding in verification.findings}
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file in report.files:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.elements import name_of
 from fiona_dagster.deid.inspection import Finding
-from fiona_dagster.deid.reading import UNREADABLE, bounded, elements, read_header
+from fiona_dagster.deid.reading import UNREADABLE, read_original
 
 RULE = "is the assigned participant id: assign another one, or see participant_may_be_identifier"
 
@@ -34,6 +34,9 @@ def identifiers_used(sources: Sequence[Path], deidentifier: Deidentifier) -> lis
     Args:
         sources: the originals; what can't be read has no copy and is passed over.
         deidentifier: knows the assignment, and whether the project allows it.
+
+    Raises:
+        OriginalUnavailable: the disk does not give one.
     """
     if deidentifier.project.participant_may_be_identifier:
         return []
@@ -41,8 +44,7 @@ def identifiers_used(sources: Sequence[Path], deidentifier: Deidentifier) -> lis
     found: set[int] = set()
     for source in sources:
         try:
-            bounded(source)
-            values = elements(read_header(source, force=True))
+            _, values = read_original(source)
         except UNREADABLE:
             continue
         for e in values:

@@ -26,12 +26,11 @@ from fiona_dagster.deid.elements import (
     FileRange,
     Reader,
     Value,
-    beginning,
     nothing,
-    viewed,
 )
 from fiona_dagster.deid.encoding import encode, flat, in_memory, written
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
+from fiona_dagster.deid.files import became_shorter, beginning, from_disk, viewed
 from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
@@ -130,12 +129,15 @@ class FastWay:
         Raises:
             Unsure: the exact way has to make it.
             UnreadableDicom, RefusedDicom: no way can.
+            OriginalUnavailable: the disk does not give it.
         """
-        size = os.fstat(descriptor).st_size
+        with from_disk():
+            size = os.fstat(descriptor).st_size
         if size < 8:
             raise Unsure
         for length in _HEADS:
-            head = os.pread(descriptor, length, 0)
+            with from_disk():
+                head = os.pread(descriptor, length, 0)
             try:
                 syntax, sop_class, start = beginning(memoryview(head))
             except UnreadableDicom:
@@ -187,7 +189,7 @@ class FastWay:
                 return [new + head[at - 4 : at], FileRange(at, length)]
         view, release = viewed(descriptor)
         if len(view) != size:
-            raise UnreadableDicom(f"byte {len(view)}: the file became shorter while it was read")
+            raise became_shorter(len(view))
         reader = Reader(view, lambda _: True, implicit=header.implicit)
         reader.release = header.release = release
         stop, element = reader.element(pos, size, tag, length, 0)

@@ -6,7 +6,6 @@ execution (``engine``), and the decision whether a copy may leave (``verify`` an
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections import Counter
@@ -22,8 +21,9 @@ from fiona_dagster.deid import assignment as assigned
 from fiona_dagster.deid.assignment import Assignment
 from fiona_dagster.deid.compatibility import identities_for
 from fiona_dagster.deid.copies import Copy, FastWay, Heard, exact
-from fiona_dagster.deid.elements import DicomFile, Element, opened, text
+from fiona_dagster.deid.elements import DicomFile, Element, text
 from fiona_dagster.deid.engine import SERIES, SOP_INSTANCE, STUDY, Engine
+from fiona_dagster.deid.files import from_disk, opened
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import Identities, Told
 from fiona_dagster.deid.keys import ProjectKey
@@ -32,9 +32,7 @@ from fiona_dagster.deid.profile import Profile
 from fiona_dagster.deid.rewriting import Rewriter
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
-from fiona_dagster.errors import RefusedDicom, UnreadableDicom
-
-_NO_SUCH_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM))
+from fiona_dagster.errors import RefusedDicom
 
 
 def basic_profile_only(project: str) -> ProjectSettings:
@@ -198,6 +196,7 @@ class Deidentifier:
         Raises:
             UnreadableDicom: no DICOM, damaged, or cut off.
             RefusedDicom: can be read but not passed on.
+            OriginalUnavailable: the disk does not give it.
         """
         made = self.heard(source, target, flush=flush)
         if made is None:
@@ -218,12 +217,8 @@ class Deidentifier:
         Returns:
             ``None``: the copy would have this very header, and was not made.
         """
-        try:
+        with from_disk():
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in _NO_SUCH_FILE:
-                raise  # a disk or a process in trouble says nothing about the file
-            raise UnreadableDicom(f"the file can't be read ({error.strerror})") from None
         try:
             place = (None, target) if target.is_dir() else (target, target.parent)
             with self._turn:

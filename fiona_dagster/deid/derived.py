@@ -16,7 +16,7 @@ from pathlib import Path
 from fiona_dagster.deid.identities import Identities, Told, is_well_known
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import Profile, iod_of
-from fiona_dagster.deid.reading import UNREADABLE, Found, bounded, elements, raw_value, read_header
+from fiona_dagster.deid.reading import UNREADABLE, Found, raw_value, read_original
 from fiona_dagster.deid.terms import tells
 
 _DAY = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
@@ -53,16 +53,12 @@ def already_mapped(originals: Iterable[Path], identities: Identities, profile: P
         profile: likewise; what it keeps tells nothing that must go.
 
     Raises:
-        FileNotFoundError: one is not there.
+        OriginalUnavailable: the disk does not give one.
     """
     mapped, days = Mapped(), set[str]()
     for source in originals:
         try:
-            bounded(source)
-            data_set = read_header(source, force=True)
-            found = elements(data_set)
-        except FileNotFoundError:
-            raise
+            data_set, found = read_original(source)
         except UNREADABLE:
             continue
         identities.begin(raw_value(data_set, _STUDY))

@@ -24,7 +24,7 @@ from fiona_dagster.deid.own_rules import fits_tag
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.private import safe_table
 from fiona_dagster.deid.profile import Profile, iod_of
-from fiona_dagster.deid.reading import Found, bounded, elements, raw_value, read_header
+from fiona_dagster.deid.reading import Found, raw_value, read_original
 from fiona_dagster.deid.report import MEANINGS
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
@@ -184,16 +184,16 @@ def explain_files(deidentifier: Deidentifier, paths: Iterable[Path], text: str =
     What stands inside a sequence that goes is not listed: it goes with it.
 
     Raises:
-        UnreadableDicom: a file can't be read.
+        UnreadableDicom, RefusedDicom: a file can't be read.
+        OriginalUnavailable: the disk does not give one.
         ValueError: ``text`` is no tag.
     """
     wanted = tag_pattern(text) if text else None
     counted: Counter[Row] = Counter()
     for path in paths:
-        bounded(path)
-        data_set = read_header(path, force=True)
+        data_set, found = read_original(path)
         iod = iod_of(raw_value(data_set, 0x00080016))
-        for e, place, step in _steps(deidentifier, elements(data_set), iod):
+        for e, place, step in _steps(deidentifier, found, iod):
             if wanted is None or fits_tag(wanted, e.tag):
                 counted[_file_row(deidentifier, place, step, e)] += 1
     return [

@@ -22,11 +22,11 @@ from fiona_dagster.deid.deidentify import Deidentifier
 from fiona_dagster.deid.elements import (
     DEFLATED,
     PIXEL_DATA,
-    inflate,
     name_of,
     text,
 )
 from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
+from fiona_dagster.deid.files import inflate
 from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
 from fiona_dagster.deid.ge import flags_only, is_flags_only
 from fiona_dagster.deid.identities import dummy, is_well_known

@@ -18,12 +18,13 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import BaseTag
 
 from fiona_dagster.deid.binary_numbers import numbers_of
-from fiona_dagster.deid.elements import DEFLATED, inflate
+from fiona_dagster.deid.elements import DEFLATED
+from fiona_dagster.deid.files import from_disk, inflate
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 WALK_DEPTH = 80
-UNREADABLE = (UnreadableDicom, RefusedDicom, OSError)
-"""What the functions here raise."""
+UNREADABLE = (UnreadableDicom, RefusedDicom)
+"""What the functions here say of an object; system errors are of the disk and come through."""
 
 # values are looked at as bytes and never validated: pydicom's complaints would quote them
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
@@ -36,14 +37,17 @@ def quiet() -> Iterator[None]:
 
     Raises:
         UnreadableDicom: pydicom raised something; on damaged files it may be anything, and quote values.
+        OSError: the disk is in trouble.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
-        except (UnreadableDicom, RefusedDicom, OSError):
+        except UNREADABLE:
             raise
-        except Exception:  # noqa: BLE001 - see above
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the system's; pydicom's own have no number
             raise UnreadableDicom("pydicom can't read it") from None
 
 
@@ -102,6 +106,20 @@ def bounded(source: Path) -> None:
         if any(syntax.encode() in start for syntax in DEFLATED) and start[128:132] == b"DICM":
             handle.seek(144 + int.from_bytes(start[140:144], "little"))
             inflate(handle.read())
+
+
+def read_original(source: Path) -> tuple[FileDataset, list[Found]]:
+    """The header of an original, and every element of it.
+
+    Raises:
+        UnreadableDicom: pydicom can't read it.
+        RefusedDicom: deflated, and grows beyond bounds.
+        OriginalUnavailable: the disk does not give it.
+    """
+    with from_disk():
+        bounded(source)
+        data_set = read_header(source, force=True)
+        return data_set, elements(data_set)
 
 
 def elements(data_set: Dataset) -> list[Found]:

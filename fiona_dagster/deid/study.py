@@ -14,7 +14,7 @@ from fiona_dagster.deid.copies import Heard
 from fiona_dagster.deid.deidentify import Deidentifier, Failure, FileReport, StudyReport
 from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.writing import Flusher
-from fiona_dagster.errors import RefusedDicom, UnreadableDicom
+from fiona_dagster.errors import OriginalUnavailable, RefusedDicom, UnreadableDicom
 
 
 @dataclass
@@ -32,6 +32,8 @@ def deidentify_study(
     sources: Sequence[Path],
     out_dir: Path,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    name_unavailable: bool = False,
 ) -> StudyReport:
     """De-identifies files into ``out_dir``, one copy each, named by new UIDs.
 
@@ -43,9 +45,14 @@ def deidentify_study(
         sources: the files; their order decides which of two with the same UID gets the plain name.
         out_dir: made if missing; nothing but copies is put there.
         progress: told (done, total) after each file.
+        name_unavailable: a file that the disk does not give is a failure like others, for a caller who
+            looks at each; else it ends the work, so that nobody takes it for one that can't be processed.
 
     Returns:
         The report. Files that failed are in it by position, with the reason; the others are done.
+
+    Raises:
+        OriginalUnavailable: the disk does not give a file.
     """
     out_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     report = StudyReport(deidentifier.header())
@@ -57,7 +64,9 @@ def deidentify_study(
             part = _part(out_dir, number)
             try:
                 done = deidentifier.heard(source, part, flush=False)
-            except (UnreadableDicom, RefusedDicom) as error:
+            except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
+                if isinstance(error, OriginalUnavailable) and not name_unavailable:
+                    raise
                 report.failures.append(Failure(number, type(error).__name__, str(error)))
             else:
                 if done is not None:

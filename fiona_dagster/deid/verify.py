@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster.deid.deidentify import Deidentifier
-from fiona_dagster.deid.elements import opened, text
+from fiona_dagster.deid.elements import text
 from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY
+from fiona_dagster.deid.files import opened
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
 from fiona_dagster.deid.pixels import has_embedded_overlay
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import iod_of
-from fiona_dagster.deid.reading import UNREADABLE, Found, bounded, elements, raw_value, read_header
+from fiona_dagster.deid.reading import UNREADABLE, Found, raw_value, read_original
 from fiona_dagster.deid.searchable import RULE as UNSEARCHABLE
 from fiona_dagster.deid.terms import tells
-from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 _REPLACED = frozenset(("U", "D", "uid", "X", "Z", "private", "unknown"))
 """Actions after which an original UID is nowhere."""
@@ -81,6 +81,9 @@ def verify_outputs(sources: Sequence[Path], out_dir: Path, deidentifier: Deident
 
     Returns:
         Findings, warnings and the digests of the very bytes that were searched.
+
+    Raises:
+        OriginalUnavailable: the disk does not give an original: nobody knows what to search.
     """
     result = Verification()
     by_study = _searches(sources, out_dir, deidentifier, result)
@@ -148,9 +151,7 @@ def _searches(
     identities = deidentifier.identities
     for source in sources:
         try:
-            bounded(source)
-            data_set = read_header(source, force=True)
-            found = elements(data_set)
+            data_set, found = read_original(source)
         except UNREADABLE:
             result.findings += _copies_of(source, out_dir, deidentifier)
             continue
@@ -195,7 +196,7 @@ def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[
         with opened(source, deidentifier.engine.opaque) as read:
             instance = read.find(SOP_INSTANCE)
             name = deidentifier.new_uid(SOP_INSTANCE, text(instance.value)) if instance else ""
-    except (UnreadableDicom, RefusedDicom, OSError):
+    except UNREADABLE:
         return []  # the engine can't read it either, so that it made no copy
     copies = [path for path in out_dir.rglob(f"{name}*.dcm") if path.stem.split("_")[0] == name]
     return [

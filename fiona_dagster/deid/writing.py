@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from fiona_dagster.deid.elements import FileRange
-from fiona_dagster.errors import UnreadableDicom
+from fiona_dagster.deid.files import became_shorter, from_disk
 
 _STEP = 64 << 20
 _JOINED = 1 << 18
@@ -96,7 +96,7 @@ def write(
         release: gives memory back that pieces which were written took.
 
     Raises:
-        UnreadableDicom: the original ends before a range does: it changed while it was read.
+        OriginalUnavailable: the disk does not give it, or it ends before a range does.
     """
     small: list[bytes | memoryview] = []
     waiting = size = 0
@@ -139,9 +139,10 @@ def _range(target: int, piece: FileRange, source: int) -> None:
                 kernel = False
                 continue
         else:
-            block = os.pread(source, min(left, _JOINED), start)
+            with from_disk():
+                block = os.pread(source, min(left, _JOINED), start)
             _all(target, block)
             done = len(block)
         if not done:
-            raise UnreadableDicom(f"byte {start}: the file became shorter while it was read")
+            raise became_shorter(start)
         start, left = start + done, left - done

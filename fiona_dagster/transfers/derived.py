@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiona_dagster.config import ProjectSettings
-from fiona_dagster.errors import RequestRefused
+from fiona_dagster.errors import OriginalUnavailable, RequestRefused
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import rules_digest
@@ -94,7 +94,9 @@ def mapped_of(gateway: Gateway, source: Transfer, key: ProjectKey) -> Mapped:
         identities = _identities(project, source, key)
         try:
             found = already_mapped(paths, identities, Profile.of(project, names))
-        except FileNotFoundError:
+        except OriginalUnavailable:
+            if all(path.is_file() for path in paths):
+                raise
             raise RequestRefused(f"study {source.mapped_uid}: {MISSING}") from None
         _read.clear()
         _read[place] = found

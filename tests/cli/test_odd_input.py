@@ -150,6 +150,23 @@ def test_a_folder_that_can_not_be_read_is_never_passed_over(data: Path, tmp_path
     assert "nothing was de-identified" in copied.stderr
     assert not (tmp_path / "out").exists()
 
+    (tree / "b.dcm").write_bytes(next(p for p in tree.rglob("*") if p.is_file()).read_bytes())
+    (tree / "b.dcm").chmod(0)
+    report = tmp_path / "report.json"
+    copied = unprivileged(
+        *("deidentify", "--project", "P", "--participant", "X", "--event", "E", "--report", str(report)),
+        *(str(tree), str(tmp_path / "out")),
+    )
+
+    assert copied.returncode == 1
+    assert (
+        f"failed: {tree}/b.dcm: an original can't be read from the disk (Permission denied)" in copied.stderr
+    )
+    assert "Traceback" not in copied.stderr
+    assert [failure["kind"] for failure in json.loads(report.read_text())["failures"]] == [
+        "OriginalUnavailable"
+    ]
+
 
 def test_an_error_that_nobody_foresaw_quotes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.deid import deidentify_study, verify_outputs
-from fiona_dagster.deid.elements import FileRange, opened
+from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.files import opened
 from fiona_dagster.deid.reading import elements, read_header
 from fiona_dagster.dicom.walker import MAX_DEPTH
 from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiona_dagster.deid import Deidentifier, copies, deidentify_study
+from fiona_dagster.deid import Deidentifier, copies, deidentify_study, identifiers_used, verify_outputs
 from fiona_dagster.deid.copies import Copy
-from fiona_dagster.deid.elements import MAPPED_FROM, FileRange
+from fiona_dagster.deid.elements import FileRange
+from fiona_dagster.deid.files import MAPPED_FROM
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
-from fiona_dagster.errors import FionaError, RefusedDicom, UnreadableDicom
+from fiona_dagster.errors import FionaError, OriginalUnavailable, RefusedDicom
 from tests.deid import phantoms
 from tests.deid.conftest import Make
 from tests.deid.phantoms import EXPLICIT, IMPLICIT
@@ -152,7 +154,7 @@ def test_a_file_that_shrinks_while_it_is_copied_leaves_nothing(tmp_path: Path) -
     source.write_bytes(bytes(100))
     descriptor = os.open(source, os.O_RDONLY)
 
-    with pytest.raises(UnreadableDicom, match="shorter"), part_of(target) as part:
+    with pytest.raises(OriginalUnavailable, match="shorter"), part_of(target) as part:
         write(part, [b"header", FileRange(50, 51)], descriptor)
     os.close(descriptor)
 
@@ -196,7 +198,7 @@ def test_a_file_that_shrinks_while_its_pixels_are_looked_at_has_no_copy(
 
     monkeypatch.setattr(copies, "viewed", shrunk)
 
-    with pytest.raises(UnreadableDicom, match="shorter"):
+    with pytest.raises(OriginalUnavailable, match="shorter"):
         make().file(source, out)
 
     assert list(out.iterdir()) == []
@@ -281,8 +283,46 @@ def test_a_disk_in_trouble_says_nothing_about_a_file(
     for name in ("open", "pread"):
         with monkeypatch.context() as broken:
             broken.setattr(os, name, fail)
-            with pytest.raises(OSError, match="Input/output"):
+            with pytest.raises(OriginalUnavailable, match="Input/output"):
                 deidentify_study(make(), [source], out)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EMFILE]
+)
+def test_an_original_that_is_not_given_ends_the_search_too(
+    make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Who does not know what one original says can't say that it is nowhere."""
+    sources = [phantoms.write(phantoms.image(n), tmp_path / f"{n}.dcm") for n in (1, 2)]
+    assert len(deidentify_study(make(), sources, out).files) == 2
+    opened = io.open
+
+    def fail(path: object, *rest: Any, **more: Any) -> Any:
+        if path == sources[1]:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(io, "open", fail)
+    for search in (verify_outputs, lambda s, _, d: identifiers_used(s, d)):
+        with pytest.raises(OriginalUnavailable) as raised:
+            search(sources, out, make())
+        assert os.strerror(number) in str(raised.value)
+        assert str(tmp_path) not in str(raised.value), "names of files may identify"
+
+
+def test_an_original_that_became_shorter_is_no_damaged_object(
+    make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+    read = os.pread
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    with pytest.raises(OriginalUnavailable, match="shorter"):
+        deidentify_study(make(), [source], out)
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read(fd, size - 10, at))
+    source = phantoms.write(phantoms.image(syntax=phantoms.BIG), tmp_path / "big.dcm")
+    with pytest.raises(OriginalUnavailable, match="shorter"):
+        deidentify_study(make(), [source], out)
 
 
 def test_a_media_directory_with_uids_is_refused(make: Make, tmp_path: Path) -> None:

@@ -86,14 +86,14 @@ def test_a_copy_whose_original_cant_be_searched_blocks(
     assert verify_outputs(sources, out, make()).passed
     from fiona_dagster.deid import verify
 
-    read = verify.read_header
+    read = verify.read_original
 
-    def failing(source: Path, *, force: bool = False) -> object:
+    def failing(source: Path) -> object:
         if source == sources[1]:
             raise UnreadableDicom("pydicom can't read it")
-        return read(source, force=force)
+        return read(source)
 
-    monkeypatch.setattr(verify, "read_header", failing)
+    monkeypatch.setattr(verify, "read_original", failing)
 
     result = verify_outputs(sources, out, make())
 

@@ -15,7 +15,14 @@ import pydicom
 import pytest
 
 from fiona_dagster import landing
-from fiona_dagster.errors import Busy, PermanentError, ReleaseAwaited, Superseded, UsageError
+from fiona_dagster.errors import (
+    Busy,
+    OriginalUnavailable,
+    PermanentError,
+    ReleaseAwaited,
+    Superseded,
+    UsageError,
+)
 from fiona_dagster.ledger import Work
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.transfers import delivery, execution, export, outcome, packing, release, review
@@ -170,6 +177,25 @@ def test_an_instance_that_cannot_be_processed_stops_the_study_and_is_named(with_
     assert f"1 of 3 instances can't be de-identified: {STUDY}.3.9 (" in str(raised.value)
     assert "nothing of it is sent" in str(raised.value)
     assert list(with_a_bad_one.root.projects.rglob("*.dcm")) == []
+
+
+def test_but_what_the_disk_does_not_give_is_never_left_out(
+    with_a_bad_one: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = with_a_bad_one
+    site.project(unprocessable="leave_out")
+    with site.open() as gateway:
+        archived = [original.path for original in execution.sources(gateway, site.transfer())]
+        away = archived[0].with_suffix(".away")
+        archived[0].rename(away)
+        with pytest.raises(OriginalUnavailable, match="No such file"):
+            execution.deidentify(gateway, site.transfer())
+        monkeypatch.setattr(execution, "check_digests", lambda *_: None)  # the mount goes after that
+        with pytest.raises(OriginalUnavailable, match="No such file"):
+            execution.deidentify(gateway, site.transfer())
+        assert list(site.root.projects.rglob("*.dcm")) == []
+        away.rename(archived[0])
+        assert execution.deidentify(gateway, site.transfer()).left_out == 1
 
 
 def test_or_the_transfer_goes_on_without_it_and_says_so(with_a_bad_one: Site) -> None:
