@@ -86,11 +86,12 @@ def _rules(path: Path | None) -> RuleSet:
 
 
 def _print_table(result: Classified) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from fiona_dagster.cli.screen import Screen
+
     table = Table(title="Series and their types")
-    table.add_column("Series", overflow="fold")  # a cut UID is of no use
+    table.add_column("Series")
     for title in ("Number", "Modality", "Instances", "Types"):
         table.add_column(title)
     for record in result.records:
@@ -101,7 +102,7 @@ def _print_table(result: Classified) -> None:
             record["NumFiles"],
             ", ".join(record["ClassifyType"]),
         )
-    Console().print(table)
+    Screen().print(table)
 
 
 def _complain(result: Classified) -> int:

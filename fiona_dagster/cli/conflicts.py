@@ -35,8 +35,9 @@ def list_(study: str | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"conflicts": found}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from fiona_dagster.cli.screen import Screen
 
     table = Table("id", "study", "received", "from", "bytes", "archived bytes", "differs", title="Conflicts")
     for entry in found:
@@ -49,7 +50,7 @@ def list_(study: str | None, *, as_json: bool) -> None:
             str(entry["archived_size"]),
             entry["differs"],
         )
-    Console().print(table)
+    Screen().print(table)
 
 
 def _decide(ids: tuple[str, ...], study: str | None, decision: Any, reason: str, *, as_json: bool) -> None:

@@ -77,10 +77,11 @@ def _root() -> DataRoot:
 
 
 def _print(entries: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from fiona_dagster.cli.screen import Screen
 
     table = Table("StudyInstanceUID", "flag", "what to do", title=f"{len(entries)} flags")
     for entry in entries:
         table.add_row(entry["study"], entry["flag"], entry["to_do"])
-    Console().print(table)
+    Screen().print(table)

@@ -32,9 +32,9 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"quarantine": [_picture(entry) for entry in entries]}, indent=2))
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from fiona_dagster.cli.screen import Screen
 
     table = Table(
         "id", "code", "message", "bytes", "source", "retries", title=f"{len(entries)} in quarantine"
@@ -46,8 +46,8 @@ def list_(*, as_json: bool) -> None:
             message = f"bytes are missing; {message}"
         source = " ".join(part for part in (shown["source"], shown["calling_ae"], shown["caller_ip"]) if part)
         row = (_printable(entry.id), shown["code"], message, str(entry.size), source, str(entry.retries))
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*row)
+    Screen().print(table)
 
 
 def _picture(entry: Quarantined) -> dict[str, Any]:

@@ -28,20 +28,20 @@ def reconcile(project: str | None, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
-        from rich.console import Console
-        from rich.markup import escape
         from rich.table import Table
 
-        console = Console()
+        from fiona_dagster.cli.screen import Screen
+
+        console = Screen()
         for name, gaps in found.by_project().items():
             table = Table("study", "gap", "days", "reason", title=name or "no project")
             for gap in gaps:
                 days = f"{gap.age_days(found.time):.1f}"
-                table.add_row(gap.study, gap.code.replace("_", " "), days, escape(gap.reason))
+                table.add_row(gap.study, gap.code.replace("_", " "), days, gap.reason)
             console.print(table)
         for problem in found.problems:
-            console.print(problem, markup=False)
+            console.print(problem)
         checked = ", ".join(f"{count} {name}" for name, count in found.checked.items())
         old = len(found.too_old())
-        console.print(f"{len(found.gaps)} gaps, {old} too old; compared: {checked}", markup=False)
+        console.print(f"{len(found.gaps)} gaps, {old} too old; compared: {checked}")
     return 1 if found.too_old() or found.problems else 0

@@ -83,9 +83,9 @@ def _entry(review: Review) -> dict[str, Any]:
 
 
 def _print(waiting: list[Review]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from fiona_dagster.cli.screen import Screen
     from fiona_dagster.ledger import describe_review
 
     table = Table("StudyInstanceUID", "project", "files", "since", "why", title=f"{len(waiting)} copies wait")
@@ -97,4 +97,4 @@ def _print(waiting: list[Review]) -> None:
             review.time,
             describe_review(review.reasons),
         )
-    Console().print(table)
+    Screen().print(table)

@@ -81,22 +81,22 @@ def _document(record: dict[str, object], decided: list[Decided]) -> dict[str, ob
 
 
 def _print_series(record: dict[str, object], decided: list[Decided]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from fiona_dagster.cli.screen import Screen
 
     types = record["ClassifyType"]
     shown = ", ".join(map(str, types)) if isinstance(types, list) and types else "no types"
-    table = Table(title=escape(f"Series {record['SeriesInstanceUID']}: {shown}"))
+    table = Table(title=f"Series {record['SeriesInstanceUID']}: {shown}")
     for title in ("Type", "Line", "Given", "Instance", "Condition", "Found"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title)
     for each in sorted(decided, key=lambda one: not one.gave):
         for number, (text, value, _) in enumerate(each.conditions or (("no conditions", "", True),)):
             place = f"{each.instance}, frame {each.frame}" if each.frame else str(each.instance)
             first = (each.type, str(each.line), "yes" if each.gave else "no", place)
             cells = (*(first if number == 0 else ("", "", "", "")), text, value)
-            table.add_row(*map(escape, cells))
-    Console().print(table)
+            table.add_row(*cells)
+    Screen().print(table)
 
 
 def show_difference(path: Path, *, as_json: bool) -> int:
@@ -138,19 +138,19 @@ def show_difference(path: Path, *, as_json: bool) -> int:
 
 
 def _print_difference(found: Difference) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from fiona_dagster.cli.screen import Screen
+
+    console = Screen()
     if found.changes:
         table = Table(title="Series that would get other types")
         for title in ("Study", "Series", "Loses", "Gets"):
-            table.add_column(title, overflow="fold")
+            table.add_column(title)
         for change in found.changes:
             lost = [type_ for type_ in change.before if type_ not in change.after]
             got = [type_ for type_ in change.after if type_ not in change.before]
-            table.add_row(change.study, change.series, escape(", ".join(lost)), escape(", ".join(got)))
+            table.add_row(change.study, change.series, ", ".join(lost), ", ".join(got))
         console.print(table)
         moves: Counter[str] = Counter()
         for change in found.changes:

@@ -101,10 +101,11 @@ def _document(root: DataRoot) -> dict[str, Any]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from fiona_dagster.cli.screen import Screen
+
+    console = Screen()
     ports = Table("site", "address", "AE title", title="Sites")
     for entry in document["sites"]:
         ports.add_row(entry["site"], f"{entry['DICOMIP']}:{entry['DICOMPORT']}", entry["DICOMAETITLE"])

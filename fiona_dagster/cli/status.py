@@ -12,9 +12,9 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from fiona_dagster.cli.screen import Screen
     from fiona_dagster.operations.accounting import Account
 
 
@@ -69,11 +69,11 @@ def _unaccounted(root: DataRoot, study: str | None, *, verify: bool, as_json: bo
 
 
 def _print_account(account: Account) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from fiona_dagster.cli.screen import Screen
+
+    console = Screen()
     for title, findings in (
         ("Unaccounted for", account.unaccounted),
         ("Taken care of without anybody's help", account.pending),
@@ -84,10 +84,10 @@ def _print_account(account: Account) -> None:
         for finding in sorted(findings):
             by = f" (by {finding.handled})" if finding.handled else ""
             row = (finding.code, finding.study, finding.path, finding.message + by)
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*row)
         console.print(table)
     checked = ", ".join(f"{count} {name}" for name, count in account.checked.items())
-    console.print(f"{len(account.unaccounted)} unaccounted for; looked at: {checked}", markup=False)
+    console.print(f"{len(account.unaccounted)} unaccounted for; looked at: {checked}")
 
 
 def _dagster_counts(root: DataRoot) -> dict[str, int]:
@@ -104,42 +104,40 @@ def _dagster_ran(root: DataRoot) -> bool:
 
 
 def _print_overview(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from fiona_dagster.cli.screen import Screen
 
     table = Table(title=f"{len(document['studies'])} studies")
     for column in ("StudyInstanceUID", "state", "instances", "flags", "transfers"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for entry in document["studies"]:
         transfers = ", ".join(f"{t['project']}: {t['state']}" for t in entry["transfers"])
         table.add_row(
             entry["study"], entry["state"], str(entry["instances"]), ", ".join(entry["flags"]), transfers
         )
-    console = Console()
+    console = Screen()
     console.print(table)
     _print_inbox(console, document["inbox"])
     off = [name for name, on in sorted(document["switches"].items()) if not on]
     if off:
         held = sum(work["held"] for work in document["work"])
         waiting = f"; {held} deliveries are held" if "sending" in off else ""
-        console.print(f"switched off in config/enabled: {', '.join(off)}{waiting}", markup=False)
+        console.print(f"switched off in config/enabled: {', '.join(off)}{waiting}")
     for circuit in document["targets_down"]:
         console.print(
             f"target {circuit['target']} does not answer since {circuit['since']}; "
-            f"next try {circuit['probe_at']}",
-            markup=False,
+            f"next try {circuit['probe_at']}"
         )
     for work in document["work"]:
         if work["error"]:
-            console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}", markup=False)
+            console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}")
     states = ", ".join(f"{count} {state}" for state, count in document["states"].items()) or "none"
-    console.print(f"Instances: {states}; {document['quarantine']} objects in quarantine", markup=False)
+    console.print(f"Instances: {states}; {document['quarantine']} objects in quarantine")
     if document["waiting_for_release"]:
-        console.print(
-            f"{document['waiting_for_release']} copies wait for a person: `fiona release`", markup=False
-        )
+        console.print(f"{document['waiting_for_release']} copies wait for a person: `fiona release`")
     counts = ", ".join(f"{name} {count}" for name, count in sorted(document["dagster"].items())) or "none"
-    console.print(f"Dagster runs: {counts}", markup=False)
+    console.print(f"Dagster runs: {counts}")
 
 
 def _states_table(document: dict[str, Any]) -> Table:
@@ -164,7 +162,7 @@ def _print_inbox(console: Any, inbox: dict[str, int]) -> None:
     words = {"waiting": "waiting", "left_alone": "hidden or unfinished", "unreadable": "unreadable"}
     parts = [f"{inbox[key]} {word}" for key, word in words.items() if inbox[key]]
     if parts:
-        console.print(f"inbox: {', '.join(parts)}", markup=False)
+        console.print(f"inbox: {', '.join(parts)}")
 
 
 def _proof(delivery: dict[str, Any]) -> str:
@@ -188,31 +186,29 @@ def _sending(sending: dict[str, Any]) -> str:
     return f"{sending['target']}: {states[sending['state']]} {sending['began']}"
 
 
-def _print_transfer(transfer: dict[str, Any], console: Console) -> None:
+def _print_transfer(transfer: dict[str, Any], console: Screen) -> None:
     console.print(
         f"{transfer['project']}: {transfer['state']} {transfer['reason']}"
         f" (transfer-{transfer['id']}-r{transfer['revision']})",
-        markup=False,
     )
     for kind, count in transfer["weak_hits"].items():
         console.print(
             f"  {count} weak hits, {kind}: words that may be a name or an id; the package's report.json "
-            "says where",
-            markup=False,
+            "says where"
         )
     for kind, count in sorted(Counter(transfer["not_sent"].values()).items()):
-        console.print(f"  {count} instances are not sent: {kind}; --json names them", markup=False)
+        console.print(f"  {count} instances are not sent: {kind}; --json names them")
     release = transfer["release"]
     if release:
         said = "waits for a person: `fiona release`" if release["waits"] else release["decision"]
-        console.print(f"  release: {said or 'not needed any more'}", markup=False)
+        console.print(f"  release: {said or 'not needed any more'}")
     package = transfer["package"]
     if package:
-        console.print(f"  {package['path']}  sha256 {package['sha256']}", markup=False)
+        console.print(f"  {package['path']}  sha256 {package['sha256']}")
     for delivery in transfer["deliveries"]:
-        console.print(f"  {_proof(delivery)}", markup=False)
+        console.print(f"  {_proof(delivery)}")
     for sending in transfer["sendings"]:
-        console.print(f"  {_sending(sending)}", markup=False)
+        console.print(f"  {_sending(sending)}")
 
 
 _ASSIGNED = {
@@ -224,31 +220,30 @@ _ASSIGNED = {
 
 
 def _print_study(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from fiona_dagster.cli.screen import Screen
+
+    console = Screen()
     console.print(
         f"{document['study']}: {document['state']}, {document['instances']} instances, "
         f"revision {document['revision']}, flags: {', '.join(document['flags']) or 'none'}, "
         f"digests of {document['digests']}",
-        markup=False,
     )
     judged = document["completion"]
     if judged:
         expected = "unknown" if judged["expected"] is None else judged["expected"]
         console.print(
             f"completeness: {judged['outcome']}, {judged['received']} received, {expected} expected, "
-            f"{judged['missing']} missing",
-            markup=False,
+            f"{judged['missing']} missing"
         )
         for reason in judged["reasons"]:
-            console.print(f"  {reason}", markup=False)
+            console.print(f"  {reason}")
     assigned = document["assignment"]
     if assigned and not document["transfers"]:
-        console.print(_ASSIGNED[assigned["state"]].format(**assigned), markup=False)
+        console.print(_ASSIGNED[assigned["state"]].format(**assigned))
     if document["committed"]:
-        console.print(f"{document['committed']} instances are committed to their sender", markup=False)
+        console.print(f"{document['committed']} instances are committed to their sender")
     console.print(_states_table(document))
     series = Table("series", "modality", "instances", "types", "problems", title="Series")
     for number, entry in enumerate(document["series"], 1):
@@ -264,6 +259,6 @@ def _print_study(document: dict[str, Any]) -> None:
         _print_transfer(transfer, console)
     for work in document["work"]:
         held = "held, " if work["held"] else ""
-        console.print(f"to do: {work['key']} ({held}attempt {work['attempt']}) {work['error']}", markup=False)
+        console.print(f"to do: {work['key']} ({held}attempt {work['attempt']}) {work['error']}")
     for time, what in document["history"]:
-        console.print(f"{time}  {what}", markup=False)
+        console.print(f"{time}  {what}")

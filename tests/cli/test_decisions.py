@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
@@ -23,7 +24,12 @@ def test_an_accepted_conflict_makes_a_new_revision(root: DataRoot) -> None:
     (listed,) = json.loads(fiona("conflicts", "list", "--json", data=root.path).stdout)["conflicts"]
     assert listed["id"] == found.id
     assert (listed["study"], listed["calling_ae"], listed["differs"]) == (STUDY, "CT1", "(7FE0,0010)")
-    assert "Conflicts" in fiona("conflicts", "list", data=root.path).stdout
+    assert found.id in fiona("conflicts", "list", data=root.path).stdout, "whole, in one line"
+    folded = fiona(
+        "conflicts", "list", environment={**os.environ, "FIONA_DATA": str(root.path), "COLUMNS": "60"}
+    ).stdout
+    cells = [line.split("│")[1].strip() for line in folded.splitlines() if line.startswith("│")]
+    assert "".join(cells) == found.id, "folded, not cut"
 
     done = fiona("conflicts", "accept", found.id, "--reason", "better", "--json", data=root.path)
     assert json.loads(done.stdout)["conflicts"] == [{"id": found.id, "study": STUDY}]
