@@ -139,7 +139,7 @@ def run(tool: str, python: Path, out: Path, files: list[Path], processes: int) -
     Raises:
         RuntimeError: a process failed, or not every file has a copy.
     """
-    shutil.rmtree(out, ignore_errors=True)
+    _set_aside(out)
     # with compiled modules, as any installation has them after the first run
     surroundings = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     surroundings["PYTHONPYCACHEPREFIX"] = str(out.parent / "compiled")
@@ -164,6 +164,19 @@ def run(tool: str, python: Path, out: Path, files: list[Path], processes: int) -
     if made != len(files):
         raise RuntimeError(f"{tool}: {len(files)} files went in, {made} came out")
     return Run(seconds, cpu, memory)
+
+
+def _set_aside(out: Path) -> None:
+    """Frees the blocks of a run's files, and keeps their inodes until all runs are over.
+
+    For minutes ext4 gives out no inode again that was just given back, and steps over each of them whenever a
+    file is made: a run after the removal of others would measure that (see ``benchmarks.receive``).
+    """
+    if out.exists():
+        for path in out.rglob("*"):
+            if path.is_file():
+                os.truncate(path, 0)
+        out.rename(out.with_name(f"{out.name}.{time.monotonic_ns()}"))
 
 
 @dataclass(frozen=True)
@@ -197,7 +210,7 @@ def measure(bench: Bench, files: list[Path], processes: int) -> dict[str, list[R
             made.start_seconds, made.start_cpu = start.seconds, start.cpu
             found[tool].append(made)
             sys.stderr.write(f"{tool}: {made.seconds:.2f} s, {made.cpu:.2f} s cpu, {made.memory:.0f} MiB\n")
-    shutil.rmtree(folder / "out", ignore_errors=True)
+    _set_aside(folder / "out")
     return found
 
 

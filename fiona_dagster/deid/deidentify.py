@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ from fiona_dagster.deid.rewriting import Rewriter
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import RefusedDicom
+
+Place = Callable[[str], AbstractContextManager[int]]
+"""A descriptor for the copy with this new SOP Instance UID, open for writing; see ``writing.part_of``."""
 
 
 def basic_profile_only(project: str) -> ProjectSettings:
@@ -198,20 +201,23 @@ class Deidentifier:
             RefusedDicom: can be read but not passed on.
             OriginalUnavailable: the disk does not give it.
         """
-        made = self.heard(source, target, flush=flush)
+        folder = target if target.is_dir() else None
+
+        def place(instance: str) -> AbstractContextManager[int]:
+            return part_of(target if folder is None else folder / f"{instance}.dcm", flush=flush)
+
+        made = self.heard(source, place)
         if made is None:
             raise AssertionError("a copy without a digest to compare is always made")
-        return made[0]
+        report = made[0]
+        return report if folder is not None else replace(report, name=target.name)
 
-    def heard(
-        self, source: Path, target: Path, *, flush: bool = True, unless: bytes = b""
-    ) -> tuple[FileReport, Heard] | None:
+    def heard(self, source: Path, place: Place, *, unless: bytes = b"") -> tuple[FileReport, Heard] | None:
         """As :meth:`file`, with what the original told of its person.
 
         Args:
             source: the original.
-            target: of the copy.
-            flush: the copy is on disk when this returns.
+            place: of the copy.
             unless: digest of a header (``copies.Heard``).
 
         Returns:
@@ -220,28 +226,24 @@ class Deidentifier:
         with from_disk():
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            place = (None, target) if target.is_dir() else (target, target.parent)
             with self._turn:
-                return self._heard(source, descriptor, place, flush=flush, unless=unless)
+                return self._heard(source, descriptor, place, unless)
         except RecursionError:
             raise RefusedDicom("sequences are nested too deep; such an object is not passed on") from None
         finally:
             os.close(descriptor)
 
     def _heard(
-        self, source: Path, descriptor: int, place: tuple[Path | None, Path], *, flush: bool, unless: bytes
+        self, source: Path, descriptor: int, place: Place, unless: bytes
     ) -> tuple[FileReport, Heard] | None:
-        target, folder = place
         try:
             copy = self.fast.copy(descriptor, self.project)
         except Unsure:
             pass
         else:
-            if copy.heard.header == unless:
-                return None
-            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
+            return None if copy.heard.header == unless else self._store(copy, descriptor, place)
         with self.exact_copy(source) as copy:
-            return self._store(copy, target or folder / f"{copy.instance}.dcm", descriptor, flush=flush)
+            return self._store(copy, descriptor, place)
 
     @contextmanager
     def knowing(self, told: Mapping[str, Iterable[Told]]) -> Iterator[None]:
@@ -283,12 +285,18 @@ class Deidentifier:
             )
 
     @staticmethod
-    def _store(copy: Copy, target: Path, descriptor: int, *, flush: bool) -> tuple[FileReport, Heard]:
-        with part_of(target, flush=flush) as part:
+    def _store(copy: Copy, descriptor: int, place: Place) -> tuple[FileReport, Heard]:
+        with place(copy.instance) as part:
             size = write(part, copy.pieces, descriptor, copy.release)
         tally = copy.tally
         report = FileReport(
-            target.name, copy.instance, copy.study, size, dict(tally.actions), dict(tally.tags), copy.held
+            f"{copy.instance}.dcm",
+            copy.instance,
+            copy.study,
+            size,
+            dict(tally.actions),
+            dict(tally.tags),
+            copy.held,
         )
         return report, copy.heard
 

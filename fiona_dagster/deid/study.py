@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fiona_dagster.deid.copies import Heard
@@ -63,7 +64,7 @@ def deidentify_study(
         for number, source in enumerate(sources, 1):
             part = _part(out_dir, number)
             try:
-                done = deidentifier.heard(source, part, flush=False)
+                done = deidentifier.heard(source, partial(flusher.new, part))
             except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
                 if isinstance(error, OriginalUnavailable) and not name_unavailable:
                     raise
@@ -94,7 +95,7 @@ def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, repo
         for each in lacking:
             part, target = _part(out_dir, each.number), out_dir / each.report.name
             try:
-                done = deidentifier.heard(each.source, part, flush=False, unless=each.heard.header)
+                done = deidentifier.heard(each.source, partial(flusher.new, part), unless=each.heard.header)
             except (UnreadableDicom, RefusedDicom) as error:
                 target.unlink()
                 made.remove(each)

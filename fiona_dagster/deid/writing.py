@@ -5,6 +5,7 @@ Belongs here: that a copy is under its name whole or not at all. Stays out: what
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections import deque
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.deid.files import became_shorter, from_disk
@@ -21,8 +22,9 @@ _STEP = 64 << 20
 _JOINED = 1 << 18
 _MAPPED = 8 << 20
 """Bytes of a mapped file that are written at once."""
-_FLUSHING, _AHEAD = 4, 64
-"""Files that are flushed at a time (their journal commits are shared), and that may wait for it."""
+_FLUSHING, _TOGETHER, _AHEAD = 4, 8, 8
+"""Threads that flush (journal commits are shared), files in one of their turns, turns that may wait."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
 """File systems between which, or kernels in which, ``copy_file_range`` does not work (copy_file_range(2))."""
 
@@ -31,7 +33,7 @@ _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPN
 def part_of(target: Path, *, flush: bool = True) -> Iterator[int]:
     """A descriptor of a new file that becomes ``target`` when the block ends well, and vanishes otherwise."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(part, _NEW, 0o600)
     try:
         try:
             yield descriptor
@@ -49,36 +51,79 @@ class Flusher:
     """Flushes files that are written, and gives them their names, while the next ones are made.
 
     Leaving its ``with`` block waits for all; the first error is raised there, or by a later :meth:`keep`.
+    Threads do nothing but flush, several files in a turn: each of their steps takes the interpreter from the
+    work beside them.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_FLUSHING, thread_name_prefix="flush")
-        self._waiting: deque[Future[None]] = deque()
+        self._open: dict[Path, int] = {}
+        self._next: list[_Written] = []
+        self._waiting: deque[tuple[Future[None], list[_Written]]] = deque()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=kind is not None)
-        while kind is None and self._waiting:
-            self._waiting.popleft().result()
+        try:
+            if kind is None and self._next:
+                self._submit()
+            self._threads.shutdown(wait=True, cancel_futures=kind is not None)
+            while kind is None and self._waiting:
+                self._named()
+        finally:
+            for written in (*self._next, *(each for _, several in self._waiting for each in several)):
+                os.close(written.descriptor)
+            for descriptor in self._open.values():
+                os.close(descriptor)
+
+    @contextmanager
+    def new(self, part: Path, _instance: str = "") -> Iterator[int]:
+        """A descriptor of a new file, which stays open for :meth:`keep`; the file vanishes after an error."""
+        descriptor = os.open(part, _NEW, 0o600)
+        try:
+            yield descriptor
+        except BaseException:
+            os.close(descriptor)
+            part.unlink(missing_ok=True)
+            raise
+        self._open[part] = descriptor
 
     def keep(self, part: Path, target: Path) -> None:
         """Makes a file durable under its name; waits where many are not done yet."""
-        self._waiting.append(self._threads.submit(_kept, part, target))
-        while self._waiting[0].done() or len(self._waiting) > _AHEAD:
-            self._waiting.popleft().result()
-            if not self._waiting:
-                break
+        self._next.append(_Written(self._open.pop(part), part, target))
+        if len(self._next) >= _TOGETHER:
+            self._submit()
+        while self._waiting and (self._waiting[0][0].done() or len(self._waiting) > _AHEAD):
+            self._named()
+
+    def _submit(self) -> None:
+        descriptors = [written.descriptor for written in self._next]
+        self._waiting.append((self._threads.submit(_flush, descriptors), self._next))
+        self._next = []
+
+    def _named(self) -> None:
+        """Names for the files that were flushed first, once they are."""
+        flushed, several = self._waiting[0]
+        flushed.result()
+        while several:
+            part, target = several[0].part, several[0].target
+            part.replace(target)
+            os.close(several.pop(0).descriptor)
+        self._waiting.popleft()
 
 
-def _kept(part: Path, target: Path) -> None:
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
+class _Written(NamedTuple):
+    """A file that waits for its flush and name."""
+
+    descriptor: int
+    part: Path
+    target: Path
+
+
+def _flush(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(target)
 
 
 def write(
@@ -102,6 +147,7 @@ def write(
     waiting = size = 0
     for piece in pieces:
         if isinstance(piece, FileRange):
+            _make_room(target, size + len(piece))
             _all(target, b"".join(small))
             small, waiting = [], 0
             _range(target, piece, source)
@@ -119,6 +165,23 @@ def write(
         size += len(piece)
     _all(target, b"".join(small))
     return size
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_FALLOCATE = getattr(_LIBC, "fallocate", None)
+if _FALLOCATE is not None:
+    _FALLOCATE.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_KEEP_SIZE = 1
+
+
+def _make_room(target: int, size: int) -> None:
+    """Blocks for a whole file at once, which takes the disk less than one by one (fallocate(2)).
+
+    No more than a hint: the file has no byte that was not written, and where there is no such function, or no
+    room, writing goes on without or fails by itself. The C library's ``posix_fallocate`` would write zeros.
+    """
+    if _FALLOCATE is not None:
+        _FALLOCATE(target, _KEEP_SIZE, 0, size)
 
 
 def _all(target: int, data: bytes | memoryview) -> None:
