@@ -21,7 +21,7 @@ from fiona_dagster.errors import (
     ProofAwaited,
     UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, pipeline, sftp, upload
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, packets, pipeline, sftp, ssh, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
 from tests.sending import unrecorded
@@ -90,6 +90,29 @@ def test_the_modern_cipher_is_chosen(
     _deliver(sshd, root, package)
 
     assert set(chosen) == {"aes128-gcm@openssh.com"}
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-ctr"])
+def test_keys_are_exchanged_again_in_the_middle_of_an_upload(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, cipher: str
+) -> None:
+    import paramiko
+
+    exchanged: list[str] = []
+    activate = paramiko.Transport._activate_outbound  # type: ignore[attr-defined]
+
+    def record(self: paramiko.Transport) -> None:
+        activate(self)
+        exchanged.append(self.local_cipher)
+
+    monkeypatch.setattr(paramiko.Transport, "_activate_outbound", record)
+    monkeypatch.setattr(packets.Packets, "REKEY_BYTES", 700_000)
+    monkeypatch.setattr(ssh, "CIPHERS", (cipher,))
+    assert _deliver(sshd, root, package).counts["sent"] == 1
+
+    assert (sshd.upload / NAME).read_bytes() == CONTENT
+    assert len(exchanged) > 2
+    assert set(exchanged) == {cipher}
 
 
 def test_a_second_delivery_sends_nothing(sshd: Sshd, root: DataRoot, package: Path) -> None:

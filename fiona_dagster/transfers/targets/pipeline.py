@@ -24,6 +24,7 @@ from paramiko.sftp import (
     SFTP_FLAG_WRITE,
 )
 
+from fiona_dagster.transfers.targets.packets import send_all
 from fiona_dagster.transfers.targets.ssh import Link
 
 OPENSSH_REQUEST = 255 << 10
@@ -69,13 +70,7 @@ class Pipeline:
         size = len(handle)
         head = struct.pack(f">BII{size}sQI", CMD_WRITE, number, size, handle, offset, len(data))
         head = struct.pack(">I", len(head) + len(data)) + head
-        channel = self._link.channel
-        # One SSH packet takes no more than this; paramiko would copy the rest once for each packet.
-        room = channel.out_max_packet_size - 64
-        first = room - len(head)
-        channel.sendall(head + data[:first])
-        for begin in range(first, len(data), room):
-            channel.sendall(bytes(data[begin : begin + room]))
+        send_all(self._link.channel, head, data)
         return number
 
     def answer(self, number: int) -> paramiko.Message | None:

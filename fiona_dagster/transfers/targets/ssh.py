@@ -25,6 +25,7 @@ from fiona_dagster.errors import (
     PeerUnavailable,
     StorageFull,
 )
+from fiona_dagster.transfers.targets.packets import Packets
 
 CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -92,7 +93,7 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
         _socket(target) as sock,
         contextlib.ExitStack() as stack,
     ):
-        transport = paramiko.Transport(sock)
+        transport = paramiko.Transport(sock, packetizer_class=Packets)
         stack.callback(transport.close)
         # Several waits inside paramiko have no time-out of their own: closing ends them all.
         watchdog = threading.Timer(target.timeout_seconds, transport.close)
