@@ -59,6 +59,10 @@ class DerivedBook:
         row = self._store.row("SELECT * FROM derived_studies WHERE study = ?", study)
         return None if row is None else Derived(**dict(row))
 
+    def studies(self) -> frozenset[str]:
+        """Every study that came back."""
+        return frozenset(row["study"] for row in self._store.rows("SELECT study FROM derived_studies"))
+
     def of_erased(self, study: str) -> list[str]:
         """Projects of which erased copies may have had this StudyInstanceUID, as one UID of 256 may."""
         if self.recognise(study) is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,15 @@ def label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "", text)[:_LONGEST]
 
 
-def session_of(transfer: Transfer, others: Sequence[Transfer]) -> Session:
+def session_of(
+    transfer: Transfer, others: Sequence[Transfer], derived: Collection[str] = frozenset()
+) -> Session:
     """The session of a study. Studies of one project that would share one get the end of their UID.
 
     Args:
         transfer: of the study.
         others: every transfer of the project that counts; may hold ``transfer`` itself.
+        derived: studies that were made of copies, and so share the session of another.
 
     Raises:
         RequestRefused: another participant has the same label, so that images of two would be mixed.
@@ -81,15 +84,13 @@ def session_of(transfer: Transfer, others: Sequence[Transfer]) -> Session:
             "name, or the name of another participant of the project; use the formats zip or tgz"
         )
     session, event = label(transfer.event), safe_component(transfer.event)
-    sharing = [each for each in alike if label(each.event).lower() == session.lower() and not _derived(each)]
-    if sharing or _derived(transfer):
+    sharing = any(
+        label(each.event).lower() == session.lower() and each.study not in derived for each in alike
+    )
+    if sharing or transfer.study in derived:
         session += f"x{transfer.mapped_uid[-12:].replace('.', '')}"
     stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
     return Session("/".join(part for part in (folder, event) if part), stem)
-
-
-def _derived(transfer: Transfer) -> bool:
-    return transfer.study == transfer.mapped_uid
 
 
 def kind_of(types: Sequence[str], modality: str, sidecar: Mapping[str, Any], *, directions: bool) -> Kind:

@@ -151,7 +151,8 @@ def _pack(
 ) -> tuple[list[Path], tuple[nifti.Partial, ...]]:
     verified = gateway.ledger.transfers.verified_files(transfer)
     gateway.ledger.transfers.require_wanted(transfer)  # making the copy took its time
-    target = out / packing.package_name(transfer)
+    derived = gateway.ledger.derived.of(transfer.study) is not None
+    target = out / packing.package_name(transfer, derived=derived)
     files: list[Path] = []
     partial: tuple[nifti.Partial, ...] = ()
     if "zip" in formats:
@@ -177,7 +178,9 @@ def _images(
         originals=[original.path for original in execution.sources(gateway, transfer)],
         deidentifier=execution.deidentifier_of(gateway, transfer),
         types=packing.types_of(gateway, transfer),
-        session=session_of(transfer, transfers_to_export(gateway, transfer.project)),
+        session=session_of(
+            transfer, transfers_to_export(gateway, transfer.project), gateway.ledger.derived.studies()
+        ),
     )
     require_not_withdrawn(gateway, transfer)  # converting took its time
     gateway.ledger.transfers.require_wanted(transfer)

@@ -30,7 +30,7 @@ from fiona_dagster.transfers.rules import require_rules
 from fiona_dagster.transfers.scratch import scratch_folder
 
 
-def package_name(transfer: Transfer, edition: int = 1) -> str:
+def package_name(transfer: Transfer, edition: int = 1, *, derived: bool = False) -> str:
     """File name of a package: assigned names only, safe on every file system.
 
     One for each revision and generation, also where a project keeps UIDs and so has the same in all of them.
@@ -38,13 +38,14 @@ def package_name(transfer: Transfer, edition: int = 1) -> str:
     Args:
         transfer: whose package.
         edition: of the copies of this revision and generation, see :meth:`Sendings.edition`.
+        derived: the study was made of copies; its package stands beside theirs.
     """
     parts = [
         package_prefix(transfer.project, transfer.participant),
         _safe(transfer.event),
         transfer.mapped_uid[-12:],
     ]
-    if transfer.study == transfer.mapped_uid:  # derived data, beside the package of what they were made of
+    if derived:
         parts.append("derived")
     if transfer.generation:
         parts.append(f"g{transfer.generation}")
@@ -76,7 +77,8 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     expected = transfers.verified_files(transfer)
     require_rules(gateway, transfer)
     folder = working_copy(gateway, transfer)
-    name = package_name(transfer, transfers.sendings.edition(transfer))
+    derived = gateway.ledger.derived.of(transfer.study) is not None
+    name = package_name(transfer, transfers.sendings.edition(transfer), derived=derived)
     target = gateway.root.outbox / transfer.project / name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_beside(target)
@@ -120,7 +122,7 @@ def pack(gateway: Gateway, transfer: Transfer, copy: Path, target: Path) -> Pack
                 originals=[original.path for original in sources(gateway, transfer)],
                 deidentifier=deidentifier_of(gateway, transfer),
                 types=types,
-                session=session_of(transfer, earlier_of(gateway, transfer)),
+                session=session_of(transfer, earlier_of(gateway, transfer), gateway.ledger.derived.studies()),
             )
             if not images.files and "dicom" not in look.deliver:
                 raise PermanentError(

@@ -416,8 +416,10 @@ def test_sessions_are_told_apart_and_people_never_mixed() -> None:
     later = transfer(id=3, event="Year 2")
     assert session_of(one, [one, later]).stem == "sub-H001_ses-E1"
     derived = transfer(id=4, study="2.25.7", mapped_uid="2.25.7")
-    assert session_of(one, [one, derived]).stem == "sub-H001_ses-E1"
-    assert session_of(derived, [one, derived]).stem == "sub-H001_ses-E1x2257"
+    assert session_of(one, [one, derived], {"2.25.7"}).stem == "sub-H001_ses-E1"
+    assert session_of(derived, [one, derived], {"2.25.7"}).stem == "sub-H001_ses-E1x2257"
+    kept = transfer(mapped_uid="1.2.3")  # of a project that keeps UIDs
+    assert session_of(kept, [kept], {"2.25.7"}).stem == "sub-H001_ses-E1"
     for participant in ("H001", "h.001"):
         with pytest.raises(RequestRefused):
             session_of(one, [one, transfer(id=5, participant=participant)])

@@ -43,6 +43,7 @@ def test_a_package_is_made_and_delivered(site: Site, project: dict[str, Any], ui
     assert package is not None
     path = site.root.path / package.path
 
+    assert "derived" not in path.name, "nothing came back, also where UIDs stay"
     assert verify_package(path) == []
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
