@@ -183,17 +183,14 @@ def _against_redcap(
     records: frozenset[str],
 ) -> Iterator[Gap]:
     asked: set[str] = set()
-    adopted = {
-        (each.study, each.request, each.requested_date)
-        for each in gateway.ledger.transfers.all()
-        if each.state == "adopted"
-    }
+    known = gateway.ledger.transfers.newest_of_requests()
     for request in requests:
         if request.active and not request.withdrawn:
             asked.add(request.study)
-            if (request.study, request.instance, request.requested_date) in adopted:
+            mine = known.get((request.study, request.instance, request.requested_date))
+            if mine is not None and mine.state == "adopted":
                 continue  # the system before this one delivered it: no gap of ours
-            yield from _of_request(gateway, studies, current, request)
+            yield from _of_request(gateway, studies, current, request, mine)
     requested = {study for study, _ in current}
     for uid, study in studies.items():
         if study.registered and uid not in records:
@@ -213,6 +210,7 @@ def _of_request(
     studies: Mapping[str, Study],
     current: Mapping[tuple[str, str], Transfer],
     request: TransferRequest,
+    known: Transfer | None,
 ) -> Iterator[Gap]:
     since = _utc(request.requested_date, gateway.settings.LOCALTIMEZONE)
     place = (request.project, request.study)
@@ -221,9 +219,7 @@ def _of_request(
         yield Gap(*place, "requested_not_received", "no image of it arrived", since)
         return
     if transfer is None:
-        if request.transfer_date:
-            reason = "REDCap has a transfer date, but this ledger no delivery (another system, an old backup)"
-            yield Gap(*place, "recorded_not_delivered", reason, _utc(request.transfer_date, _zone(gateway)))
+        yield from _without_transfer(gateway, studies[request.study], request, known, since)
         return
     mine = transfer.request == request.instance
     if mine and transfer.state == "delivered" and request.mapped_uid != transfer.mapped_uid:
@@ -232,6 +228,29 @@ def _of_request(
     elif mine and transfer.state != "delivered" and request.transfer_date >= request.requested_date != "":
         reason = f"REDCap has a transfer date, the transfer is {transfer.state} (late images, a correction)"
         yield Gap(*place, "recorded_not_delivered", reason, transfer.changed)
+
+
+def _without_transfer(
+    gateway: Gateway, study: Study, request: TransferRequest, known: Transfer | None, since: str
+) -> Iterator[Gap]:
+    """A request of which nothing counts: it was not taken up, or was refused, stopped or replaced."""
+    place = (request.project, request.study)
+    if request.transfer_date:
+        reason = "but this ledger no delivery (another system, an old backup)"
+        if known is not None:
+            reason = f"the transfer is {known.state}: {known.reason}"
+        when = known.changed if known is not None else _utc(request.transfer_date, _zone(gateway))
+        yield Gap(*place, "recorded_not_delivered", f"REDCap has a transfer date, {reason}", when)
+    elif known is None:
+        reason = "not taken up yet; the sensor transfer_requests says why"
+        if not (request.participant and request.event):
+            reason = "not taken up: participant or event is not filled in"
+        elif not study.registered:
+            reason = f"not taken up: the study is {study.state}"
+        yield Gap(*place, "requested_not_delivered", reason, since)
+    elif known.state == "stopped" or known.awaits_removal:
+        reason = f"{known.state}: {known.reason}"
+        yield Gap(*place, "requested_not_delivered", reason, known.changed)
 
 
 def _zone(gateway: Gateway) -> str:

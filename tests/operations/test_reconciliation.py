@@ -108,6 +108,30 @@ def test_requests_for_what_never_came_and_records_that_went(site: Site) -> None:
     assert ("", "not_registered") in codes(compare(site))
 
 
+def test_a_request_that_nothing_counts_of_says_why(site: Site) -> None:
+    site.receive(1, 2)
+    site.fill(1, transfer_requested_date="2026-01-01 10:00", transfer_project_name=PROJECT)
+    site.poll()
+    (half,) = compare(site).gaps
+    assert (half.code, "not filled in" in half.reason) == ("requested_not_delivered", True)
+    assert compare(site).too_old() == [half]
+    site.fill(1, transfer_name="X1", transfer_event_name=EVENT)
+    (waits,) = compare(site).gaps
+    assert "not taken up yet" in waits.reason
+    site.poll()
+    assert compare(site).gaps == [], "refused, and its record says so"
+
+    site.fill(1, transfer_requested_date="2026-01-01 11:00", transfer_name=PARTICIPANT)
+    site.poll()
+    site.make_package()
+    deliver(site)
+    site.fill(1, transfer_name="H002")
+    site.poll()
+    (awaits,) = [gap for gap in compare(site).gaps if gap.code == "recorded_not_delivered"]
+    assert "have that copy removed" in awaits.reason
+    assert "H002" not in awaits.reason
+
+
 def test_what_can_not_be_asked_is_said_and_fails_the_check(site: Site) -> None:
     site.packaged()
     deliver(site)
