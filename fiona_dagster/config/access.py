@@ -38,6 +38,8 @@ def _certificate(value: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 """An AE title (PS3.5 section 6.2): spaces around it mean nothing, capitals do."""
+OptionalAeTitle = Annotated[str, AfterValidator(lambda value: value and _ae_title(value))]
+"""The same; empty: another setting's is taken."""
 Network = Annotated[str, AfterValidator(_network)]
 """An IPv4 or IPv6 network in CIDR notation, or one address."""
 

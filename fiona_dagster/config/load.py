@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fiona_dagster.config.json_text import NotJson, parse_json
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.root import DataRoot
 from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings, TokenSource
@@ -37,15 +38,15 @@ def parse_file(path: Path, model: type[Model], **extra: Any) -> Model:
         ConfigurationError: missing, not JSON, or not what the model wants; names file, line and key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"{path}: can't be read ({error.strerror}); run `fiona init`") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
+        document = parse_json(text)
+    except NotJson as error:
+        raise ConfigurationError(f"{path}: line {error.line}: {error}") from None
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: line 1: expected an object {{...}}")
     document = {key: value for key, value in document.items() if not key.startswith("//")}
@@ -60,8 +61,9 @@ def _explain(path: Path, text: str, model: type[BaseModel], error: ValidationErr
     # a key that is misspelt is missing under its name, too: say what was written
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"]
+    # pydantic names its own functions and kinds of unions, too
+    where = ".".join(str(part) for part in first["loc"] if re.fullmatch(r"[\w/]+", str(part)))
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         place = first["loc"][:-1]
         missing = [one["loc"][-1] for one in errors if one["type"] == "missing" and one["loc"][:-1] == place]
@@ -69,7 +71,7 @@ def _explain(path: Path, text: str, model: type[BaseModel], error: ValidationErr
         message = "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
         if missing:  # of all keys of the file another one may be closer by its letters
             message = f"unknown key; required here and missing: {', '.join(map(repr, missing))}"
-    return f"{path}: line {_line_of(text, keys)}: {where}: {message}"
+    return f"{path}: line {_line_of(text, keys)}: {where}{': ' if where else ''}{message}"
 
 
 def _line_of(text: str, keys: list[str]) -> int:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, TlsSettings
+from fiona_dagster.config.access import AeTitle, AllowedCaller, Network, OptionalAeTitle, TlsSettings
 from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.notifications import Notification
 from fiona_dagster.config.packaging import PackageSettings
 from fiona_dagster.config.section import Section
-from fiona_dagster.config.targets import Target
+from fiona_dagster.config.targets import Target, require_url
 
 Durability = Literal["full", "rename"]
 """How sure a receipt is: flushed to the disk, or only complete under its name."""
@@ -28,9 +29,9 @@ class CommitmentPeer(Section):
 
     host: str
     port: int = Field(104, ge=1, le=65535)
-    called_ae_title: str
+    called_ae_title: AeTitle
     """AE title that is called there."""
-    calling_ae_title: str = ""
+    calling_ae_title: OptionalAeTitle = ""
     """AE title that we use; empty: the one that was called by the request."""
     timeout_seconds: float = Field(30.0, gt=0)
 
@@ -149,22 +150,31 @@ class RedcapSettings(Section):
     ca_file: str = ""
     """Certificates to trust in place of the system's."""
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value:
+            require_url("url", value, secret=True)
+            if not value.endswith("/"):  # REDCap redirects, and what is posted gets lost on the way
+                raise ValueError("the address of the API ends with a slash: https://HOST/api/")
+        return value
+
 
 class Source(Section):
     """A PACS that can be asked what it has of a study, and to send what is missing."""
 
     host: str
     port: int = Field(104, ge=1, le=65535)
-    called_ae_title: str
-    calling_ae_title: str = "FIONA"
+    called_ae_title: AeTitle
+    calling_ae_title: AeTitle = "FIONA"
     """AE title that we use towards it."""
-    callers: tuple[str, ...] = ()
+    callers: tuple[AeTitle, ...] = ()
     """It is asked about studies of these calling AE titles; empty: about all."""
     fetch: bool = False
     """Have it send series of which it has more than arrived (C-MOVE), if the switch file allows pulling."""
     fetch_attempts: int = Field(3, ge=1, le=20)
     """How often it is asked for a series while its count stays the same."""
-    move_destination: str = ""
+    move_destination: OptionalAeTitle = ""
     """Our AE title as it knows it; empty: DICOMAETITLE."""
     timeout_seconds: float = Field(30.0, gt=0)
 
@@ -280,6 +290,15 @@ class Settings(Section):
             sites[name] = site
         return {**document, "SITES": sites}
 
+    @field_validator("LOCALTIMEZONE")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"no time zone is called {value!r}; names are like 'Europe/Oslo'") from None
+        return value
+
     @field_validator("SITES")
     @classmethod
     def _site_names(cls, value: dict[str, SiteSettings]) -> dict[str, SiteSettings]:
@@ -293,10 +312,12 @@ class Settings(Section):
         ports = [self.DICOMPORT, *(site.DICOMPORT for site in self.SITES.values())]
         sections = [self.receiver, *(site.receiver for site in self.SITES.values())]
         ports += [section.tls.port for section in sections if section.tls and section.tls.port]
+        ports += [port for port in (self.MPPSPORT, self.web.port, self.metrics.port) if port]
         taken = {port for port in ports if port and ports.count(port) > 1}
         if taken:
             raise ValueError(
-                f"port {min(taken)} is given more than once (DICOMPORT, SITES, receiver.tls.port)"
+                f"port {min(taken)} is given more than once (DICOMPORT, MPPSPORT, SITES, receiver.tls.port, "
+                "web.port, metrics.port)"
             )
         return self
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from fiona_dagster.config.access import AeTitle, OptionalAeTitle
 from fiona_dagster.config.section import Section
 
 SftpProofSetting = Literal["readback", "digest", "md5sum_server", "agreement"]
@@ -84,8 +85,8 @@ class DicomTarget(Section):
     kind: Literal["dicom"]
     host: str
     port: int = Field(104, ge=1, le=65535)
-    called_ae_title: str
-    calling_ae_title: str = "FIONA"
+    called_ae_title: AeTitle
+    calling_ae_title: AeTitle = "FIONA"
     timeout_seconds: float = Field(30.0, gt=0)
     """Longest wait for a connection, for an association, and for an answer to an instance."""
     associations: int = Field(1, ge=1, le=16)
@@ -97,7 +98,7 @@ class DicomTarget(Section):
     vouch for, all, or none."""
     retrieve: Literal["get", "move"] = "get"
     """How they are retrieved: C-GET, or C-MOVE to a listener of the delivery's own."""
-    move_ae_title: str = ""
+    move_ae_title: OptionalAeTitle = ""
     """For C-MOVE: our AE title as a move destination; the PACS knows it with our address and move_port."""
     move_port: int | None = Field(None, ge=1, le=65535)
     """For C-MOVE: TCP port that is listened on while instances are compared."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.config.json_text import NotJson, parse_json
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.studies import json_lines
 from fiona_dagster.studies.attributes import CSA_KEYS, SERIES_KEYS, tag_of_name
@@ -100,18 +101,12 @@ def parse_rules(text: str, name: str) -> RuleSet:
         ConfigurationError: see :func:`load_rules`.
     """
     try:
-        document = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{name}: line {error.lineno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise ConfigurationError(f"{name}: line 1: nested too deep to be rules") from None
+        document = parse_json(text)
+    except NotJson as error:
+        raise ConfigurationError(f"{name}: line {error.line}: {error}") from None
     if not isinstance(document, list):
         raise ConfigurationError(f"{name}: line 1: expected a list of rulesets [...]")
     return _Parser(text, name).parse()
-
-
-def _no_constant(name: str) -> float:
-    raise json.JSONDecodeError(f"{name} is no JSON number", "", 0)
 
 
 class _Parser:

@@ -54,6 +54,41 @@ def test_broken_json_is_refused_with_its_line(root: DataRoot) -> None:
         load_settings(root)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"DICOMPORT": 104,\n\n"DICOMPORT": 105}', 'line 3: "DICOMPORT" stands twice'),
+        ('{"receiver": {"a": [{"b": 1}], "a":\n 2}}', 'line 1: "a" stands twice'),
+        ('{\n"DICOMPORT": ' + "9" * 5000 + "}", "line 2: not JSON: a number has too many digits"),
+        ('{"receiver": {\n"quiet_seconds": NaN}}', "line 2: not JSON: NaN"),
+        ("[" * 100_000, "line 1: not JSON: nested too deep"),
+        ('{"receiver": {"quiet_seconds": 1e999}}', "receiver.quiet_seconds: Input should be a finite number"),
+        ('{"DICOMPORT": true}', "DICOMPORT: expected a number"),
+        ('{"LOCALTIMEZONE": "Mars/Base"}', "LOCALTIMEZONE: no time zone is called 'Mars/Base'"),
+        ('{"LOCALTIMEZONE": "../../etc/passwd"}', "LOCALTIMEZONE: no time zone"),
+        ('{"redcap": {"url": "https://redcap.example/api"}}', "redcap.url: the address of the API ends with"),
+        ('{"redcap": {"url": "http://redcap.example/api/"}}', "redcap.url: url: a secret would go over"),
+        ('{"MPPSPORT": 11112}', "line 1: port 11112 is given more than once"),
+        ('{"receiver": {"allowed_callers": ["TOO LONG FOR AN AE"]}}', "allowed_callers.0: an AE title is"),
+        (
+            '{"targets": {"a": {"kind": "dicom", "host": "h", "called_ae_title": "SEVENTEEN LETTERS"}}}',
+            "targets.a.dicom.called_ae_title: an AE title is",
+        ),
+    ],
+    ids=range(14),
+)
+def test_what_can_t_be_meant_is_refused_with_the_reason(root: DataRoot, text: str, said: str) -> None:
+    write(root, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(root)
+    assert said in str(caught.value)
+
+
+def test_a_mark_of_utf_8_and_several_remarks_are_no_fault(root: DataRoot) -> None:
+    write(root, '\ufeff{"//": "one", "//": "two", "DICOMAETITLE": "X"}')
+    assert load_settings(root).DICOMAETITLE == "X"
+
+
 @pytest.mark.parametrize("text", ["[]", "1", '"x"'])
 def test_anything_but_an_object_is_refused(root: DataRoot, text: str) -> None:
     write(root, text)
