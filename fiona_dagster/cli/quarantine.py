@@ -110,6 +110,14 @@ def retry_(ids: tuple[str, ...], *, everything: bool, as_json: bool) -> int:
     return 1 if refused else 0
 
 
+def _agreed(number: int) -> bool:
+    try:
+        return click.confirm(f"Delete {number} objects for good?", err=True)
+    except click.Abort:  # Ctrl-C, or nobody is there to answer
+        click.echo(err=True)
+        return False
+
+
 @quarantine.command("discard")
 @click.argument("ids", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Don't ask.")
@@ -119,8 +127,8 @@ def discard_(ids: tuple[str, ...], *, yes: bool, acknowledged: bool, as_json: bo
     """Deletes objects from quarantine for good; who did it is kept in quarantine/.log.jsonl."""
     root = _root()
     entries = find_entries(root, ids)
-    if not yes:
-        click.confirm(f"Delete {len(entries)} objects for good?", abort=True, err=True)
+    if not yes and not _agreed(len(entries)):
+        raise UsageError("nothing was discarded; --yes discards without asking")
     gone = discard(root, entries, acknowledged=acknowledged)
     if as_json:
         click.echo(json.dumps({"discarded": [_printable(name) for name in gone]}))

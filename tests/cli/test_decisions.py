@@ -89,7 +89,9 @@ def test_quarantine_is_listed_retried_and_discarded(root: DataRoot, tmp_path: Pa
     assert outcomes == {good: "filed", bad: "refused"}
     assert_all_accounted(root)
 
-    assert fiona("quarantine", "discard", bad, data=root.path).returncode == 130  # nobody answered
+    unanswered = fiona("quarantine", "discard", bad, data=root.path)
+    assert unanswered.returncode == 2
+    assert "--yes discards without asking" in unanswered.stderr
     assert len(list(root.quarantine.glob("*.dcm"))) == 1
     assert fiona("quarantine", "discard", bad, "--yes", data=root.path).returncode == 0
     assert list(root.quarantine.glob("*.dcm")) == []
