@@ -20,8 +20,8 @@ from pathlib import Path
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger import Ledger, utc_now
 from fiona_dagster.operations import initialise
+from fiona_dagster.redcap.sandbox.records import Place
 from fiona_dagster.redcap.sandbox.server import Sandbox
-from fiona_dagster.redcap.sandbox.store import Place
 from fiona_dagster.transfers import requests
 from fiona_dagster.transfers.context import Gateway
 

@@ -17,7 +17,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.redcap import IncomingProject, RedcapClient, TransferRequest, site_time
 from fiona_dagster.redcap.sandbox import Sandbox
-from fiona_dagster.redcap.sandbox.store import Place
+from fiona_dagster.redcap.sandbox.records import Place
 
 STUDY = "1.2.826.0.1.3680043.2.1125.1"
 STUDY_FIELDS = {

@@ -10,7 +10,7 @@ import pytest
 
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.redcap.sandbox import Sandbox, running_sandbox
-from fiona_dagster.redcap.sandbox.store import Place
+from fiona_dagster.redcap.sandbox.records import Place
 from tests.redcap.conftest import Post
 
 PROJECTS = "DataTransferProjects"

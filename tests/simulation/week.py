@@ -27,7 +27,7 @@ from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.ledger import Transfers, WorkList
 from fiona_dagster.redcap.sandbox.hostile import Hostile
 from fiona_dagster.redcap.sandbox.page import save
-from fiona_dagster.redcap.sandbox.store import Place
+from fiona_dagster.redcap.sandbox.records import Place
 from fiona_dagster.redcap.transport import Transport
 from fiona_dagster.transfers import requests
 from tests.deid import phantoms

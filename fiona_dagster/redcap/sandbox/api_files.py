@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fiona_dagster.redcap.dictionary import Field
 from fiona_dagster.redcap.sandbox.call import NO_EXPORT, NO_IMPORT, Call, not_valid
 from fiona_dagster.redcap.sandbox.formats import Answer, ApiError, ExportRow
-from fiona_dagster.redcap.sandbox.store import Place
+from fiona_dagster.redcap.sandbox.records import Place
 
 _NOTHING = Answer(200, "text/html; charset=utf-8", b"")
 _PDF = b"""%PDF-1.4

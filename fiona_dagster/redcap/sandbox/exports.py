@@ -11,7 +11,8 @@ from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
 from fiona_dagster.redcap.sandbox.formats import ApiError, ExportRow
 from fiona_dagster.redcap.sandbox.logic import Logic, parse_logic
 from fiona_dagster.redcap.sandbox.params import Params
-from fiona_dagster.redcap.sandbox.store import Access, Place, Project, Store
+from fiona_dagster.redcap.sandbox.records import Place
+from fiona_dagster.redcap.sandbox.store import Access, Project, Store
 
 GROUP = "redcap_data_access_group"
 

@@ -13,7 +13,8 @@ from fiona_dagster.redcap.sandbox import validation
 from fiona_dagster.redcap.sandbox.exports import GROUP
 from fiona_dagster.redcap.sandbox.formats import ApiError, parse_rows
 from fiona_dagster.redcap.sandbox.params import Params
-from fiona_dagster.redcap.sandbox.store import Access, Place, Project, Store
+from fiona_dagster.redcap.sandbox.records import Place
+from fiona_dagster.redcap.sandbox.store import Access, Project, Store
 
 Row = dict[str, str]
 

@@ -1,79 +1,21 @@
-"""The sandbox's memory: projects, tokens, records, values and log in one SQLite file."""
+"""The sandbox's memory: projects, tokens and log, besides what the projects hold."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from fiona_dagster.redcap.dictionary import Dictionary, Field, ShippedProject, checkbox_column
+from fiona_dagster.redcap.sandbox.database import now
+from fiona_dagster.redcap.sandbox.records import Records
 from fiona_dagster.redcap.sandbox.setup import Setup
 
 ALL_RIGHTS = ("api", "export", "import", "delete", "design")
 """What a token may do; ``api`` is needed for anything, ``design`` for a project's set-up."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS project(
-    name TEXT PRIMARY KEY, title TEXT NOT NULL, dictionary TEXT NOT NULL, repeating TEXT NOT NULL,
-    created TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS setup(project TEXT PRIMARY KEY, setup TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS token(
-    token TEXT PRIMARY KEY, project TEXT NOT NULL, user TEXT NOT NULL, rights TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS record(
-    project TEXT NOT NULL, record TEXT NOT NULL, modified TEXT NOT NULL,
-    PRIMARY KEY(project, record)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS item(
-    project TEXT NOT NULL, record TEXT NOT NULL, event TEXT NOT NULL, form TEXT NOT NULL,
-    instance INTEGER NOT NULL, field TEXT NOT NULL, value TEXT NOT NULL,
-    PRIMARY KEY(project, record, event, form, instance, field)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS item_by_field ON item(project, field, record, event, form, instance, value);
-CREATE TABLE IF NOT EXISTS file(
-    project TEXT NOT NULL, record TEXT NOT NULL, event TEXT NOT NULL, form TEXT NOT NULL,
-    instance INTEGER NOT NULL, field TEXT NOT NULL, content BLOB NOT NULL,
-    PRIMARY KEY(project, record, event, form, instance, field));
-CREATE TABLE IF NOT EXISTS member(
-    project TEXT NOT NULL, record TEXT NOT NULL, dag TEXT NOT NULL, PRIMARY KEY(project, record));
-CREATE TABLE IF NOT EXISTS document(
-    id INTEGER PRIMARY KEY, project TEXT NOT NULL, folder INTEGER, name TEXT NOT NULL, content BLOB);
-CREATE TABLE IF NOT EXISTS log(
-    id INTEGER PRIMARY KEY, project TEXT NOT NULL, time TEXT NOT NULL, user TEXT NOT NULL,
-    kind TEXT NOT NULL, action TEXT NOT NULL, details TEXT NOT NULL, record TEXT NOT NULL);
-"""
-
-_VALUES = (
-    "SELECT record, event, form, instance, field, value FROM item WHERE project = ? {} AND field IN ({})"
-)
-_AT = "WHERE (project, record, event, form, instance, field) = (?, ?, ?, ?, ?, ?)"
-_OLDER = """
-INSERT OR IGNORE INTO item SELECT project, record, '', form, instance, field, value FROM value;
-DROP TABLE value;
-UPDATE token SET rights = '["api", "export", "import", "delete", "design"]'
-    WHERE rights = '["api", "export", "import", "delete"]';
-"""
-"""Files of versions without events."""
-
-
-_BY_RECORD = ("record", "item", "file", "member")
-
-
-class Place(NamedTuple):
-    """Where values stand."""
-
-    record: str
-    event: str = ""
-    """Unique event name; empty in classic projects."""
-    form: str = ""
-    """Repeating instrument; empty for everything else."""
-    instance: int = 0
-    """0 unless something repeats."""
 
 
 @dataclass(frozen=True)
@@ -128,58 +70,16 @@ class LogEntry:
     record: str
 
 
-class Store:
-    """All state of a sandbox. Thread-safe: one connection behind a lock."""
+class Store(Records):
+    """All state of a sandbox."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._lock = threading.RLock()
+        super().__init__(path)
         self._projects: dict[str, Project] = {}
-        with self._lock:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-            if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'value'").fetchone():
-                self._db.executescript(_OLDER)
-            if "dag" not in {row[1] for row in self._db.execute("PRAGMA table_info(token)")}:
-                self._db.execute("ALTER TABLE token ADD COLUMN dag TEXT NOT NULL DEFAULT ''")
 
-    def backup(self) -> bytes:
-        """Everything, as bytes."""
-        with self._lock, closing(sqlite3.connect(":memory:")) as copy:
-            self._db.backup(copy)
-            image = bytearray(copy.serialize())
-        image[18:20] = b"\x01\x01"  # no longer in WAL mode: memory has no such thing
-        return bytes(image)
-
-    def restore(self, backup: bytes) -> None:
-        """Everything as in a backup."""
-        with self._lock, closing(sqlite3.connect(":memory:")) as copy:
-            copy.deserialize(backup)
-            copy.backup(self._db)
-            self._projects.clear()
-
-    def close(self) -> None:
-        """Ends the use of the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, and nobody else meanwhile."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+    def forget(self) -> None:
+        """Projects are parsed anew."""
+        self._projects.clear()
 
     def add_missing(self, projects: Iterable[ShippedProject]) -> None:
         """Makes projects that aren't there yet, each with a token of all rights."""
@@ -262,92 +162,6 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO setup VALUES (?, ?)", (name, setup.to_json()))
             self._projects.pop(name, None)
 
-    def records(self, project: str, since: str = "", until: str = "") -> list[str]:
-        """Names of records, optionally those modified between two local times (inclusive)."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT record FROM record WHERE project = ? AND modified >= ? AND (? = '' OR modified <= ?)",
-                (project, since, until, until),
-            ).fetchall()
-        return [row[0] for row in rows]
-
-    def values(
-        self, project: str, fields: Collection[str], records: Collection[str] | None = None
-    ) -> dict[Place, dict[str, str]]:
-        """Stored values of some fields, by place; ``records`` None means all."""
-        found: dict[Place, dict[str, str]] = {}
-        with self._lock:
-            if records is None:
-                chunks = [(_VALUES.format("", _marks(fields)), (project, *fields))]
-            else:
-                query = _VALUES.format("AND record = ?", _marks(fields))
-                chunks = [(query, (project, record, *fields)) for record in records]
-            for sql, arguments in chunks:
-                for record, event, form, instance, field, value in self._db.execute(sql, arguments):
-                    found.setdefault(Place(record, event, form, instance), {})[field] = value
-        return found
-
-    def places(self, project: str, record: str | None = None) -> list[Place]:
-        """Every place of a project, or of one record, in which anything is stored."""
-        query = """SELECT DISTINCT record, event, form, instance FROM item
-                   WHERE project = ? AND record = coalesce(?, record)"""
-        with self._lock:
-            return [Place(*row) for row in self._db.execute(query, (project, record))]
-
-    def last_instance(self, project: str, record: str, event: str, form: str) -> int:
-        """Highest instance number of a repeating form or event in a record; 0 for none."""
-        with self._lock:
-            row = self._db.execute(
-                """SELECT max(instance) FROM item WHERE project = ? AND record = ? AND event = ?
-                   AND form = ?""",
-                (project, record, event, form),
-            ).fetchone()
-        return row[0] or 0
-
-    def put(self, project: str, place: Place, values: Mapping[str, str]) -> dict[str, str]:
-        """Stores values in one place (an empty one erases); returns those that changed anything."""
-        with self.transaction():
-            old = self.values(project, list(values), [place.record]).get(place, {})
-            changed = {field: value for field, value in values.items() if old.get(field, "") != value}
-            for field, value in changed.items():
-                key = (project, *place, field)
-                if value:
-                    self._db.execute(
-                        "INSERT OR REPLACE INTO item VALUES (?, ?, ?, ?, ?, ?, ?)", (*key, value)
-                    )
-                else:
-                    self._db.execute(f"DELETE FROM item {_AT}", key)  # noqa: S608 - a constant
-            return changed
-
-    def file(self, project: str, place: Place, field: str) -> bytes | None:
-        """The bytes of a stored file."""
-        with self._lock:
-            query = f"SELECT content FROM file {_AT}"  # noqa: S608 - a constant
-            row = self._db.execute(query, (project, *place, field)).fetchone()
-        return row[0] if row else None
-
-    def put_file(self, project: str, place: Place, field: str, content: bytes | None) -> None:
-        """Stores the bytes of a file; None removes them."""
-        with self.transaction():
-            key = (project, *place, field)
-            if content is None:
-                self._db.execute(f"DELETE FROM file {_AT}", key)  # noqa: S608 - a constant
-            else:
-                self._db.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)", (*key, content))
-
-    def members(self, project: str) -> dict[str, str]:
-        """Record -> unique name of its data access group."""
-        with self._lock:
-            query = "SELECT record, dag FROM member WHERE project = ?"
-            return dict(self._db.execute(query, (project,)).fetchall())
-
-    def join(self, project: str, record: str, dag: str) -> None:
-        """Puts a record into a data access group; empty takes it out."""
-        with self.transaction():
-            self._db.execute("DELETE FROM member WHERE project = ? AND record = ?", (project, record))
-            if dag:
-                self._db.execute("INSERT INTO member VALUES (?, ?, ?)", (project, record, dag))
-
     def set_user(self, project: str, user: str, *, rights: Collection[str] | None, dag: str) -> None:
         """Changes a user of a project; rights None takes the user away."""
         with self.transaction():
@@ -358,61 +172,6 @@ class Store:
                 self._db.execute(
                     f"UPDATE token SET rights = ?, dag = ? {where}",  # noqa: S608 - a constant
                     (json.dumps(list(rights)), dag, project, user),
-                )
-
-    def documents(self, project: str) -> list[tuple[int, int | None, str, bytes | None]]:
-        """The file repository: id, folder that it is in, name, bytes (None: a folder)."""
-        query = "SELECT id, folder, name, content FROM document WHERE project = ? ORDER BY id"
-        with self._lock:
-            return self._db.execute(query, (project,)).fetchall()
-
-    def add_document(self, project: str, folder: int | None, name: str, content: bytes | None) -> int:
-        """Adds a file or folder to the file repository; returns its id."""
-        with self.transaction():
-            cursor = self._db.execute(
-                "INSERT INTO document VALUES (NULL, ?, ?, ?, ?)", (project, folder, name, content)
-            )
-            return cursor.lastrowid or 0
-
-    def delete_document(self, project: str, number: int) -> None:
-        """Takes a file out of the file repository."""
-        with self.transaction():
-            self._db.execute("DELETE FROM document WHERE project = ? AND id = ?", (project, number))
-
-    def touch(self, project: str, record: str) -> bool:
-        """Marks a record as modified now, making it if need be; returns whether it was made."""
-        with self.transaction():
-            made = not self.has_record(project, record)
-            self._db.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", (project, record, now()))
-        return made
-
-    def has_record(self, project: str, record: str) -> bool:
-        """Whether there is such a record."""
-        with self._lock:
-            query = "SELECT 1 FROM record WHERE project = ? AND record = ?"
-            return self._db.execute(query, (project, record)).fetchone() is not None
-
-    def delete(self, project: str, record: str) -> None:
-        """Deletes a record with everything that belongs to it."""
-        with self.transaction():
-            for table in _BY_RECORD:
-                self._db.execute(
-                    f"DELETE FROM {table} WHERE project = ? AND record = ?",  # noqa: S608 - our tables
-                    (project, record),
-                )
-
-    def delete_place(self, project: str, place: Place, columns: Collection[str]) -> None:
-        """Deletes some columns of one place of a record."""
-        self.touch(project, place.record)
-        self.put(project, place, dict.fromkeys(columns, ""))
-
-    def rename(self, project: str, old: str, new: str) -> None:
-        """Gives a record another name."""
-        with self.transaction():
-            for table in _BY_RECORD:
-                self._db.execute(
-                    f"UPDATE {table} SET record = ? WHERE project = ? AND record = ?",  # noqa: S608
-                    (new, project, old),
                 )
 
     def write_log(
@@ -430,12 +189,3 @@ class Store:
         query = "SELECT time, user, kind, action, details, record FROM log WHERE project = ? ORDER BY id DESC"
         with self._lock:
             return [LogEntry(*row) for row in self._db.execute(query, (project,))]
-
-
-def now() -> str:
-    """Server time as REDCap writes it: local, without zone, ``YYYY-MM-DD HH:MM:SS``."""
-    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _marks(items: Collection[str]) -> str:
-    return ", ".join("?" * len(items))
