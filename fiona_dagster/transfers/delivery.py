@@ -155,6 +155,7 @@ def _send(
             {str(folder / name): verified[name] for name in verified},
             begin=begin,
             name=target_name,
+            transcode=gateway.project(transfer.project).transcode,
             may_go_on=may_go_on,
         )
     except ContentUnproven:

@@ -26,6 +26,13 @@ def scratch_folder(root: DataRoot, project: str) -> Iterator[Path]:
     """
     parent = root.projects / project
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with scratch_in(parent) as scratch:
+        yield scratch
+
+
+@contextmanager
+def scratch_in(parent: Path) -> Iterator[Path]:
+    """The same, in the folder that working copies lie in."""
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent))
     held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(held, fcntl.LOCK_EX)  # tells `leftovers` that somebody is at it; goes with this process

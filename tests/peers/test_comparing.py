@@ -22,7 +22,7 @@ from fiona_dagster.dicom.retrieving import Getter
 from fiona_dagster.dicom.sameness import same_data_set
 from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import Busy, ConfigurationError, ContentUnproven, PeerUnavailable
-from fiona_dagster.transfers.targets import InstancesMissing, Proof
+from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from tests.peers.test_pacs_delivery import CT, EXPLICIT, IMPLICIT, MR, digests, make_file
 from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, running_dcmqrscp, running_orthanc
@@ -101,10 +101,12 @@ def files(tmp_path: Path) -> list[Path]:
     return [*plain, nested(folder / "3.dcm", 3), nested(folder / "4.dcm", 4, RLE)]
 
 
-def deliver(pacs: Pacs, files: list[Path], ledger: str = "ledger", **more: Any) -> Proof:
+def deliver(
+    pacs: Pacs, files: list[Path], ledger: str = "ledger", *, transcode: bool = False, **more: Any
+) -> Proof:
     recorder = Recorder(files[0].parent.parent / ledger)
-    target = pacs.target(**more)
-    proof = deliver_dicom(target, ROOT, files, digests(files), begin=recorder, name="pacs")
+    target, expected = pacs.target(**more), digests(files)
+    proof = deliver_dicom(target, ROOT, files, expected, begin=recorder, name="pacs", transcode=transcode)
     recorder.prove()
     return proof
 
@@ -267,3 +269,64 @@ def test_only_how_lengths_are_written_may_differ(data: st.DataObject) -> None:
         return io.BytesIO(groups + _write(what, coins, 0x0008))
 
     assert same_data_set(write(values), 0, write(other), 0, EXPLICIT) == (values == other)
+
+
+# -- what a PACS does not take as it is stored ----------------------------------------------------
+
+
+def rle(files: list[Path]) -> list[Path]:
+    """RLE beside plain files; DCMTK's archive takes no RLE."""
+    return [files[0], files[3]]
+
+
+def test_what_is_refused_goes_decompressed_where_the_project_allows_it(
+    tmp_path: Path, files: list[Path]
+) -> None:
+    files = rle(files)
+    with running_dcmqrscp(tmp_path / "qr") as port:
+        pacs = Pacs(port, "QRSCP", {})
+        with pytest.raises(InstancesRefused, match="not accepted"):
+            deliver(pacs, files)
+
+        proof = deliver(pacs, files, transcode=True)
+        assert (proof.kind, proof.counts["transcoded"], proof.counts["found"]) == ("dicom-find", 1, 2)
+        assert proof.private["transcoded"] == {"2.25.77.4": EXPLICIT}
+        assert "2.25" not in str(proof.to_json())
+        assert deliver(pacs, files, transcode=True).counts["sent"] == 0
+        kept = next(
+            one
+            for one in map(pydicom.dcmread, (tmp_path / "qr" / "db").glob("MR*"))
+            if one.SOPInstanceUID == "2.25.77.4"
+        )
+        assert kept.file_meta.TransferSyntaxUID == EXPLICIT
+        assert kept.PixelData == bytes([4]) * 256
+
+        again = deliver(pacs, files, "another", transcode=True, compare="all")
+        assert (again.kind, again.counts["compared"], again.counts["sent"]) == ("dicom-compare", 2, 0)
+
+        nested(files[1], 4, RLE)
+        image = pydicom.dcmread(files[1])
+        image.decompress(generate_instance_uid=False)
+        image.PixelData = bytes(256)
+        image.compress(RLE, generate_instance_uid=False)
+        buffer = io.BytesIO()
+        image.save_as(buffer, enforce_file_format=True)
+        files[1].write_bytes(buffer.getvalue())
+        proof = deliver(pacs, files, transcode=True, compare="all")
+        assert proof.counts["compared"] == 2, "the archive takes what comes last"
+        assert proof.counts["sent"] == 1
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [], "nothing of the copies stays"
+
+
+def test_what_can_not_be_transcoded_is_named(tmp_path: Path, files: list[Path]) -> None:
+    broken = files[3]
+    image = pydicom.dcmread(broken)
+    image.NumberOfFrames = 3
+    buffer = io.BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
+    broken.write_bytes(buffer.getvalue())
+    with running_dcmqrscp(tmp_path / "qr") as port:
+        with pytest.raises(InstancesRefused, match="another number of frames") as caught:
+            deliver(Pacs(port, "QRSCP", {}), files, transcode=True)
+        assert set(caught.value.instances) == {"2.25.77.4"}
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []

@@ -13,11 +13,14 @@ from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.retrieving import Getter, Mover, NotNow, Retriever
 from fiona_dagster.dicom.sameness import same_data_set
 from fiona_dagster.dicom.taking import Listener
-from fiona_dagster.errors import DeliveryRefused, StorageFull
+from fiona_dagster.errors import DeliveryRefused, RefusedDicom, StorageFull
 from fiona_dagster.transfers.targets import InstancesMissing
 
 _SPARE = 1 << 20
 """Bytes, beside an eighth of it, by which a data set may be longer and say the same: lengths, delimiters."""
+
+AsSent = Callable[[Instance], contextlib.AbstractContextManager[Instance]]
+"""An instance in the transfer syntax that a PACS got it in."""
 
 
 class Comparison:
@@ -28,6 +31,7 @@ class Comparison:
         peer: the PACS.
         name: the target's name in config.json, for messages.
         may_go_on: called before each instance; what it raises ends the comparing.
+        as_sent: gives an instance in the transfer syntax that the PACS got it in.
 
     Attributes:
         differing: what was given and is something else, when it was looked at last.
@@ -35,11 +39,19 @@ class Comparison:
         offered: False once the PACS has refused to give anything in this way.
     """
 
-    def __init__(self, target: DicomTarget, peer: Peer, name: str, may_go_on: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        target: DicomTarget,
+        peer: Peer,
+        name: str,
+        may_go_on: Callable[[], None],
+        as_sent: AsSent = contextlib.nullcontext,
+    ) -> None:
         self._target = target
         self._name = name
         self._peer = peer
         self._may_go_on = may_go_on
+        self._as_sent = as_sent
         self.differing: set[str] = set()
         self.withheld: set[str] = set()
         self.offered = True
@@ -68,8 +80,12 @@ class Comparison:
             with self._retriever() as retriever:
                 for instance in wanted:
                     self._may_go_on()
-                    if self._is_same(retriever, instance):
-                        same.add(instance.sop_instance)
+                    try:
+                        with self._as_sent(instance) as sent:
+                            if self._is_same(retriever, sent):
+                                same.add(instance.sop_instance)
+                    except RefusedDicom:  # then it can't have got there from us
+                        self.differing.add(instance.sop_instance)
         except DeliveryRefused:
             self.offered = False
         return frozenset(same)

@@ -22,6 +22,7 @@ from fiona_dagster.transfers.targets import (
 from fiona_dagster.transfers.targets.committing import Commitment
 from fiona_dagster.transfers.targets.comparing import Comparison
 from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
+from fiona_dagster.transfers.targets.transcoded import Transcoded
 
 INDEXING_SECONDS = 10.0
 """How long a PACS may take to list what it has just acknowledged."""
@@ -53,6 +54,7 @@ def deliver_dicom(
     *,
     begin: Begin,
     name: str = "dicom",
+    transcode: bool = False,
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Brings the instances of one study to a research PACS and proves that it has all of them.
@@ -69,6 +71,8 @@ def deliver_dicom(
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         begin: called before the first instance leaves; writes that down and says what is uncertain.
         name: the target's name in config.json, for messages and the proof.
+        transcode: what the PACS does not take as it is stored may go in another transfer syntax, without
+            loss.
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
@@ -99,7 +103,8 @@ def deliver_dicom(
     may_go_on()
     listed = _listed(peer, study, instances)
     unsure = set(begin(digests, listed, count_instances(peer, study) if listed is None else len(listed)))
-    comparison = Comparison(target, peer, name, may_go_on)
+    transcoded = Transcoded(peer, instances, allowed=transcode)
+    comparison = Comparison(target, peer, name, may_go_on, transcoded.as_sent)
     if target.compare != "none":  # a PACS that lists nothing may give something all the same
         unsure -= comparison.same(instances, unsure if listed is None else unsure & listed)
     commitment = Commitment(target, root, name, digests)
@@ -108,11 +113,12 @@ def deliver_dicom(
 
     results = store_files(
         peer,
-        missing,
+        [instance for instance in missing if instance.sop_instance not in transcoded.to],
         digests=expected,
         associations=target.associations,
         before=lambda _: may_go_on(),
     )
+    results += transcoded.store(missing, target.associations, may_go_on)
     gate.close()
     complain(name, results)
     if results:  # an answer that came meanwhile is about what lay there before
@@ -147,12 +153,14 @@ def deliver_dicom(
             "warnings": sum(1 for result in results if result.status),
             "found": count,
             **({"compared": len(compared)} if compared else {}),
+            **({"transcoded": len(transcoded.to)} if transcoded.to else {}),
         },
         digests={"sha256-of-uids": uid_digest(instances)},
         private={
             "StudyInstanceUID": study,
             "called_ae_title": target.called_ae_title,
             "warnings": {each.instance.sop_instance: f"{each.status:04X}" for each in results if each.status},
+            "transcoded": transcoded.to,
         },
     )
 

@@ -109,6 +109,7 @@ def deliver_instances(
     *,
     begin: Begin,
     name: str,
+    transcode: bool = False,
     may_go_on: Callable[[], None],
 ) -> Proof:
     """Brings the instances of one study to a target of any kind and proves that it has all of them.
@@ -120,6 +121,8 @@ def deliver_instances(
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         begin: called before the first instance leaves; writes that down and says what is uncertain.
         name: the target's name in config.json, for messages and the proof.
+        transcode: what a research PACS does not take as it is stored may go in another transfer syntax,
+            without loss.
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Raises:
@@ -137,7 +140,16 @@ def deliver_instances(
         return deliver_stow(target, root, files, expected, begin=begin, name=name, may_go_on=may_go_on)
     from fiona_dagster.transfers.targets.dicom import deliver_dicom
 
-    return deliver_dicom(target, root, files, expected, begin=begin, name=name, may_go_on=may_go_on)
+    return deliver_dicom(
+        target,
+        root,
+        files,
+        expected,
+        begin=begin,
+        name=name,
+        transcode=transcode,
+        may_go_on=may_go_on,
+    )
 
 
 def count_at(target: InstanceTarget, root: DataRoot, name: str, study: str) -> int:

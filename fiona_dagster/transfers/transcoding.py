@@ -1,0 +1,278 @@
+"""A verified copy in another transfer syntax, without loss: for a research PACS that refuses the one it has.
+
+Belongs here: decompressing, and how a native data set is written (PS3.5 annex A). Every value stays as it is,
+byte for byte; pixels are what a decoder makes of them. Nothing is ever compressed. Stays out: when that is
+allowed and to whom it is sent (``targets.transcoded``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fiona_dagster.deid.copies import file_start
+from fiona_dagster.deid.elements import PIXEL_DATA, SHORT, DicomFile, Element, Streamed
+from fiona_dagster.deid.encoding import encode, flat
+from fiona_dagster.deid.files import opened
+from fiona_dagster.deid.pixels import OFFSET_LENGTHS, OFFSET_TABLE, TOTAL_LENGTH, geometry
+from fiona_dagster.deid.writing import part_of, write
+from fiona_dagster.dicom.dictionary import ATTRIBUTES
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from fiona_dagster.errors import RefusedDicom
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pydicom.pixels.decoders.base import Decoder
+
+MAX_DECODED = 0xFFFFFFFE
+"""Bytes of native pixel data: their length is a number of 32 bits (PS3.5 section 8.1.1)."""
+
+_PHOTOMETRIC, _PLANAR, _SIGNED, _LOSSY = 0x00280004, 0x00280006, 0x00280103, 0x00282110
+_WAVEFORM, _WAVEFORM_BITS = 0x54001010, 0x54001004
+_ALWAYS_LOSSY = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
+_SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
+_WIDTH = {
+    **dict.fromkeys(("US", "SS", "OW", "AT"), 2),
+    **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
+    **dict.fromkeys(("FD", "OD", "SV", "UV", "OV"), 8),
+}
+"""Bytes of one number of a VR."""
+
+
+def transcode(source: Path, target: Path, transfer_syntax: str) -> None:
+    """Writes a copy in Explicit or Implicit VR Little Endian.
+
+    Args:
+        source: a de-identified file.
+        target: appears whole, or not at all.
+        transfer_syntax: what it is to have.
+
+    Raises:
+        RefusedDicom: it can't be done without loss: no decoder, or what the decoder gives does not fit the
+            header.
+        UnreadableDicom: the file is damaged.
+    """
+    if transfer_syntax not in (EXPLICIT_LITTLE, IMPLICIT_LITTLE):
+        raise RefusedDicom("copies are only written in Explicit or Implicit VR Little Endian anew")
+    with opened(source, lambda _: False) as found:
+        elements = [each for each in found.elements if each.tag & 0xFFFF]
+        pixels = found.find(PIXEL_DATA)
+        if pixels is not None and pixels.encapsulated:
+            elements = _decompressed(found, elements, source)
+        if not found.little:
+            elements = _swapped(elements)
+        implicit = transfer_syntax == IMPLICIT_LITTLE
+        if not implicit:
+            elements = _with_representations(elements, _number(elements, _SIGNED, 0) == 1)
+        sop_instance = bytes(next(each.value for each in elements if each.tag == 0x00080018))
+        start = file_start(found.sop_class, sop_instance.rstrip(b"\0 ").decode("ascii"), transfer_syntax)
+        original = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with part_of(target, flush=False) as out:
+                write(out, _chain(start, encode(elements, implicit, True)), original, found.release)
+        finally:
+            os.close(original)
+        with opened(target, lambda _: False) as made:
+            _require_same(made.elements, elements)
+
+
+def _chain(start: bytes, pieces: Iterable[Any]) -> Iterator[Any]:
+    yield start
+    yield from flat(pieces)
+
+
+def _number(elements: Sequence[Element], tag: int, default: int) -> int:
+    value = next((each.value for each in elements if each.tag == tag), b"")
+    return int.from_bytes(value, "little") if len(value) == 2 else default
+
+
+# -- compressed pixel data ----------------------------------------------------------------------
+
+
+class _Frames:
+    """The decoded frames of an object, one at a time, in the words of its header.
+
+    Args:
+        path: the file.
+        decoder: of its transfer syntax.
+        count: Number of Frames.
+        size: bytes of a frame.
+        allocated: Bits Allocated.
+
+    Attributes:
+        shown: Photometric Interpretation of what was decoded last.
+    """
+
+    def __init__(self, path: Path, decoder: Decoder, count: int, size: int, allocated: int) -> None:
+        self._path = path
+        self._decoder = decoder
+        self._count = count
+        self._size = size
+        self._allocated = allocated
+        self.shown = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        seen = 0
+        for frame in self.decoded():
+            seen += 1
+            yield frame
+        if seen != self._count:
+            raise RefusedDicom("compressed pixel data hold another number of frames than the header says")
+        if seen * self._size % 2:
+            yield b"\0"
+
+    def decoded(self) -> Iterator[bytes]:
+        """What the decoder gives, until it has no more."""
+        from pydicom import dcmread
+
+        with _quiet():
+            frames = self._decoder.iter_array(dcmread(self._path), as_rgb=False)
+        while True:
+            try:
+                with _quiet("error"):  # what a decoder warns of is no decoding without loss
+                    array, said = next(frames)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - decoders raise anything, and quote values
+                why = type(error).__name__
+                raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
+            self.shown = str(said["photometric_interpretation"])
+            yield self._fitting(array)
+
+    def _fitting(self, array: np.ndarray[Any, Any]) -> bytes:
+        """The frame in as many bits as the header says; a decoder may use fewer where they suffice."""
+        bits = 8 * array.dtype.itemsize
+        if bits < self._allocated and array.dtype.kind in "iu":
+            array = array.astype(f"{array.dtype.kind}{self._allocated // 8}")
+        frame = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        if len(frame) != self._size:
+            raise RefusedDicom("compressed pixel data are of another size than the header says")
+        return frame
+
+
+@contextmanager
+def _quiet(warned: Literal["ignore", "error"] = "ignore") -> Iterator[None]:
+    """Warnings and log lines of pydicom quote values."""
+    from pydicom import config as pydicom_config
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings(), pydicom_config.disable_value_validation():
+        warnings.simplefilter(warned)
+        yield
+
+
+def _decompressed(found: DicomFile, elements: list[Element], path: Path) -> list[Element]:
+    shape = geometry(found)
+    size = shape.frame * shape.frames
+    if not size or size > MAX_DECODED or shape.allocated % 8:
+        raise RefusedDicom(
+            "compressed pixel data whose header does not say their size, or that are too large"
+        )
+    frames = _Frames(path, _decoder(found.transfer_syntax), shape.frames, shape.frame, shape.allocated)
+    for _ in frames.decoded():
+        break  # the first one says how it is to be shown
+    shown = "YBR_FULL" if frames.shown in _SUBSAMPLED else frames.shown
+    vr = "OB" if shape.allocated <= 8 else "OW"
+    made = {
+        PIXEL_DATA: Element(PIXEL_DATA, vr, streamed=Streamed(size + size % 2, frames)),
+        _PHOTOMETRIC: Element(_PHOTOMETRIC, "CS", shown.encode("ascii")),
+    }
+    if shape.samples > 1:
+        made[_PLANAR] = Element(_PLANAR, "US", b"\0\0")
+    if found.transfer_syntax in _ALWAYS_LOSSY and found.find(_LOSSY) is None:
+        made[_LOSSY] = Element(_LOSSY, "CS", b"01")  # PS3.3 section C.7.6.1.1.5: once lossy, always said
+    dropped = {OFFSET_TABLE, OFFSET_LENGTHS, TOTAL_LENGTH, *made}
+    kept = [each for each in elements if each.tag not in dropped]
+    return sorted([*kept, *made.values()], key=lambda each: each.tag)
+
+
+def _decoder(transfer_syntax: str) -> Decoder:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        decoder = get_decoder(transfer_syntax)
+    except NotImplementedError:
+        raise RefusedDicom(f"nobody decodes transfer syntax {transfer_syntax} here") from None
+    if not decoder.is_available:
+        raise RefusedDicom(
+            f"no decoder of {decoder.UID.name} is installed: pip install 'fiona-dagster[transcode]'"
+        )
+    return decoder
+
+
+# -- how a data set is written ------------------------------------------------------------------
+
+
+def _swapped(elements: list[Element]) -> list[Element]:
+    """Big endian numbers as little endian ones (PS3.5 section 7.3)."""
+    made = []
+    for each in elements:
+        width = _WIDTH.get(each.vr)
+        if each.items is not None:
+            made.append(replace(each, items=[_swapped(item) for item in each.items]))
+        elif width and each.streamed is None:
+            import numpy as np
+
+            if len(each.value) % width:
+                raise RefusedDicom("numbers of a big endian object are cut off")
+            value = np.frombuffer(each.value, f">u{width}")
+            made.append(replace(each, value=value.byteswap().tobytes(), at=-1))
+        else:
+            made.append(each)
+    return made
+
+
+def _with_representations(elements: list[Element], signed: bool) -> list[Element]:
+    """Value representations as an explicit data set needs them, where the dictionary has several."""
+    signed = _number(elements, _SIGNED, int(signed)) == 1
+    allocated = _number(elements, 0x00280100, 16)
+    made = []
+    for each in elements:
+        vr = each.vr
+        said = ATTRIBUTES.get(each.tag, ("",))[0]
+        if each.items is not None:
+            items = [_with_representations(item, signed) for item in each.items]
+            made.append(replace(each, items=items))
+            continue
+        if each.tag >> 16 & 1 and 0x10 <= each.tag & 0xFFFF <= 0xFF:
+            vr = "LO"  # a private creator (PS3.5 section 7.8.1)
+        elif said.endswith("OW") and len(said) > 2 and vr not in ("OB", "OW", "UN"):
+            vr = "OW"
+        elif said == "US or SS" and vr in ("US", "SS"):
+            vr = "SS" if signed else "US"
+        elif said == "OB or OW" and vr == "OB":
+            eight = _number(elements, _WAVEFORM_BITS, 16) if each.tag == _WAVEFORM else allocated
+            vr = "OB" if each.tag in (PIXEL_DATA, _WAVEFORM) and eight <= 8 else "OW"
+        if len(each.value) > 0xFFFF and vr.encode() in SHORT:
+            vr = "UN"  # PS3.5 section 6.2.2: what has no room for its length
+        made.append(replace(each, vr=vr))
+    return made
+
+
+def _require_same(made: Sequence[Element], wanted: Sequence[Element]) -> None:
+    """Looks at what was written, as it is read again.
+
+    Raises:
+        RefusedDicom: it does not say the same.
+    """
+    same = [each.tag for each in made] == [each.tag for each in wanted]
+    for one, other in zip(made, wanted, strict=False):
+        if other.items is not None:
+            same = same and one.items is not None and len(one.items) == len(other.items)
+            for item, expected in zip(one.items or (), other.items, strict=False):
+                _require_same(item, expected)
+        elif other.streamed is not None:
+            same = same and len(one.value) == other.streamed.length
+        else:
+            size = len(other.value)
+            same = (
+                same and one.items is None and one.value[:size] == other.value and len(one.value) - size < 2
+            )
+    if not same:
+        raise RefusedDicom("a copy in another transfer syntax does not say the same; it is not sent")

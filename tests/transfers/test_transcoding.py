@@ -1,0 +1,212 @@
+"""Copies in another transfer syntax: every value stays, pixels are what others had compressed."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from fiona_dagster.errors import RefusedDicom
+from fiona_dagster.transfers.transcoding import transcode
+
+EXPLICIT, IMPLICIT = str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
+CHANGED = {"PixelData", "PhotometricInterpretation", "PlanarConfiguration", "LossyImageCompression"}
+
+
+def image(pixels: np.ndarray[Any, Any], syntax: str = EXPLICIT) -> Dataset:
+    """An image with ambiguous VRs, private elements, sequences, values of odd length."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = uid.UID(syntax)
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = uid.MRImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = uid.UID("2.25.9.1")
+    made.StudyInstanceUID, made.SeriesInstanceUID = "2.25.5", "2.25.6"
+    made.SpecificCharacterSet, made.PatientName, made.PatientID = "ISO_IR 100", "Müller^Zoë", "P001"
+    made.SliceThickness, made.ImageComments = " 1.50", "two  blanks  "
+    bits = pixels.dtype.itemsize * 8
+    made.Rows, made.Columns = pixels.shape[1:3]
+    made.NumberOfFrames, made.SamplesPerPixel = pixels.shape[0], pixels.shape[3] if pixels.ndim > 3 else 1
+    made.BitsAllocated = made.BitsStored = bits
+    made.HighBit, made.PixelRepresentation = bits - 1, int(pixels.dtype.kind == "i")
+    made.PhotometricInterpretation = "RGB" if pixels.ndim > 3 else "MONOCHROME2"
+    if pixels.ndim > 3:
+        made.PlanarConfiguration = 0
+    vr = "SS" if made.PixelRepresentation else "US"
+    made.add_new(0x00280106, vr, -5 if vr == "SS" else 5)
+    table = Dataset()
+    table.add_new(0x00283002, "US", [2, 0, 16])
+    table.add_new(0x00283006, "OW", b"\1\0\2\0")
+    made.ModalityLUTSequence = [table, Dataset()]
+    made.ReferencedStudySequence = []
+    block = made.private_block(0x0011, "FIONA TEST", create=True)
+    block.add_new(1, "LO", "private")
+    block.add_new(2, "FD", 1.5)
+    made.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+    made["PixelData"].VR = "OB" if bits == 8 else "OW"
+    return made
+
+
+def save(made: Dataset, path: Path) -> Path:
+    buffer = io.BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def require_same(made: Path, original: Path) -> None:
+    one, other = pydicom.dcmread(made), pydicom.dcmread(original)
+    for element in other:
+        if element.keyword in CHANGED or element.VR == "SQ":
+            continue
+        found = one[element.tag]
+        if found.VR == "UN" or element.VR == "UN":  # private, and one side does not say its VR
+            assert element.tag.is_private
+            continue
+        assert found.value == element.value, element.keyword
+        if one.file_meta.TransferSyntaxUID == EXPLICIT:
+            assert found.VR == element.VR, element.keyword
+    assert [item.get("LUTData") for item in one.ModalityLUTSequence] == [b"\1\0\2\0", None]
+    assert len(one.ReferencedStudySequence) == 0
+    assert set(one.keys()) - set(other.keys()) <= {pydicom.tag.Tag(0x00282110)}
+
+
+def pixels_of(path: Path) -> bytes:
+    made = pydicom.dcmread(path)
+    assert not made.file_meta.TransferSyntaxUID.is_compressed
+    return bytes(made.PixelData)
+
+
+def grey(dtype: str = "<i2", frames: int = 2) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(1)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, (frames, 9, 11), dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("to", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize("dtype", ["<i2", "<u2", "|u1"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, uid.DeflatedExplicitVRLittleEndian, uid.RLELossless])
+def test_what_is_written_in_another_way_says_the_same(
+    tmp_path: Path, syntax: str, dtype: str, to: str
+) -> None:
+    made = image(grey(dtype), EXPLICIT if syntax == uid.RLELossless else syntax)
+    expected = bytes(made.PixelData)
+    if syntax == uid.RLELossless:
+        made.compress(uid.RLELossless, generate_instance_uid=False)
+    original = save(made, tmp_path / "original.dcm")
+
+    transcode(original, tmp_path / "made.dcm", to)
+
+    require_same(tmp_path / "made.dcm", original)
+    assert pixels_of(tmp_path / "made.dcm") == expected + b"\0" * (len(expected) % 2)
+    assert pydicom.dcmread(tmp_path / "made.dcm").file_meta.TransferSyntaxUID == to
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("dcmcjpeg", ["+e1"]),  # JPEG lossless, the commonest of archives
+        ("dcmcjpeg", ["+el"]),
+        ("dcmcjpls", []),
+        ("dcmcrle", []),
+        ("dcmconv", ["+tb"]),  # big endian
+        ("dcmconv", ["+ti"]),
+        ("dcmconv", ["+td"]),
+    ],
+)
+def test_what_dcmtk_compressed_is_what_it_was(
+    tmp_path: Path, dcmtk: Callable[[str], str], program: str, options: list[str]
+) -> None:
+    for number, pixels in enumerate((grey("<u2"), grey("|u1", 1), _colours())):
+        original = save(image(pixels), tmp_path / f"{number}.dcm")
+        stored, made = tmp_path / f"{number}-stored.dcm", tmp_path / f"{number}-made.dcm"
+        subprocess.run([dcmtk(program), *options, str(original), str(stored)], check=True)
+        assert pydicom.dcmread(stored).file_meta.TransferSyntaxUID != EXPLICIT
+
+        transcode(stored, made, EXPLICIT)
+
+        size = len(pixels.tobytes())
+        assert pixels_of(made)[:size] == pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+        assert pydicom.dcmread(made).PatientName == "Müller^Zoë"
+
+
+def _colours() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(2).integers(0, 255, (1, 8, 8, 3), dtype="u1")
+
+
+@pytest.mark.peers
+def test_a_lossy_object_stays_one(tmp_path: Path, dcmtk: Callable[[str], str]) -> None:
+    """Decompressed it is what dcmtk makes of it, up to the rounding of a cosine transform."""
+    smooth = np.tile(np.arange(0, 128, 2, dtype="u1"), (1, 64, 1))
+    original = save(image(smooth), tmp_path / "original.dcm")
+    lossy, reference = tmp_path / "lossy.dcm", tmp_path / "reference.dcm"
+    subprocess.run([dcmtk("dcmcjpeg"), "+eb", str(original), str(lossy)], check=True)
+    subprocess.run([dcmtk("dcmdjpeg"), str(lossy), str(reference)], check=True)
+    without = pydicom.dcmread(lossy)
+    assert without.LossyImageCompression == "01"
+    del without.LossyImageCompression
+    for number, path in enumerate((lossy, save(without, tmp_path / "without.dcm"))):
+        transcode(path, tmp_path / f"{number}.dcm", EXPLICIT)
+        made = pydicom.dcmread(tmp_path / f"{number}.dcm")
+        assert made.LossyImageCompression == "01"
+        theirs = pydicom.dcmread(reference).pixel_array.astype(int)
+        assert np.abs(made.pixel_array.astype(int) - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "|u1", "<i2"])
+def test_jpeg_2000(tmp_path: Path, dtype: str) -> None:
+    made = image(np.tile(grey(dtype, 1), (1, 8, 8)))
+    expected = bytes(made.PixelData)
+    made.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
+    transcode(save(made, tmp_path / "a.dcm"), tmp_path / "b.dcm", EXPLICIT)
+    assert pixels_of(tmp_path / "b.dcm")[: len(expected)] == expected
+
+
+def test_what_can_not_be_done_without_loss_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    made = image(grey())
+    made.compress(uid.RLELossless, generate_instance_uid=False)
+    made.NumberOfFrames = 3
+    wrong = save(made, tmp_path / "frames.dcm")
+    made.NumberOfFrames, made.Rows = 2, 8
+    size = save(made, tmp_path / "size.dcm")
+    made.Rows = 9
+    made.file_meta.TransferSyntaxUID = uid.MPEG4HP41
+    video = save(made, tmp_path / "video.dcm")
+    for path in (wrong, size, video):
+        with pytest.raises(RefusedDicom) as caught:
+            transcode(path, tmp_path / "made.dcm", EXPLICIT)
+        assert "Müller" not in str(caught.value)
+    with pytest.raises(RefusedDicom, match="only written in"):
+        transcode(size, tmp_path / "made.dcm", str(uid.RLELossless))
+    assert {path.name for path in tmp_path.iterdir()} == {"frames.dcm", "size.dcm", "video.dcm"}
+
+
+@settings(max_examples=40)
+@given(
+    arrays.arrays(st.sampled_from(["<u2", "<i2", "|u1"]), st.tuples(*[st.integers(1, 4)] * 3)),
+    st.sampled_from([EXPLICIT, IMPLICIT, str(uid.RLELossless)]),
+)
+def test_there_and_back(
+    tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray[Any, Any], syntax: str
+) -> None:
+    folder = tmp_path_factory.mktemp("back")
+    made = image(pixels, EXPLICIT if syntax == uid.RLELossless else syntax)
+    expected = bytes(made.PixelData)
+    if syntax == uid.RLELossless:
+        made.compress(uid.RLELossless, generate_instance_uid=False)
+    original = save(made, folder / "a.dcm")
+    transcode(original, folder / "b.dcm", IMPLICIT)
+    transcode(folder / "b.dcm", folder / "c.dcm", EXPLICIT)
+    require_same(folder / "c.dcm", original)
+    assert pixels_of(folder / "c.dcm")[: len(expected)] == expected
