@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paramiko.packet import Packetizer
 
+from fiona_dagster.transfers.targets import packets
 from fiona_dagster.transfers.targets.packets import Batch, Packets
 
 KEY, NONCE = b"k" * 16, b"abcd" + (2**32 - 2).to_bytes(8, "big")
@@ -57,6 +58,27 @@ def test_every_packet_is_read_as_it_was_meant(sealed: bool, sizes: list[list[int
         ours.send_message(paramiko.Message(b"\x06behind"))
         got = read(theirs, len(messages) + 2)
     assert got == [b"\x05before", *(b"".join(message) for message in messages), b"\x06behind"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=8), room=st.integers(1, 500))
+def test_what_comes_is_read_however_it_is_cut(sizes: list[int], room: int) -> None:
+    messages = [b"\x5e" + os.urandom(size) for size in sizes]
+    with pytest.MonkeyPatch.context() as patch, connected(sealed=False) as (_, theirs, _):
+        patch.setattr(packets, "RECEIVED", room)
+        here, again = socket.socketpair()
+        with here, again:
+            here.settimeout(0.1)
+            reader = Packets(here)
+            again.sendall(b"SSH-2.0-other\r\n")
+            assert reader.readline(1) == "SSH-2.0-other"
+            theirs._Packetizer__socket = again  # type: ignore[attr-defined]
+            for message in messages:
+                theirs.send_message(paramiko.Message(message))
+            assert read(reader, len(messages)) == messages
+            again.close()
+            with pytest.raises(EOFError):
+                reader.read_message()
 
 
 def test_a_batch_larger_than_the_socket_takes_at_once() -> None:

@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 from paramiko.common import MSG_CHANNEL_DATA
@@ -25,6 +25,8 @@ OVERHEAD = 64
 """Bytes that paramiko leaves free of a peer's largest packet."""
 AT_ONCE = 16
 """Packets that are made before they are sent; bounds the buffer."""
+RECEIVED = 128 * 1024
+"""Bytes that are taken from the socket at a time."""
 _BLOCK = 16
 _LENGTH = struct.Struct(">I")
 _CHANNEL_DATA = struct.Struct(">BII")
@@ -41,6 +43,28 @@ class Batch:
         self.messages = messages
 
 
+class _Received:
+    """A socket from which as much is taken at a time as is there: paramiko asks twice for each packet.
+
+    Args:
+        sock: connected.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.send, self.close = sock.send, sock.close
+        self._sock = sock
+        self._data = memoryview(bytearray(RECEIVED))
+        self._begin = self._end = 0
+
+    def recv(self, count: int) -> bytes:
+        """At most so many bytes; none at the end of the connection."""
+        if self._begin == self._end:
+            self._begin, self._end = 0, self._sock.recv_into(self._data)
+        begin = self._begin
+        self._begin = min(begin + count, self._end)
+        return bytes(self._data[begin : self._begin])
+
+
 class Packets(Packetizer):
     """What Packetizer does, and :class:`Batch` besides.
 
@@ -49,7 +73,7 @@ class Packets(Packetizer):
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+        super().__init__(cast(socket.socket, _Received(sock)))
         self._gcm: Any = None
         self._fixed, self._invocation = b"", 0
         self._sent = self._count = 0
