@@ -25,6 +25,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.redcap.client import RedcapClient
 from fiona_dagster.redcap.layout import (
     ANONYMIZATION_ERROR,
+    MESSAGE,
     REQUEST_FIELDS,
     SEND_ERROR,
     SERIES,
@@ -33,6 +34,7 @@ from fiona_dagster.redcap.layout import (
     WITHDRAWN,
     Layout,
     TransferRequest,
+    holds,
 )
 from fiona_dagster.redcap.registering import StudyEntry, Wanted, rows_to_write
 from fiona_dagster.redcap.rows import Row, clean_value
@@ -139,13 +141,17 @@ class IncomingProject:
         Raises:
             UnknownStudy: *Incoming* has no such record.
         """
-        rows = self._client.export_records(records=[study], fields=self._request_fields)
+        rows = self._rows_of(study, self._request_fields)
+        found = self._layout.requests(rows, self._client.missing_codes)
+        return sorted(found, key=lambda request: request.instance)
+
+    def _rows_of(self, study: str, fields: Collection[str]) -> list[Row]:
+        rows = self._client.export_records(records=[study], fields=fields)
         if not rows:
             raise UnknownStudy(
                 f"study {study} is not registered in REDCap's Incoming; wait until it is complete"
             )
-        found = self._layout.requests(rows, self._client.missing_codes)
-        return sorted(found, key=lambda request: request.instance)
+        return rows
 
     def write_request(
         self, study: str, project: str, participant: str, event: str, now: datetime, *, zone: str = "UTC"
@@ -270,7 +276,7 @@ class IncomingProject:
             RequestChanged: the instance asks for something else than what was carried out.
             RequestRefused: the request is gone.
         """
-        self._still_there(study, instance, expected)
+        stored = self._still_there(study, instance, expected)
         wanted = {
             column: "1" if code in errors else "0" for code, column in self._error_columns(errors).items()
         }
@@ -281,9 +287,9 @@ class IncomingProject:
             wanted["transfer_mapped_uid"] = clean_value(mapped_uid)
         if withdrawn and self.knows_withdrawn:
             wanted[WITHDRAWN] = "1"
-        row = self._layout.row(study, "transfers", instance, wanted)
-        if not self._client.differences([row]):
+        if holds(wanted, stored):
             return False
+        row = self._layout.row(study, "transfers", instance, wanted)
         self._write([row], strict=tuple(name for name in wanted if name != "transfer_error_message"))
         return True
 
@@ -300,9 +306,12 @@ class IncomingProject:
         number = instance if "transfers" in self._layout.repeating else None
         self._client.delete_records([study], instrument="transfers", instance=number, delete_logging=True)
 
-    def _still_there(self, study: str, instance: int, expected: TransferRequest | None) -> None:
+    def _still_there(self, study: str, instance: int, expected: TransferRequest | None) -> Row:
+        """The row in which a request stands, with all that FIONA writes into it."""
         where = f"transfer request {instance} of study {study}"
-        found = next((one for one in self.requests_of(study) if one.instance == instance), None)
+        rows = self._rows_of(study, (*self._request_fields, MESSAGE))
+        requests = self._layout.requests(rows, self._client.missing_codes)
+        found = next((one for one in requests if one.instance == instance), None)
         if found is None:
             raise RequestRefused(f"{where} is no longer in REDCap; its outcome is not written")
         if expected is not None and (found.project, found.participant, found.event) != (
@@ -311,6 +320,7 @@ class IncomingProject:
             expected.event,
         ):
             raise RequestChanged(f"{where} was changed in REDCap meanwhile; its outcome is not written")
+        return self._layout.stored(rows, instance)
 
     def _error_columns(self, errors: Collection[int]) -> dict[int, str]:
         """Export names of the boxes of ``transfer_error``, as the server says.

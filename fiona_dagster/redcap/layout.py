@@ -80,6 +80,12 @@ class Layout:
         """Rows of the repeating instrument *series* by instance number."""
         return {_number(row): row for row in rows if row.get(INSTRUMENT) == "series"}
 
+    def stored(self, rows: Iterable[Row], instance: int) -> Row:
+        """The exported row in which a request stands; empty when there is none."""
+        instrument = "transfers" if "transfers" in self.repeating else ""
+        found = (row for row in rows if row.get(INSTRUMENT, "") == instrument)
+        return next((row for row in found if not instrument or _number(row) == instance), {})
+
     def requests(self, rows: Iterable[Row], missing: Collection[str] = ()) -> list[TransferRequest]:
         """The requests in some rows, half filled in ones included.
 

@@ -289,6 +289,8 @@ def test_an_outcome_is_written_once(
     ]
     assert again == [True, False, False]
     assert writes(redcap) == 1
+    looks = [call for call in redcap.calls if (call.content, call.action) == ("record", "export")]
+    assert len(looks) == 4, "one before and one after the write, one where there is nothing to write"
     (request,) = registered.requests()
     assert (request.transfer_date, request.errors, request.mapped_uid) == ("2026-11-24 00:40", (3,), "2.25.1")
     rows = client.export_records(fields=["transfer_error_message"])
