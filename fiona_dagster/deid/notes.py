@@ -25,8 +25,9 @@ from fiona_dagster.deid.leftovers import (
     uids_in,
     what_tells,
 )
-from fiona_dagster.deid.person import Header, Hint, Outcome, Person, Suspect
+from fiona_dagster.deid.person import Header, Outcome, Person
 from fiona_dagster.deid.rows import Counted, Cut, Row, Rows, Unsure
+from fiona_dagster.deid.stretches import Hint, Suspect
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 SMALL = 4096

@@ -6,12 +6,16 @@ Belongs here: walking elements by their rows. Stays out: rows (``rows``), what i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fiona_dagster.deid import rows
 from fiona_dagster.deid.elements import UNDEFINED
 from fiona_dagster.deid.engine import Engine
 from fiona_dagster.deid.notes import SMALL, Notes, Span
 from fiona_dagster.deid.person import Person
 from fiona_dagster.deid.rows import Cut, Row, Rows, Unsure
+from fiona_dagster.deid.stretches import Passed, Stretch
 from fiona_dagster.dicom.walker import MAX_DEPTH
 
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
@@ -20,6 +24,7 @@ BEHIND = 1 << 32
 """Greater than any tag."""
 _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
 _UID, _SEQUENCE, _PIXEL, _EXACT = rows.UID, rows.SEQUENCE, rows.PIXEL, rows.EXACT
+_NONE: Mapping[int, tuple[Stretch, ...]] = MappingProxyType({})
 
 
 class Run(Notes):
@@ -30,21 +35,103 @@ class Run(Notes):
     ) -> None:
         super().__init__(engine, person, data, syntax, listen=listen)
         self.pixels = -1
-        self._inserted = iter(person.inserted)
-        self._upcoming = next(self._inserted)
+        self.end = self._together = 0
+        self._index, self._upcoming = 0, person.inserted[0]
 
     def top(self, start: int, whole: bool) -> list[bytes]:
         """The new bytes of everything before the pixel data, with what is assigned."""
         out: list[bytes] = []
-        self._elements(start, len(self.data), self.person.plan, out, self._upcoming[0])
+        known = _NONE if self.listen else self.person.stretches.found
+        self.end = self._elements(
+            start, len(self.data), self.person.plan, out, self._upcoming[0], stretches=known
+        )
         if self.pixels < 0:
             if not whole:
                 raise Cut
             self._insert(out, BEHIND)
         return out
 
+    def learn(self) -> None:
+        """Remembers stretches of this header; for one whose copy is fit to be made."""
+        person, places = self.person, self.header.places
+        passed = Passed(self.data, places, self.end)
+        person.stretches.learn(passed, len(places) - self._together, self._whole_groups, self._stretch)
+
+    @property
+    def _whole_groups(self) -> bool:
+        return not self.engine.profile.drops_private
+
+    def _stretch(self, begin: int, stop: int, before: int) -> Stretch:
+        """What becomes of consecutive elements of the top level, by a pass over nothing else.
+
+        Args:
+            begin: where the first begins.
+            stop: where the last ends.
+            before: tag of the element before them.
+        """
+        person, made = self.person, list[bytes]()
+        run = Run(self.engine, person, self.data, self.header.transfer_syntax)
+        run.move(sum(tag <= before for tag, _, _ in person.inserted))
+        index = run._index
+        if run._elements(begin, stop, person.plan, made, run._upcoming[0]) != stop or run.pixels >= 0:
+            raise AssertionError("a pass over known elements ends with them")
+        places = run.header.places
+        last = max(places)
+        group = self.data[places[last] : places[last] + 2] if last >> 16 & 1 and self._whole_groups else b""
+        return Stretch(
+            self.data[begin:stop],
+            index,
+            run._index,
+            last,
+            group,
+            tuple(places),
+            tuple(place - begin for place in places.values()),
+            run.charset,
+            b"".join(made),
+            run.counted,
+            run.told,
+            run.suspects,
+            run.originals,
+            run.written,
+        )
+
+    def _known(self, several: tuple[Stretch, ...], pos: int, out: list[bytes]) -> Stretch | None:
+        """Whether a known stretch begins here; its outcome is taken over."""
+        data = self.data
+        for known in several:
+            if data.startswith(known.data, pos) and known.before == self._index:
+                stop = pos + len(known.data)
+                if known.group and data[stop : stop + 2] == known.group:
+                    continue
+                break
+        else:
+            return None
+        self.header.places.update(zip(known.tags, map(pos.__add__, known.offsets), strict=True))
+        self._together += len(known.tags)
+        self.move(known.after)
+        self.charset = known.charset or self.charset
+        self.counted += known.counted
+        self.told += known.told
+        self.suspects += known.suspects
+        self.originals |= known.originals
+        self.written.update(known.uids)
+        if known.written:
+            out.append(known.written)
+        return known
+
+    def move(self, index: int) -> None:
+        """So many of the assigned elements are written."""
+        self._index, self._upcoming = index, self.person.inserted[index]
+
     def _elements(  # noqa: C901, PLR0912, PLR0915 - one loop: a call an element costs more than all in it
-        self, pos: int, end: int, plan: Rows, out: list[bytes], upcoming: int = BEHIND
+        self,
+        pos: int,
+        end: int,
+        plan: Rows,
+        out: list[bytes],
+        upcoming: int = BEHIND,
+        *,
+        stretches: Mapping[int, tuple[Stretch, ...]] = _NONE,
     ) -> int:
         """Treats elements up to ``end``, the delimiter of the item, or the pixel data; where it stopped.
 
@@ -54,6 +141,7 @@ class Run(Notes):
             plan: rows of this place.
             out: gets the new bytes.
             upcoming: tag of the next assigned element, behind all tags inside of sequences.
+            stretches: known ones by first tag; at the top level, where nothing ends before ``data`` does.
         """
         data, found, width, implicit = self.data, plan.found, self.width, self.implicit
         harmless, places = self.person.harmless, None if plan.within else self.header.places
@@ -71,6 +159,16 @@ class Run(Notes):
                 raise Unsure
             last = tag
             if places is not None:
+                several = stretches.get(tag)
+                if several is not None:
+                    if begin < pos:
+                        out.append(data[begin:pos])
+                        begin = pos
+                    known = self._known(several, pos, out)
+                    if known is not None:
+                        pos = begin = pos + len(known.data)
+                        last, upcoming = known.last, self._upcoming[0]
+                        continue
                 places[tag] = pos
                 if tag >= upcoming or kind == _PIXEL:
                     if begin < pos:
@@ -138,7 +236,7 @@ class Run(Notes):
     def _insert(self, out: list[bytes], before: int) -> None:
         while self._upcoming[0] < before:
             out.append(self._upcoming[1])
-            self._upcoming = next(self._inserted)
+            self.move(self._index + 1)
 
     def _assign(self, pos: int, end: int, row: Row, plan: Rows, out: list[bytes]) -> int:
         """Writes what is assigned up to this element, in its place too; where to go on."""
@@ -162,7 +260,7 @@ class Run(Notes):
         size = sum(map(len, there))  # of what became of the element that is there
         stays = (unless == "there" and size) or (unless == "value" and size > head)
         out += there if stays else [written]
-        self._upcoming = next(self._inserted)
+        self.move(self._index + 1)
         return stop
 
     def _structured(self, span: Span, row: Row, kind: int, plan: Rows, out: list[bytes]) -> int:

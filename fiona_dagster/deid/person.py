@@ -12,12 +12,7 @@ from fiona_dagster.deid.engine import Task
 from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.rows import Counted, Rows
-
-Hint = tuple[int, str, bytes]
-"""Tag, VR and value that tell whose an object is, in the character set of the object."""
-Suspect = tuple[bool, bytes]
-"""Whether it is text, and a value with something like a UID."""
-
+from fiona_dagster.deid.stretches import Hint, Stretches, Suspect
 
 ROOM = 4 << 20
 """Bytes that may be remembered of a person."""
@@ -48,7 +43,7 @@ class Person:
         inserted: tag, bytes and ``Insertion.unless`` of what is assigned, and a last one behind all.
         plan: rows of the top level.
         told: what these objects tell.
-        harmless, uids, outcomes: what is remembered of values, UIDs and elements.
+        harmless, uids, outcomes, stretches: what is remembered of values, UIDs, elements and several of them.
         remembered: bytes of it, about.
     """
 
@@ -62,6 +57,7 @@ class Person:
     harmless: set[tuple[int, bytes]] = field(default_factory=set)
     uids: dict[tuple[bytes, object], tuple[bytes, set[str]]] = field(default_factory=dict)
     outcomes: dict[tuple[int, bytes], Outcome] = field(default_factory=dict)
+    stretches: Stretches = field(default_factory=Stretches)
     remembered: int = 0
 
     def remembers(self, size: int) -> None:
@@ -71,6 +67,7 @@ class Person:
             self.harmless.clear()
             self.uids.clear()
             self.outcomes.clear()
+            self.stretches.forget()
             self.remembered = size + _ENTRY
 
 

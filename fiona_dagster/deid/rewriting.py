@@ -118,6 +118,7 @@ class Rewriter:
             if key != person.key:
                 raise Unsure
         run.check()
+        run.learn()
         return Rewritten(pieces, run.header, run.written, run.counted, run.pixels, person.told)
 
     def forget(self) -> None:
