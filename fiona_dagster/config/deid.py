@@ -249,8 +249,9 @@ class Deidentification(Section):
     """Attribute whose text is filtered, as in the original's DataTransferProjects."""
     project_import_rule_1_regexp: str = ""
     """What the named groups of this expression find stays of it."""
-    patient_birth_date: Literal["", "19000101"] = ""
-    """What is written as PatientBirthDate: nothing, or a dummy for readers that need a date."""
+    patient_birth_date: Literal["", "19000101", "year"] = ""
+    """What is written as PatientBirthDate: nothing, a dummy for readers that need a date, or the first of
+    January of the ``year`` of birth (nothing for who may be 90 or older at the study)."""
     compatibility: Compatibility | None = None
     """UIDs and constant date shift of the original gateway."""
 

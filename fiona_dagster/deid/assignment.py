@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from fiona_dagster.deid.elements import PIXELS, TEXT, DicomFile, Element, text
-from fiona_dagster.deid.profile import EDITION, Profile
+from fiona_dagster.deid.profile import BIRTH_YEAR, EDITION, Profile
 from fiona_dagster.deid.stand_ins import code
 from fiona_dagster.dicom.dictionary import dictionary_vr
 from fiona_dagster.errors import RefusedDicom, UsageError
 
-CHARACTER_SET, MANUFACTURER = 0x00080005, 0x00080070
+CHARACTER_SET, MANUFACTURER, BIRTH_DATE = 0x00080005, 0x00080070, 0x00100030
+_STUDY_DATES = (0x00080020, 0x00080021, 0x00080022, 0x00080023)
+_DATE = re.compile(r"([0-9]{4})\.?[0-9]{2}\.?[0-9]{2}")
+OLDEST = 89
+"""Years of age beyond which a year of birth is not told (45 CFR 164.514(b)(2)(i)(C))."""
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\^=]")
 
 METHOD = f"FIONA, DICOM PS3.15 {EDITION}"
@@ -56,7 +61,7 @@ class Assignment:
             0x00080090: ("PN", f"Eventname:{self.event}"),
             0x00100010: ("PN", self.participant),
             0x00100020: ("LO", self.participant),
-            0x00100030: ("DA", ""),
+            BIRTH_DATE: ("DA", ""),
             0x00120010: ("LO", self.project),
             0x00120020: ("LO", self.project),
             0x00120021: ("LO", self.project),
@@ -93,8 +98,10 @@ class Insertion:
 
 
 def insertions(assignment: Assignment, accession: str, profile: Profile) -> list[Insertion] | None:
-    """What :func:`write` writes, in ascending order; ``None`` where that depends on the object's letters."""
-    wanted = {**assignment.values(), 0x00080050: ("SH", accession), 0x00100030: ("DA", profile.birth_date)}
+    """What :func:`write` writes, in ascending order; ``None`` where that depends on the object."""
+    if profile.birth_date == BIRTH_YEAR:  # depends on the object
+        return None
+    wanted = {**assignment.values(), 0x00080050: ("SH", accession), BIRTH_DATE: ("DA", profile.birth_date)}
     made = {e.tag: Insertion(e) for e in method(profile)}
     for tag, (vr, value) in wanted.items():
         unless = "value" if tag in profile.kept_of_assigned else ""
@@ -108,6 +115,29 @@ def insertions(assignment: Assignment, accession: str, profile: Profile) -> list
     return [made[tag] for tag in sorted(made)] if all(map(str.isascii, values)) and not twice else None
 
 
+def birth_date(profile: Profile, source: DicomFile) -> str:
+    """What is written as Patient's Birth Date.
+
+    Of the true one at most the year, and that only for who was not older than :data:`OLDEST` when the study
+    was made; without a date of the study: than today.
+
+    Args:
+        profile: what the project wants.
+        source: the original.
+    """
+    if profile.birth_date != BIRTH_YEAR:
+        return profile.birth_date
+    born = _year(source, BIRTH_DATE)
+    seen = max((_year(source, tag) for tag in _STUDY_DATES), default=0) or datetime.now(UTC).year
+    return f"{born:04d}0101" if born and 0 <= seen - born <= OLDEST else ""
+
+
+def _year(source: DicomFile, tag: int) -> int:
+    element = source.find(tag)
+    found = _DATE.fullmatch(text(element.value)) if element is not None else None
+    return int(found[1]) if found else 0
+
+
 def write(
     elements: list[Element], assignment: Assignment, accession: str, profile: Profile, source: DicomFile
 ) -> list[Element]:
@@ -117,7 +147,8 @@ def write(
         RefusedDicom: the assigned values can't be written in the object's character set.
     """
     new = {e.tag: e for e in method(profile)}
-    wanted = {**assignment.values(), 0x00080050: ("SH", accession), 0x00100030: ("DA", profile.birth_date)}
+    wanted = {**assignment.values(), 0x00080050: ("SH", accession)}
+    wanted[BIRTH_DATE] = ("DA", birth_date(profile, source))
     there = {e.tag for e in elements if e.items or len(e.value)}
     for tag in profile.kept_of_assigned & there:
         del wanted[tag]

@@ -14,7 +14,7 @@ from typing import IO, cast
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from fiona_dagster.deid.assignment import method
+from fiona_dagster.deid.assignment import BIRTH_DATE, method
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
 from fiona_dagster.deid.copies import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from fiona_dagster.deid.defined import is_defined
@@ -180,6 +180,8 @@ class Inspection:
         """Nothing is there that should be gone, and what stands in place of something is a stand-in."""
         used = {(e.data_set, e.tag >> 8) for e in found if e.creator and self._step(e).action not in REMOVED}
         for e in found:
+            if not e.path and e.tag == BIRTH_DATE and not self.profile.may_be_birth_date(text(e.value)):
+                self._find(_place(e), "date of birth that the project does not write")
             if not e.path and e.tag in self.assigned:
                 continue
             if e.tag >> 16 & 1 and 0x10 <= e.tag & 0xFFFF <= 0xFF:  # a private creator follows its block

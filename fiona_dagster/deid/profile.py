@@ -96,6 +96,10 @@ def iod_of(sop_class: str) -> int | None:
     return _iods()[0].get(sop_class)
 
 
+BIRTH_YEAR = "year"
+"""In place of a date of birth: the first of January of its year."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Basic Profile with options (columns of table E.1-1) and what a project adds to them.
@@ -106,7 +110,7 @@ class Profile:
         private: private attributes that stay (with ``retain_safe_private``).
         siemens_csa: CSA headers are rewritten in place of removed.
         keep_documents: encapsulated documents stay.
-        birth_date: what is written as Patient's Birth Date.
+        birth_date: what is written as Patient's Birth Date; :data:`BIRTH_YEAR`: the first day of the year.
     """
 
     options: tuple[str, ...] = ()
@@ -139,6 +143,12 @@ class Profile:
     def kept_of_assigned(self) -> frozenset[int]:
         """Attributes that a request assigns, but for objects that have them and an option that keeps them."""
         return _INSTITUTION if "retain_institution_identity" in self.options else frozenset()
+
+    def may_be_birth_date(self, value: str) -> bool:
+        """Whether this is what the project writes as Patient's Birth Date."""
+        if self.birth_date == BIRTH_YEAR:
+            return not value or (len(value) == 8 and value.isdigit() and value.endswith("0101"))
+        return value == self.birth_date
 
     @property
     def modified_dates(self) -> bool:

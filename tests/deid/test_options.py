@@ -126,6 +126,46 @@ def test_dates_are_kept_or_modified_but_not_both() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("born", "seen", "written"),
+    [
+        ("19580512", "20240102", "19580101"),
+        ("1958.05.12", "20240102", "19580101"),
+        ("19580101", "20240102", "19580101"),
+        ("19350512", "20240102", "19350101"),
+        ("19340512", "20240102", ""),  # may be 90 before the year is over
+        ("20250512", "20240102", ""),
+        ("19340512", "", ""),
+        ("", "20240102", ""),
+        ("1958", "20240102", ""),
+    ],
+)
+def test_the_year_of_birth_may_stay(tmp_path: Path, out: Path, born: str, seen: str, written: str) -> None:
+    project = ProjectSettings.model_validate({"name": "DEMO", "patient_birth_date": "year"})
+    made = Deidentifier(
+        project, ProjectKey("DEMO", bytes(range(32))), Assignment("DEMO", "SUBJ_0001", "Baseline")
+    )
+    image = phantoms.image()
+    with pydicom.config.disable_value_validation():
+        image.PatientBirthDate = born
+        for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+            setattr(image, keyword, seen)
+        source = phantoms.write(image, tmp_path / "in.dcm")
+
+    report = made.file(source, out)
+
+    copy = out / report.name
+    assert pydicom.dcmread(copy).PatientBirthDate == written
+    assert verify_outputs([source], out, made).passed
+
+    with pydicom.config.disable_value_validation():
+        leaked = pydicom.dcmread(copy)
+        leaked.PatientBirthDate = "19580512"
+        leaked.save_as(copy)
+    findings = verify_outputs([source], out, made).findings
+    assert any("(0010,0030)" in str(finding.tag) for finding in findings)
+
+
 def test_a_dummy_can_stand_for_the_date_of_birth(tmp_path: Path, out: Path) -> None:
     project = ProjectSettings.model_validate({"name": "DEMO", "patient_birth_date": "19000101"})
     made = Deidentifier(
