@@ -36,8 +36,11 @@ def study(number: int) -> str:
     return f"1.2.826.0.1.3680043.10.998.{number}"
 
 
-def fill(root: DataRoot, data: Path, count: int) -> dict[str, str]:
-    """``count`` requests in REDCap that the ledger took up, changed long ago; the sandbox's tokens."""
+def fill(root: DataRoot, data: Path, count: int, *, known: bool) -> dict[str, str]:
+    """``count`` requests in REDCap, changed long ago; the sandbox's tokens.
+
+    ``known``: the ledger took them up; otherwise they wait for images that have not come.
+    """
     sandbox = Sandbox(data)
     with sandbox.store.transaction():
         for number in range(count):
@@ -53,6 +56,8 @@ def fill(root: DataRoot, data: Path, count: int) -> dict[str, str]:
         sandbox.store._db.execute("UPDATE record SET modified = '2026-01-02 10:00:00'")
     tokens = sandbox.tokens
     sandbox.store.close()
+    if not known:
+        return tokens
     now = utc_now()
     with Ledger(root) as ledger, ledger.store.restoring() as db:
         db.executemany(
@@ -87,12 +92,12 @@ def poll(root: DataRoot, *, complete: bool) -> dict[str, float]:
     }
 
 
-def measure(count: int) -> dict[str, dict[str, float]]:
-    """The list and the look at changes, each in a process of its own."""
+def measure(count: int, names: Sequence[str], *, known: bool) -> dict[str, dict[str, float]]:
+    """Polls of some kinds, one after the other, each in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="fiona-poll-") as folder:
         root = DataRoot(Path(folder) / "data")
         initialise(root)
-        tokens = fill(root, Path(folder) / "redcap", count)
+        tokens = fill(root, Path(folder) / "redcap", count, known=known)
         command = [sys.executable, "-m", "fiona_dagster.cli", "redcap-sandbox", "--data", f"{folder}/redcap"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
@@ -103,7 +108,7 @@ def measure(count: int) -> dict[str, dict[str, float]]:
                 with Ledger(root) as ledger:  # as of a site that was adopted, or is new
                     ledger.store.remember("adopted", (datetime.now(UTC) - timedelta(days=1)).isoformat())
                 found = {}
-                for name in ("list", "changes"):
+                for name in names:
                     child = [sys.executable, "-m", "benchmarks.poll", "--child", name, str(root.path)]
                     done = subprocess.run(child, check=True, capture_output=True, text=True)
                     found[name] = json.loads(done.stdout)
@@ -121,11 +126,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.child:
         what, path = options.child
-        sys.stdout.write(json.dumps(poll(DataRoot(Path(path)), complete=what == "list")))
+        sys.stdout.write(json.dumps(poll(DataRoot(Path(path)), complete=what != "changes")))
         return 0
-    found = measure(options.requests)
+    found = measure(options.requests, ("waiting",), known=False)
+    found |= measure(options.requests, ("list", "changes"), known=True)
     lines = ["| poll | requests read | seconds | peak MB |", "| --- | --- | --- | --- |"]
-    names = {"list": "list of all", "changes": "look at changes"}
+    names = {
+        "waiting": "list of all, no images yet",
+        "list": "list of all, taken up",
+        "changes": "look at changes",
+    }
     lines += [
         f"| {names[name]} | {row['requests']:.0f} | {row['seconds']} | {row['megabytes']} |"
         for name, row in found.items()

@@ -141,7 +141,8 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
             active = sum(request.active for request in listing)
             return Poll(active, (), (), active - theirs, theirs, report_only=True)
         looked = withdrawals.look(gateway, reader, listing, complete=True)
-        found = reader.of(_to_read(gateway, listing))
+        new, told = _not_known(gateway, listing)
+        found = [*new, *reader.of(told)]
         _register_again(gateway, reader)
     else:
         listing = found = reader.changed(read)
@@ -188,18 +189,23 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
-    """Records with a request that is new or other than known, or whose outcome REDCap may have lost.
+def _not_known(
+    gateway: Gateway, listing: list[TransferRequest]
+) -> tuple[list[TransferRequest], list[str]]:
+    """Requests that are new or other than known, and records whose outcome REDCap may have lost.
 
     Every word that says where a study goes is compared: a correction that was made while nobody polled (or
     with a clock that is wrong) shows in no look at changes, and the study would go to the wrong participant.
+    The list has these words; only what REDCap was told has to be read. Thousands of requests may wait for
+    images that were not made yet.
     """
     known = gateway.ledger.transfers.newest_of_requests()
     newest: dict[tuple[str, int], Transfer] = {}
     for one in known.values():
         place = (one.study, one.request)
         newest[place] = max(one, newest.get(place, one), key=lambda each: each.id)
-    found = set()
+    new: list[TransferRequest] = []
+    lost: set[str] = set()
     for request in listing:
         if request.active:
             row = known.get((request.study, request.instance, request.requested_date))
@@ -212,9 +218,11 @@ def _to_read(gateway: Gateway, listing: list[TransferRequest]) -> list[str]:
             )
             told = request.transfer_date or row is None or row.state in ("accepted", "packaged")
             withdrawn = row is not None and row.state == "withdrawn"
-            if withdrawn or not (settled and told):
-                found.add(request.study)
-    return sorted(found)
+            if withdrawn or not told:
+                lost.add(request.study)
+            elif not settled:
+                new.append(request)
+    return [request for request in new if request.study not in lost], sorted(lost)
 
 
 def _take_up_new(gateway: Gateway, requests: list[TransferRequest]) -> Poll:

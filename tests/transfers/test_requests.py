@@ -11,6 +11,7 @@ from fiona_dagster.errors import RedcapUnavailable, RequestRefused, UnknownStudy
 from fiona_dagster.redcap import ANONYMIZATION_ERROR, TransferRequest
 from fiona_dagster.transfers import delivery, outcome, requests
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
+from tests.tables import write
 
 
 def in_redcap(site: Site, instance: int = 1) -> TransferRequest:
@@ -97,6 +98,31 @@ def test_half_filled_requests_and_unknown_studies_wait(site: Site) -> None:
 
     site.fill(1, study="9.9.9", transfer_event_name=EVENT, transfer_requested_date="2026-11-25 10:00")
     assert (site.poll().waiting, site.poll().accepted) == (2, ())
+
+
+def test_many_that_wait_for_their_images_cost_no_calls(site: Site) -> None:
+    """A list has all that is needed to take requests up; only what REDCap was told is read besides."""
+    site.receive(1)
+    site.ask()
+    rows = [
+        {
+            "study_instance_uid": f"9.9.{number}",
+            "redcap_repeat_instrument": "transfers",
+            "redcap_repeat_instance": "1",
+            "transfer_requested_date": "2026-11-25 10:00",
+            "transfer_project_name": PROJECT,
+            "transfer_name": PARTICIPANT,
+            "transfer_event_name": EVENT,
+        }
+        for number in range(250)
+    ]
+    write(site.redcap, "Incoming", *rows)
+    site.redcap.calls.clear()
+
+    poll = site.poll()
+
+    assert (poll.complete, poll.waiting, len(poll.accepted)) == (True, 250, 1)
+    assert len([call for call in site.redcap.calls if call.content == "record"]) == 1
 
 
 def test_what_another_system_finished_is_reported_and_left_alone(site: Site) -> None:
