@@ -189,9 +189,7 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _not_known(
-    gateway: Gateway, listing: list[TransferRequest]
-) -> tuple[list[TransferRequest], list[str]]:
+def _not_known(gateway: Gateway, listing: list[TransferRequest]) -> tuple[list[TransferRequest], list[str]]:
     """Requests that are new or other than known, and records whose outcome REDCap may have lost.
 
     Every word that says where a study goes is compared: a correction that was made while nobody polled (or
