@@ -81,6 +81,11 @@ class Site:
         }
         self.root.config_file.write_text(json.dumps(document))
 
+    def settings(self) -> dict[str, Any]:
+        """What ``config.json`` says."""
+        document: dict[str, Any] = json.loads(self.root.config_file.read_text())
+        return document
+
     def project(self, name: str = PROJECT, **changes: Any) -> None:
         """Writes a project file; it delivers to ``archive`` unless told otherwise."""
         document = {

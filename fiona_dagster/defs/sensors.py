@@ -18,7 +18,16 @@ from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.ledger import Kind, StudyAssignment, Work
-from fiona_dagster.transfers import assignment, completion, delivery, outcome, projects, release, requests
+from fiona_dagster.transfers import (
+    assignment,
+    completion,
+    delivery,
+    outcome,
+    projects,
+    promises,
+    release,
+    requests,
+)
 from fiona_dagster.transfers.context import Gateway
 
 TICK_SECONDS = 5
@@ -172,6 +181,7 @@ def transfer_requests_sensor(
             said, observed = _poll(opened, context)
             for problem in delivery.settle(opened).problems:
                 context.log.warning(f"packages wait: {problem}")
+            promises.take_answers(opened)
             _answer_unknown_projects(opened, context, known)
             sending = sending_enabled(opened.root)
             if not sending:

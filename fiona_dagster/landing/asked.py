@@ -36,6 +36,8 @@ class AskedCommitment:
         answered: when the answer came; empty: not yet.
         committed: SOP Instance UIDs that the PACS keeps safe.
         failed: those that it does not, with its Failure Reason.
+        transfer: number of the transfer in the ledger; 0: not known.
+        woken: the delivery was woken for the answer.
     """
 
     time: str
@@ -47,6 +49,8 @@ class AskedCommitment:
     answered: str = ""
     committed: tuple[str, ...] = field(default=(), repr=False)
     failed: Mapping[str, int] = field(default_factory=dict, repr=False)
+    transfer: int = 0
+    woken: bool = False
 
     @property
     def refused(self) -> dict[str, int]:

@@ -200,6 +200,20 @@ class WorkList:
                 (study, project),
             )
 
+    def wake(self, key: str) -> bool:
+        """What waits for its next attempt is due now.
+
+        Returns:
+            False: there is no such work, it is being done at this moment, or it waits for a person.
+        """
+        with self._store.writing() as db:
+            return bool(
+                db.execute(
+                    "UPDATE work SET not_before = '' WHERE key = ? AND requested IS NULL AND blocked = 0",
+                    (key,),
+                ).rowcount
+            )
+
     def get(self, key: str) -> Work | None:
         """One piece of work, if it is still to be done."""
         row = self._store.row("SELECT * FROM work WHERE key = ?", key)

@@ -156,6 +156,7 @@ def _send(
             begin=begin,
             name=target_name,
             transcode=gateway.project(transfer.project).transcode,
+            transfer=transfer.id,
             may_go_on=may_go_on,
         )
     except ContentUnproven:

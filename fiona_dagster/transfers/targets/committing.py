@@ -28,19 +28,25 @@ class Commitment:
         root: the data root.
         name: the target's name in config.json.
         digests: mapped SOP Instance UID -> SHA-256 of what is to be there.
+        transfer: number of the transfer in the ledger; 0: there is none.
     """
 
-    def __init__(self, target: DicomTarget, root: DataRoot, name: str, digests: Mapping[str, str]) -> None:
+    def __init__(
+        self, target: DicomTarget, root: DataRoot, name: str, digests: Mapping[str, str], transfer: int = 0
+    ) -> None:
         self._root = root
         self._name = name
         self._hours = target.commitment_hours
         self._instances = tuple(sorted(digests))
         text = "\n".join(f"{uid} {digests[uid]}" for uid in self._instances)
         self._what = hashlib.sha256(text.encode()).hexdigest()
+        self._transfer = transfer
         self._asked: AskedCommitment | None = None
         for asked in all_asked(root) if self._hours else ():
             if asked.target == name and asked.what == self._what:
                 self._asked = asked
+            elif asked.target == name and transfer and asked.transfer == transfer:
+                forget_asked(root, asked.transaction)  # it was about what this transfer had before
 
     @property
     def refused(self) -> frozenset[str]:
@@ -93,7 +99,15 @@ class Commitment:
 
     def _ask(self, peer: Peer, instances: Sequence[Instance]) -> bool:
         transaction = f"2.25.{secrets.randbits(127)}"
-        asked = AskedCommitment(utc_now(), transaction, self._name, peer.called, self._what, self._instances)
+        asked = AskedCommitment(
+            utc_now(),
+            transaction,
+            self._name,
+            peer.called,
+            self._what,
+            self._instances,
+            transfer=self._transfer,
+        )
         keep_asked(self._root, asked)  # before it is asked: the answer may be here first
         references = [(each.sop_class, each.sop_instance) for each in instances]
         try:

@@ -55,6 +55,7 @@ def deliver_dicom(
     begin: Begin,
     name: str = "dicom",
     transcode: bool = False,
+    transfer: int = 0,
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Brings the instances of one study to a research PACS and proves that it has all of them.
@@ -73,6 +74,7 @@ def deliver_dicom(
         name: the target's name in config.json, for messages and the proof.
         transcode: what the PACS does not take as it is stored may go in another transfer syntax, without
             loss.
+        transfer: number of the transfer in the ledger, for requests that are answered later.
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
@@ -107,7 +109,7 @@ def deliver_dicom(
     comparison = Comparison(target, peer, name, may_go_on, transcoded.as_sent)
     if target.compare != "none":  # a PACS that lists nothing may give something all the same
         unsure -= comparison.same(instances, unsure if listed is None else unsure & listed)
-    commitment = Commitment(target, root, name, digests)
+    commitment = Commitment(target, root, name, digests, transfer)
     known = (listed or frozenset()) & digests.keys() - unsure - commitment.refused
     missing = [instance for instance in instances if instance.sop_instance not in known]
 

@@ -110,6 +110,7 @@ def deliver_instances(
     begin: Begin,
     name: str,
     transcode: bool = False,
+    transfer: int = 0,
     may_go_on: Callable[[], None],
 ) -> Proof:
     """Brings the instances of one study to a target of any kind and proves that it has all of them.
@@ -123,6 +124,7 @@ def deliver_instances(
         name: the target's name in config.json, for messages and the proof.
         transcode: what a research PACS does not take as it is stored may go in another transfer syntax,
             without loss.
+        transfer: number of the transfer in the ledger, for requests that are answered later.
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Raises:
@@ -148,6 +150,7 @@ def deliver_instances(
         begin=begin,
         name=name,
         transcode=transcode,
+        transfer=transfer,
         may_go_on=may_go_on,
     )
 
