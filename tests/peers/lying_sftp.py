@@ -2,7 +2,8 @@
 
 ``python lying_sftp.py SFTP_SERVER LIE``. Writes from 1 MB on are answered with success and kept (``keeps
 the end``), sizes of the file are told as if they had been written (``and tells its size``), or one byte is
-another (``alters a byte``).
+another (``alters a byte``). Of what is to be read it gives a part at a time (``gives less``), or nothing from
+1 MB on (``gives no end``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 FROM = 1_000_000
-WRITE, STATUS, ATTRS = 6, 101, 105
+READ, WRITE, STATUS, ATTRS = 5, 6, 101, 105
+PART = 50_000
 
 
 def packets(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -54,6 +56,17 @@ def main() -> None:
     threading.Thread(target=answers, daemon=True).start()
     for kind, body in packets(sys.stdin.buffer):
         alter = 0
+        if kind == READ and lie.startswith("gives"):
+            offset, size = struct.unpack(">QI", body[-12:])
+            if lie == "gives less":
+                size = min(size, PART)
+            elif offset >= FROM:
+                offset = 2**40
+            to_server.write(
+                struct.pack(">IB", len(body) + 1, kind) + body[:-12] + struct.pack(">QI", offset, size)
+            )
+            to_server.flush()
+            continue
         if kind == WRITE and lie:
             begin = 8 + int(struct.unpack(">I", body[4:8])[0])
             offset, size = struct.unpack(">QI", body[begin : begin + 12])
@@ -61,7 +74,7 @@ def main() -> None:
                 kept += size
                 say(STATUS, body[:4] + struct.pack(">III", 0, 0, 0))
                 continue
-            alter = int(offset >= FROM)
+            alter = int(offset >= FROM and lie.startswith("alters"))
         to_server.write(struct.pack(">IB", len(body) + 1, kind) + body[:-1] + bytes([body[-1] ^ alter]))
         to_server.flush()
     to_server.close()

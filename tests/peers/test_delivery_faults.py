@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.leftovers import remove_leftovers
-from fiona_dagster.transfers.targets import ArrivedDamaged, upload
+from fiona_dagster.transfers.targets import ArrivedDamaged, pipeline, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers.killing import deliver_and_die
 from tests.peers_fixtures import Orthanc, Sshd, program, running_orthanc, running_sshd
@@ -183,6 +186,34 @@ def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     command = f"{sys.executable} -S {script} {server} {folder / 'lie'}"
     with running_sshd(folder, f"Subsystem sftp {command}") as running:
         yield running
+
+
+def test_a_server_that_gives_less_than_it_is_asked_for(
+    liar: Sshd, root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small parts are put together; a file that ends before its size is not the package."""
+    sizes: list[int] = []
+    ask = pipeline.Pipeline.ask
+
+    def note(self: pipeline.Pipeline, kind: int, *arguments: Any) -> int:
+        if kind == paramiko.sftp.CMD_READ:
+            sizes.append(arguments[-1])
+        return ask(self, kind, *arguments)
+
+    monkeypatch.setattr(pipeline.Pipeline, "ask", note)
+    for path in liar.upload.iterdir():
+        path.unlink()
+    (liar.folder / "lie").write_text("gives less")
+    assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
+    assert (liar.upload / NAME).read_bytes() == CONTENT
+    assert max(sizes[:2]) > 50_000
+    assert 40_000 < statistics.median(sizes) <= 50_000, "what it gives is asked for from then on"
+    for path in liar.upload.iterdir():
+        path.unlink()
+    (liar.folder / "lie").write_text("gives no end")
+    with pytest.raises(ArrivedDamaged):
+        _deliver(liar, root, tmp_path / "package")
+    assert list(liar.upload.iterdir()) == []
 
 
 @pytest.mark.parametrize("lie", ["keeps the end", "keeps the end and tells its size", "alters a byte"])

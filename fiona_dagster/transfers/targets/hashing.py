@@ -1,4 +1,4 @@
-"""SHA-256 beside other work: in a thread, which lets go of the interpreter while it hashes."""
+"""Digests beside other work: in a thread, which lets go of the interpreter while it hashes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ WORTH_A_THREAD = 1 << 16
 
 
 class Hashing:
-    """SHA-256 of what it is given, in order; at most one piece waits."""
+    """A digest of what it is given, in order; at most one piece waits.
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
+    Args:
+        algorithm: as hashlib calls it.
+    """
+
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self._digest = hashlib.new(algorithm, usedforsecurity=False)
         self._thread: ThreadPoolExecutor | None = None
         self._last: Future[None] | None = None
 
@@ -29,14 +33,14 @@ class Hashing:
         if self._last is not None:
             self._last.result()
         if len(data) < WORTH_A_THREAD:
-            self._sha256.update(data)
+            self._digest.update(data)
             return
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "sha256")
-        self._last = self._thread.submit(self._sha256.update, data)
+            self._thread = ThreadPoolExecutor(1, "digest")
+        self._last = self._thread.submit(self._digest.update, data)
 
     def hexdigest(self) -> str:
         """Of everything that was given so far."""
         if self._last is not None:
             self._last.result()
-        return self._sha256.hexdigest()
+        return self._digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from fiona_dagster.errors import NotVerified, UsageError
 from fiona_dagster.transfers.targets import has_side_files
+from fiona_dagster.transfers.targets.hashing import Hashing
 
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+\-]{0,200}")
@@ -61,18 +61,21 @@ def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) 
     Raises:
         NotVerified: it is another one, or can't be read.
     """
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    try:
-        with package.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                md5.update(chunk)
-                sha256.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise NotVerified(f"the package can't be read ({error.strerror}); package the study again") from None
-    if sha256.hexdigest() != expected_sha256:
-        raise not_the_one()
-    return LocalPackage(size, md5.hexdigest(), expected_sha256, package, may_go_on)
+    size = 0
+    with Hashing("md5") as md5, Hashing("sha256") as sha256:
+        try:
+            with package.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    md5.update(chunk)
+                    sha256.update(chunk)
+                    size += len(chunk)
+        except OSError as error:
+            raise NotVerified(
+                f"the package can't be read ({error.strerror}); package the study again"
+            ) from None
+        if sha256.hexdigest() != expected_sha256:
+            raise not_the_one()
+        return LocalPackage(size, md5.hexdigest(), expected_sha256, package, may_go_on)
 
 
 def not_the_one() -> NotVerified:

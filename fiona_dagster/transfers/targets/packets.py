@@ -27,6 +27,8 @@ AT_ONCE = 16
 """Packets that are made before they are sent; bounds the buffer."""
 RECEIVED = 128 * 1024
 """Bytes that are taken from the socket at a time."""
+AT_FIRST = 64
+"""Answers that are acknowledged at once: those to the handshake, to signing in and to opening the session."""
 _BLOCK = 16
 _LENGTH = struct.Struct(">I")
 _CHANNEL_DATA = struct.Struct(">BII")
@@ -55,11 +57,16 @@ class _Received:
         self._sock = sock
         self._data = memoryview(bytearray(RECEIVED))
         self._begin = self._end = 0
+        self._prompt = AT_FIRST if sock.family in (socket.AF_INET, socket.AF_INET6) else 0
 
     def recv(self, count: int) -> bytes:
         """At most so many bytes; none at the end of the connection."""
         if self._begin == self._end:
             self._begin, self._end = 0, self._sock.recv_into(self._data)
+            if self._prompt:
+                # sshd leaves Nagle on until the session is there, and would wait 40 ms for our delayed ACK.
+                self._prompt -= 1
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         begin = self._begin
         self._begin = min(begin + count, self._end)
         return bytes(self._data[begin : self._begin])

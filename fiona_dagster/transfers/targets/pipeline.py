@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import paramiko
@@ -17,11 +18,14 @@ from paramiko.sftp import (
     CMD_EXTENDED,
     CMD_FSTAT,
     CMD_OPEN,
+    CMD_READ,
     CMD_STATUS,
     CMD_WRITE,
     SFTP_FLAG_CREATE,
+    SFTP_FLAG_READ,
     SFTP_FLAG_TRUNC,
     SFTP_FLAG_WRITE,
+    int64,
 )
 
 from fiona_dagster.transfers.targets.packets import send_all
@@ -33,6 +37,8 @@ OTHER_REQUEST = 32 << 10
 """What every SFTP server must take (draft-ietf-secsh-filexfer-02, section 3)."""
 AT_A_TIME = 64
 """Requests without an answer; bounds what waits in memory on both sides."""
+FIRST = 2
+"""Read requests that go out before it is known how much of a file a server gives at a time."""
 
 
 def attributes_of(answer: paramiko.Message) -> paramiko.SFTPAttributes:
@@ -79,13 +85,31 @@ class Pipeline:
         Raises:
             OSError: the server said no, as paramiko says it.
         """
-        while number not in self._answers:
-            self._client._read_response()
-        kind, message = self._answers.pop(number)
+        kind, message = self._taken(number)
         if kind == CMD_STATUS:
             self._client._convert_status(message)
             return None
         return message
+
+    def data(self, number: int) -> bytes:
+        """What SSH_FXP_READ gave; nothing at the end of the file.
+
+        Raises:
+            OSError: the server said no.
+        """
+        kind, message = self._taken(number)
+        if kind == CMD_STATUS:
+            with contextlib.suppress(
+                EOFError
+            ):  # as paramiko says it; of a lost connection it is raised above
+                self._client._convert_status(message)
+            return b""
+        return message.get_binary()
+
+    def _taken(self, number: int) -> tuple[int, paramiko.Message]:
+        while number not in self._answers:
+            self._client._read_response()
+        return self._answers.pop(number)
 
     def answered(self) -> bool:
         """Whether an answer can be had without waiting, or has to be waited for before more is sent."""
@@ -112,12 +136,7 @@ class Writing:
     def __init__(self, link: Link, path: str, offset: int = 0) -> None:
         self._pipeline = Pipeline(link)
         flags = SFTP_FLAG_WRITE if offset else SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_TRUNC
-        opened = self._pipeline.answer(
-            self._pipeline.ask(CMD_OPEN, path.encode(), flags, paramiko.SFTPAttributes())
-        )
-        if opened is None:
-            raise paramiko.SFTPError("a file without a handle")
-        self._handle = opened.get_binary()
+        self._handle = _handle(self._pipeline, path, flags)
         self._offset = offset
         self._request = OPENSSH_REQUEST if link.openssh else OTHER_REQUEST
         self._under_way: deque[int] = deque()
@@ -171,3 +190,73 @@ class Writing:
             raise
         except OSError as error:
             return None, error
+
+
+class Reading:
+    """A remote file that is read from its beginning on, many requests at a time.
+
+    Args:
+        link: the connection.
+        path: the file.
+        size: so many bytes are read.
+
+    Attributes:
+        length: bytes of the file, where the server says it.
+
+    Raises:
+        OSError: the file can't be opened, or is none.
+    """
+
+    def __init__(self, link: Link, path: str, size: int) -> None:
+        self._pipeline = Pipeline(link)
+        self._handle = _handle(self._pipeline, path, SFTP_FLAG_READ)
+        self._request = OPENSSH_REQUEST if link.openssh else OTHER_REQUEST
+        self._size, self._asked = size, 0
+        self._under_way: deque[tuple[int, int, int]] = deque()
+        looked = self._pipeline.ask(CMD_FSTAT, self._handle)
+        self._ask_ahead(FIRST)  # a small file comes in the same round trip
+        said = self._pipeline.answer(looked)
+        self.length = None if said is None else attributes_of(said).st_size
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(Exception):  # nothing was written; what broke it is what counts
+            self._pipeline.ask(CMD_CLOSE, self._handle)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes in order; fewer than were to be read if the file ends before.
+
+        Raises:
+            OSError: the server said no.
+        """
+        most = FIRST
+        while self._asked < self._size or self._under_way:
+            self._ask_ahead(most)
+            number, offset, length = self._under_way.popleft()
+            while piece := self._pipeline.data(number):
+                yield piece
+                offset, length = offset + len(piece), length - len(piece)
+                if length <= 0:
+                    break
+                # A server may give less than it is asked for, and will do so again.
+                self._request = min(self._request, max(len(piece), OTHER_REQUEST))
+                number = self._pipeline.ask(CMD_READ, self._handle, int64(offset), length)
+            else:
+                return
+            most = AT_A_TIME
+
+    def _ask_ahead(self, most: int) -> None:
+        while len(self._under_way) < most and self._asked < self._size:
+            length = min(self._request, self._size - self._asked)
+            number = self._pipeline.ask(CMD_READ, self._handle, int64(self._asked), length)
+            self._under_way.append((number, self._asked, length))
+            self._asked += length
+
+
+def _handle(pipeline: Pipeline, path: str, flags: int) -> bytes:
+    opened = pipeline.answer(pipeline.ask(CMD_OPEN, path.encode(), flags, paramiko.SFTPAttributes()))
+    if opened is None:
+        raise paramiko.SFTPError("a file without a handle")
+    return opened.get_binary()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import posixpath
 import stat
 from collections.abc import Iterator
@@ -18,18 +17,18 @@ import paramiko
 from paramiko.sftp import CMD_RENAME, CMD_STAT
 
 from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, StorageFull
+from fiona_dagster.transfers.targets.hashing import Hashing
 from fiona_dagster.transfers.targets.pipeline import (
     OPENSSH_REQUEST,
     OTHER_REQUEST,
     Pipeline,
+    Reading,
     Writing,
     attributes_of,
 )
 from fiona_dagster.transfers.targets.ssh import Link, errors
 
 CHUNK = 1 << 20
-READ_AHEAD = 64
-"""Read requests under way at a time; bounds memory."""
 EXTENDED = 200
 """SSH_FXP_EXTENDED."""
 
@@ -140,28 +139,25 @@ def extended(link: Link, request: str, *arguments: Any) -> paramiko.Message | No
 
 def digest_of(link: Link, path: str, size: int) -> str | None:
     """SHA-256 of a remote file, read back byte for byte; None when it does not have ``size`` bytes."""
-    sha256, done = hashlib.sha256(), 0
-    with errors(link.name, "reading back"), opened(link, path, "rb") as remote:
-        if remote.stat().st_size != size:
+    done = 0
+    with errors(link.name, "reading back"), Reading(link, path, size) as remote, Hashing() as sha256:
+        if remote.length != size:
             return None
-        _read_ahead(remote, size)
-        while chunk := remote.read(CHUNK):
-            sha256.update(chunk)
-            done += len(chunk)
-    return sha256.hexdigest() if done == size else None
+        for piece in remote.pieces():
+            sha256.update(piece)
+            done += len(piece)
+        return sha256.hexdigest() if done == size else None
 
 
 def begins_as(link: Link, path: str, size: int, local: BinaryIO) -> bool:
     """Whether a remote file of ``size`` bytes is the beginning of the local one."""
     done = 0
-    with errors(link.name, "comparing what is there"), opened(link, path, "rb") as remote:
-        _read_ahead(remote, size)
-        while done < size:
-            chunk = remote.read(min(CHUNK, size - done))
-            if not chunk or chunk != local.read(len(chunk)):
+    with errors(link.name, "comparing what is there"), Reading(link, path, size) as remote:
+        for piece in remote.pieces():
+            if piece != local.read(len(piece)):
                 return False
-            done += len(chunk)
-    return True
+            done += len(piece)
+    return done == size
 
 
 def read_text(link: Link, path: str, limit: int = 1024) -> str | None:
@@ -172,18 +168,6 @@ def read_text(link: Link, path: str, limit: int = 1024) -> str | None:
                 return remote.read(limit).decode("latin-1")
         except FileNotFoundError:
             return None
-
-
-def _read_ahead(remote: paramiko.SFTPFile, size: int) -> None:
-    ask = remote._prefetch_thread  # type: ignore[attr-defined]
-
-    def quietly(*arguments: Any) -> None:
-        # paramiko asks ahead in a thread; when the connection breaks, the reader says so, not a traceback.
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            ask(*arguments)
-
-    remote._prefetch_thread = quietly  # type: ignore[attr-defined]
-    remote.prefetch(size, max_concurrent_requests=READ_AHEAD)
 
 
 def name_it(link: Link, part: str, final: str) -> int | None:
