@@ -9,8 +9,10 @@ from fiona_dagster.dicom import HeadReader, KnownHeads, Refusal, StorageUids, bu
 from fiona_dagster.dicom.dimse import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS, Command
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing import Caller, Landing, NewFile, Visit, quarantine_file
+from receiver.throttle import ThrottledLog
 
 log = logging.getLogger("fiona.receiver")
+_chatter = ThrottledLog(log)  # a full disk refuses a thousand objects a second
 
 _CHECK_ROOM_EVERY = 32 * 1024 * 1024
 
@@ -151,10 +153,11 @@ class IncomingObject:
         return judge(self._head, self._command.sop_class, self._command.sop_instance)
 
     def _no_room(self) -> Outcome:
+        caller = describe(self._visit.caller)
         if self._refusal:
-            log.warning("refused an object from %s: %s", describe(self._visit.caller), self._refusal)
+            _chatter.say(logging.WARNING, "refused an object from %s: %s", caller, self._refusal)
             return Outcome("too_large", OUT_OF_RESOURCES, self._refusal)
-        log.error("no room for an object from %s: %s", describe(self._visit.caller), self._fault)
+        _chatter.say(logging.ERROR, "no room for an object from %s: %s", caller, self._fault)
         return Outcome("no_room", OUT_OF_RESOURCES, "out of resources, keep your copy and send again")
 
     def _reason(self, refusal: Refusal) -> dict[str, str]:

@@ -166,7 +166,9 @@ class Workers:
             server.serve()
             code = 0
         except (FionaError, OSError) as error:
-            text = error.strerror if isinstance(error, OSError) else str(error)
+            text = str(error)
+            if isinstance(error, OSError) and error.strerror:
+                text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             log.error("a process of the receiver can't go on (%s)", text)  # noqa: TRY400
             _tell(ready, text or type(error).__name__)
         finally:

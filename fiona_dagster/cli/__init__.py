@@ -6,8 +6,10 @@ Exit codes: 0 = success, 1 = ran and found something wrong, 2 = usage or configu
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import sqlite3
 import sys
 import traceback
 
@@ -87,7 +89,7 @@ def main() -> None:
     except BrokenPipeError:
         code = 0
     except OSError as error:
-        code = _complain(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}", 1)
+        code = _complain(_describe_disk(error), 1)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -117,12 +119,24 @@ def _run() -> int:
     return result if isinstance(result, int) else 0
 
 
+def _describe_disk(error: OSError) -> str:
+    """Where and why; what to do where it is not plain."""
+    from fiona_dagster.config import DataRoot
+
+    to_do = {errno.ENOSPC: "; make room", errno.EDQUOT: "; make room", errno.EROFS: "; mount it writable"}
+    where = error.filename or DataRoot.from_environment().path
+    return f"{where}: {error.strerror or type(error).__name__}{to_do.get(error.errno or 0, '')}"
+
+
 def _describe(error: Exception) -> str:
     """Type and place of an error that nobody foresaw; its text may quote patient data."""
-    from fiona_dagster.ledger.store import DAMAGED, is_damage
+    if isinstance(error, sqlite3.Error):
+        from fiona_dagster.config import DataRoot
+        from fiona_dagster.ledger.store import unusable
 
-    if is_damage(error):
-        return DAMAGED
+        plain = unusable(DataRoot.from_environment().ledger_file, error)
+        if plain:
+            return str(plain)
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "fiona_dagster" in frame.filename] or list(frames)
     place = f"{ours[-1].filename.rpartition('/')[2]}:{ours[-1].lineno}" if ours else "an unknown place"

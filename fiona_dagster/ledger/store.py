@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError
+from fiona_dagster.errors import FionaError, PermanentError, StorageFull, TransientError
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.ledger import records
 from fiona_dagster.ledger.migrations import migrate
@@ -17,11 +19,34 @@ from fiona_dagster.ledger.migrations import migrate
 BUSY_SECONDS = 30.0
 DAMAGED = "the ledger is damaged; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 
 
-def is_damage(error: Exception) -> bool:
+def is_damage(error: BaseException) -> bool:
     """Whether SQLite says that the file itself is broken (result codes SQLITE_CORRUPT, SQLITE_NOTADB)."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
+
+
+def unusable(file: Path, error: BaseException) -> FionaError | None:
+    """What a person can do about a ledger that can't be read or written; ``None`` for a fault of the program.
+
+    The error's own words never quote values, but don't say what to do.
+    """
+    if is_damage(error):
+        return PermanentError(f"{file}: {DAMAGED}")
+    kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    said = f"{file}: the ledger can't be used"
+    if kind == sqlite3.SQLITE_BUSY:
+        return TransientError(f"{said}: another program has held it for {BUSY_SECONDS:.0f} s; try again")
+    if kind not in _DISK:
+        return None
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(file.parent)
+        if disk.f_flag & os.ST_RDONLY:
+            return TransientError(f"{said}: its disk is mounted read-only; mount it writable")
+        if kind == sqlite3.SQLITE_FULL or not disk.f_bavail or not disk.f_favail:
+            return StorageFull(f"{said}: its disk is full; make room")
+    return TransientError(f"{said} ({error}); look at the disk, and whom {file.parent} belongs to")
 
 
 def utc_now() -> str:
@@ -64,6 +89,7 @@ class Store:
 
     Raises:
         PermanentError: the file is damaged, or a newer version wrote it.
+        TransientError: its disk is full, read-only or fails; somebody else holds it.
         ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
 
@@ -71,13 +97,17 @@ class Store:
         file = file or root.ledger_file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root
+        self._file = file
         self._keeps_records = True
         self._use = Use(root)
         try:
             self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
-        except BaseException:
+        except BaseException as error:
             self._use.close()
-            raise
+            plain = unusable(file, error)
+            if plain is None:
+                raise
+            raise plain from None
         self._connection.row_factory = sqlite3.Row
         try:
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -86,9 +116,7 @@ class Store:
             migrate(self._connection, file)
         except sqlite3.DatabaseError as error:
             self.close()
-            if is_damage(error):
-                raise PermanentError(f"{file}: {DAMAGED}") from None
-            raise
+            raise (unusable(file, error) or error) from None
         except BaseException:
             self.close()
             raise
@@ -97,19 +125,26 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction; nests into the one that is open."""
-        if self._connection.in_transaction:
+        if self._is_writing():
             yield self._connection
             return
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             for study in records.touched(self._connection):
                 if self._keeps_records:
                     records.write_record(self._connection, self.root, study)
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            if self._is_writing():  # a full disk may have ended it already
+                self._connection.execute("ROLLBACK")
+            plain = unusable(self._file, error)
+            if plain is None:
+                raise
+            raise plain from None
+
+    def _is_writing(self) -> bool:
+        return self._connection.in_transaction
 
     @contextmanager
     def restoring(self) -> Iterator[sqlite3.Connection]:

@@ -23,6 +23,7 @@ from tests.crash.traced import Traced
 from tests.making import CT, EXPLICIT, data_set
 from tests.receiver.conftest import Process
 from tests.receiver.raw import VERIFICATION, Raw
+from tests.running import fiona
 
 NEW, REPEAT, CONFLICT, REFUSAL = (
     "the first object of a study",
@@ -179,6 +180,9 @@ def test_a_full_disk(mounted: DataRoot, receiver: Process) -> None:
     uid = fill(raw, promised, 400_000)
     assert raw.echo(3).status == 0
     sound(mounted, promised)
+    told = fiona("status", data=mounted.path)
+    assert told.returncode == 1
+    assert "its disk is full; make room" in told.stderr
     for _ in range(3):
         assert raw.store(uid, promised.sent[uid][0]).status >> 8 == 0xA7
     wrong = data_set("1.2.3.200", pixels=bytes(1_000_000))
@@ -235,6 +239,9 @@ def test_a_disk_that_can_only_be_read(mounted: DataRoot, receiver: Process, tmp_
         assert not promised.success
         assert raw.echo(3).status == 0
         sound(mounted, promised)
+        told = fiona("status", data=mounted.path)
+        assert told.returncode == 1
+        assert "mounted read-only; mount it writable" in told.stderr
     finally:
         subprocess.run([word.format("rw") for word in remount], check=True)
     goes_on(mounted, raw, promised, uid)
