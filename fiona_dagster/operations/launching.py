@@ -20,8 +20,8 @@ import requests as http
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PeerUnavailable, PermanentError, RequestRefused
+from fiona_dagster.operations.runtime import runtime_file
 from fiona_dagster.operations.services import LOCATION, environment
-from fiona_dagster.operations.supervisor import runtime_file
 from fiona_dagster.transfers import execution
 from fiona_dagster.transfers.context import Gateway
 

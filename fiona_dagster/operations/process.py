@@ -110,16 +110,20 @@ def rotate(log: Path, limit: int = LOG_BYTES, generations: int = LOG_GENERATIONS
     lines that are written between the two are lost.
 
     Returns:
-        Whether it was done.
+        Whether it was done; not while there is no room for the copy.
     """
     if not log.is_file() or log.stat().st_size <= limit:
+        return False
+    part = log.with_name(f".{log.name}.part")
+    try:
+        part.write_bytes(log.read_bytes())
+    except OSError:
+        part.unlink(missing_ok=True)
         return False
     older = [log.with_name(f"{log.name}.{number}") for number in range(1, generations + 1)]
     for newer, older_one in reversed(list(itertools.pairwise(older))):
         if newer.is_file():
             newer.replace(older_one)
-    part = log.with_name(f".{log.name}.part")
-    part.write_bytes(log.read_bytes())
     part.replace(older[0])
     os.truncate(log, 0)
     return True

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, Settings
+from fiona_dagster.errors import StartFailed
 from fiona_dagster.operations.process import Process
 
 LOCATION = "fiona_dagster"
@@ -253,6 +254,32 @@ def is_free(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def choose_ports(root: DataRoot, settings: Settings, *, receiving: bool) -> Ports:
+    """The ports of Dagster's programs, once it is sure that those of the configuration can be had.
+
+    Args:
+        root: the data root.
+        settings: in force.
+        receiving: whether the receiver will be started.
+
+    Raises:
+        StartFailed: one is taken.
+    """
+    web = settings.web
+    if web.port and not becomes_free(web.host, web.port):
+        raise StartFailed(
+            f"web.port {web.port} is taken on {web.host}: stop what listens there, or set another in "
+            f"{root.config_file} (0: chosen freely)"
+        )
+    host, port = settings.DICOMIP, settings.DICOMPORT
+    if receiving and port and not becomes_free(host, port):
+        raise StartFailed(
+            f"DICOMPORT {port} is taken on {host}: stop what listens there (another receiver?), or set "
+            f"another in {root.config_file} (0: chosen freely)"
+        )
+    return Ports(web.host, web.port or free_port(web.host), free_port())
 
 
 def free_port(host: str = "127.0.0.1") -> int:

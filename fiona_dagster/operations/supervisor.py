@@ -7,25 +7,25 @@ out: the single program (:mod:`process`), which programs (:mod:`services`), the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from fiona_dagster.config import DataRoot, Settings, load_settings_in_force
+from fiona_dagster.config import DataRoot, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError, StartFailed
 from fiona_dagster.operations import services as table
 from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS, Process, rotate
-from fiona_dagster.operations.services import Ports, Programs, Service
+from fiona_dagster.operations.runtime import Notice
+from fiona_dagster.operations.services import Programs, Service
 from fiona_dagster.operations.signals import Signals
 from fiona_dagster.operations.watch import Change, CodeLocation, ConfigurationWatch
 
@@ -89,13 +89,13 @@ class Supervisor:
         self._known = ""
         self._reconciler: Process | None = None
         self._announced = False
-        self._written = ""
+        self._notice = Notice(root)
 
     def run(self) -> None:
         """Starts everything, keeps it running, and returns when SIGTERM or SIGINT came and all has ended."""
         self._root.make()
         with hold_root(self._root) as lock, Signals(self._stop):
-            self._ports = self._choose_ports(self._settings)
+            self._ports = table.choose_ports(self._root, self._settings, receiving=self._wanted("receiver"))
             table.write_workspace(self._root, self._ports)
             self._slots = {service.name: _Slot(service) for service in self._services()}
             self._slots["code-server"].reconciled = False
@@ -115,21 +115,6 @@ class Supervisor:
 
     def _services(self) -> tuple[Service, ...]:
         return table.services(self._root, self._settings, self._ports, self._programs)
-
-    def _choose_ports(self, settings: Settings) -> Ports:
-        web = settings.web
-        if web.port and not table.becomes_free(web.host, web.port):
-            raise StartFailed(
-                f"web.port {web.port} is taken on {web.host}: stop what listens there, or set another in "
-                f"{self._root.config_file} (0: chosen freely)"
-            )
-        host, port = settings.DICOMIP, settings.DICOMPORT
-        if port and self._wanted("receiver") and not table.becomes_free(host, port):
-            raise StartFailed(
-                f"DICOMPORT {port} is taken on {host}: stop what listens there (another receiver?), or set "
-                f"another in {self._root.config_file} (0: chosen freely)"
-            )
-        return Ports(web.host, web.port or table.free_port(web.host), table.free_port())
 
     def _wanted(self, name: str) -> bool:
         """Whether the switch file and the configuration ask for a service."""
@@ -175,9 +160,21 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> None:
         service = slot.service
-        slot.process = Process(service.arguments, self._environment, self._log_file(service.name))
-        self._guard.add(slot.process.pid)
         slot.ready = False
+        slot.process = self._begin(service.name, service.arguments)
+        if slot.process is None:
+            slot.failures += 1
+            slot.next_start = time.monotonic() + slot.pause
+
+    def _begin(self, name: str, command: Sequence[str]) -> Process | None:
+        """A running program; ``None`` when the machine can't have one now, which stops none of the others."""
+        try:
+            process = Process(command, self._environment, self._log_file(name))
+        except OSError as error:
+            log.error("%s can't be started (%s); it is tried again", name, error)  # noqa: TRY400
+            return None
+        self._guard.add(process.pid)
+        return process
 
     def _maybe_ready(self, slot: _Slot, process: Process) -> None:
         name = slot.service.name
@@ -235,9 +232,10 @@ class Supervisor:
         """
         path = self._log_file("reconcile")
         if self._reconciler is None:
-            command = (sys.executable, "-m", self._programs.reconcile)
-            self._reconciler = Process(command, self._environment, path)
-            self._guard.add(self._reconciler.pid)
+            self._reconciler = self._begin("reconcile", (sys.executable, "-m", self._programs.reconcile))
+            if self._reconciler is None:
+                slot.next_start = time.monotonic() + LONGEST_PAUSE
+                return False
         late = time.monotonic() - self._reconciler.started > READY_WITHIN
         if not self._reconciler.ended() and not late:
             return False
@@ -297,7 +295,7 @@ class Supervisor:
             return
         try:
             self._settings, _ = load_settings_in_force(self._root)
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:
             log.error("%s", error)  # noqa: TRY400 - the message is for an operator, not for us
             return
         for service in self._services():
@@ -334,7 +332,7 @@ class Supervisor:
             while slot.process and slot.kill_at is not None:
                 self._maybe_stopped(slot, slot.process, slot.kill_at)
                 time.sleep(STEP / 4)
-        runtime_file(self._root).unlink(missing_ok=True)
+        self._notice.remove()
         table.workspace_file(self._root).unlink(missing_ok=True)
         self._guard.end()
 
@@ -351,29 +349,23 @@ class Supervisor:
                     process.log_start = 0
 
     def _publish(self) -> None:
-        """Writes ports and process ids to ``DAGSTER_HOME/fiona-up.json`` whenever they change."""
-        document = {
-            "pid": os.getpid(),
-            "guardian": self._guard.pid,
-            "ready": self._all_ready(),
-            "problem": self._location.problem,
-            "url": self._ports.url,
-            "web_port": self._ports.web,
-            "code_port": self._ports.code,
-            **{name: list(self._slots[name].address or []) for name in LISTENERS},
-            "sites": self._slots["receiver"].sites,
-            "services": {
-                name: {"pid": slot.process.pid if slot.process else None, "ready": slot.ready}
-                for name, slot in self._slots.items()
-            },
-        }
-        text = json.dumps(document, indent=1)
-        if text != self._written:
-            path = runtime_file(self._root)
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-            self._written = text
+        self._notice.write(
+            {
+                "pid": os.getpid(),
+                "guardian": self._guard.pid,
+                "ready": self._all_ready(),
+                "problem": self._location.problem,
+                "url": self._ports.url,
+                "web_port": self._ports.web,
+                "code_port": self._ports.code,
+                **{name: list(self._slots[name].address or []) for name in LISTENERS},
+                "sites": self._slots["receiver"].sites,
+                "services": {
+                    name: {"pid": slot.process.pid if slot.process else None, "ready": slot.ready}
+                    for name, slot in self._slots.items()
+                },
+            }
+        )
 
 
 def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = None) -> None:
@@ -385,10 +377,9 @@ def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = N
         programs: the modules to run.
     """
     root.make()
-    handlers: list[logging.Handler] = [
-        logging.StreamHandler(),
-        RotatingFileHandler(root.logs / "fiona.log", maxBytes=LOG_BYTES, backupCount=LOG_GENERATIONS),
-    ]
+    file = RotatingFileHandler(root.logs / "fiona.log", maxBytes=LOG_BYTES, backupCount=LOG_GENERATIONS)
+    file.handleError = lambda record: None  # type: ignore[method-assign] # a full disk; stderr has it
+    handlers: list[logging.Handler] = [logging.StreamHandler(), file]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
@@ -399,8 +390,3 @@ def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = N
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
-
-
-def runtime_file(root: DataRoot) -> Path:
-    """Where a running supervisor writes its ports and process ids."""
-    return root.dagster_home / "fiona-up.json"

@@ -108,6 +108,17 @@ def test_a_log_is_rotated_above_its_limit(tmp_path: Path, size: int, moved: bool
     assert (tmp_path / "x.log.1").exists() is moved
 
 
+def test_without_room_for_the_copy_nothing_is_rotated(tmp_path: Path) -> None:
+    log, older = tmp_path / "x.log", tmp_path / "x.log.1"
+    log.write_bytes(b"new")
+    older.write_bytes(b"old")
+    (tmp_path / "away").mkdir()
+    (tmp_path / ".x.log.part").symlink_to(tmp_path / "away")
+
+    assert not rotate(log, limit=1)
+    assert (log.read_bytes(), older.read_bytes()) == (b"new", b"old")
+
+
 def test_rotation_keeps_three_generations_and_the_writer_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     with log.open("ab", buffering=0) as writer:

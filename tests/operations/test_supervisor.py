@@ -111,6 +111,22 @@ def _mpps_comes_and_goes(root: DataRoot, process: subprocess.Popen[bytes]) -> No
     wait_until(lambda: _runtime(root, process)["services"]["outreach"]["pid"] is None, 170)
 
 
+def _a_disk_that_takes_nothing(root: DataRoot, process: subprocess.Popen[bytes], output: Path) -> None:
+    """A program that can't be started and a notice that can't be written stop nothing, and come later."""
+    before = _runtime(root, process)["services"]["inbox"]["pid"]
+    notice, log = root.dagster_home / ".fiona-up.json.part", root.logs / "inbox.log"
+    log.unlink()
+    for path in (notice, log):
+        path.mkdir()
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: "inbox can't be started" in output.read_text(), 170)
+    wait_until(lambda: "fiona-up.json can't be written" in output.read_text(), 170)
+    for path in (notice, log):
+        path.rmdir()
+    wait_until(lambda: _runtime(root, process)["services"]["inbox"]["pid"] not in {None, before}, 170)
+    wait_until(lambda: _runtime(root, process)["ready"], 170)
+
+
 @pytest.mark.end_to_end
 def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
     with _up(root) as (process, output):
@@ -152,6 +168,7 @@ def test_a_day_in_the_life_of_the_services(root: DataRoot) -> None:
         wait_until(lambda: _runtime(root, process)["services"]["receiver"]["ready"])
 
         _mpps_comes_and_goes(root, process)
+        _a_disk_that_takes_nothing(root, process, output)
 
         # A killed code server takes its children with it and comes back on the same port.
         leader = runtime["services"]["code-server"]["pid"]
