@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.errors import ConfigurationError, RedcapRejected
 
 if TYPE_CHECKING:
+    from fiona_dagster.config import DataRoot, RedcapSettings
     from fiona_dagster.redcap import RedcapClient
 
 _TOKENS = click.option(
     "--tokens",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help='JSON file {"url": ..., "tokens": {project: token}}; without it Incoming as configured.',
+    help='JSON file {"url": ..., "tokens": {project: token}}; without it, as configured, `init` Incoming and '
+    "`check` every project with a token.",
 )
 
 
@@ -50,8 +52,11 @@ def check(context: click.Context, tokens: Path | None) -> None:
     from fiona_dagster.redcap.projects import lacking, template
 
     faults = 0
-    for name, client in _clients(tokens).items():
-        problems = lacking(client, template(name))
+    for name, client in _clients(tokens, everything=True).items():
+        try:
+            problems = lacking(client, template(name))
+        except RedcapRejected as error:  # its token or rights: the others are checked all the same
+            problems = [str(error)]
         faults += len(problems)
         click.echo(f"{name}: {'complete' if not problems else f'{len(problems)} missing or wrong'}")
         for problem in problems:
@@ -92,8 +97,8 @@ def selftest_(context: click.Context, tokens: Path, project: str, scratch: bool)
     context.exit(1 if differs else 0)
 
 
-def _clients(tokens: Path | None) -> dict[str, RedcapClient]:
-    """A client for each project of the file, or for Incoming as configured."""
+def _clients(tokens: Path | None, *, everything: bool = False) -> dict[str, RedcapClient]:
+    """A client for each project of the file, or for what is configured: Incoming, or ``everything``."""
     from fiona_dagster.config import DataRoot, RedcapSettings, load_settings, redcap_token, resolve
     from fiona_dagster.redcap import RedcapClient
 
@@ -102,6 +107,8 @@ def _clients(tokens: Path | None) -> dict[str, RedcapClient]:
     settings = load_settings(root).redcap if configured else RedcapSettings()
     if tokens is None:
         url, found = settings.url, {"Incoming": redcap_token(root, settings)}
+        if everything:
+            found |= _configured(root, settings)
     else:
         url, found = _read(tokens)
     return {
@@ -115,6 +122,21 @@ def _clients(tokens: Path | None) -> dict[str, RedcapClient]:
         )
         for name, token in found.items()
     }
+
+
+def _configured(root: DataRoot, settings: RedcapSettings) -> dict[str, str]:
+    """The tokens of the tables, and of the projects whose files have one."""
+    from fiona_dagster.config import load_project_in_force, project_names, token_of
+
+    found = {
+        str(name): token_of(root, source, f"{root.config_file}: redcap.tokens.{name}")
+        for name, source in sorted(settings.tokens.items())
+    }
+    for name in project_names(root):
+        source = load_project_in_force(root, name)[0].redcap_token
+        if source is not None:
+            found[name] = token_of(root, source, f"{root.project_files / name}.json: redcap_token")
+    return found
 
 
 def _read(file: Path) -> tuple[str, dict[str, str]]:

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fiona_dagster.cli.redcap_setup import redcap as command
+from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import RedcapRejected, UsageError
+from fiona_dagster.operations import initialise
 from fiona_dagster.redcap import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary, ShippedProject, shipped_projects
 from fiona_dagster.redcap.projects import lacking, template
@@ -58,6 +60,28 @@ def test_a_research_project_is_set_up_and_then_complete(tokens: Path, redcap: Sa
     assert (after.exit_code, after.output) == (0, "NEURO: complete\n")
     client = RedcapClient(redcap.url, redcap.tokens["NEURO"])
     assert ("event_1_arm_1", "imaging") in client.repeats()
+
+
+def test_everything_that_is_configured_is_checked(redcap: Sandbox, root: DataRoot) -> None:
+    initialise(root)
+    own = redcap.add_project(ShippedProject("NEURO", "Neuro", (), BARE, ("Baseline",)))
+    for name, token in {**redcap.tokens, "NEURO": own, "Wrong": "F" * 32}.items():
+        (root.secrets / name).write_text(token)
+    tables = {"Routing": {"file": "secrets/Routing"}, "AutoID": {"file": "secrets/Wrong"}}
+    section = {"url": redcap.url, "token_file": "secrets/Incoming", "tokens": tables}
+    root.config_file.write_text(json.dumps({"redcap": section}))
+    project = {"name": "NEURO", "redcap_token": {"file": "secrets/NEURO"}}
+    (root.project_files / "NEURO.json").write_text(json.dumps(project))
+    result = CliRunner(env={"FIONA_DATA": str(root.path)}).invoke(command, ["check"])
+    said = [line for line in result.output.splitlines() if not line.startswith(" ")]
+    assert [line.partition(",")[0] for line in said] == [
+        "Incoming: complete",
+        "AutoID: 1 missing or wrong",
+        "Routing: complete",
+        "NEURO: 5 missing or wrong",
+    ]
+    assert "You do not have permissions to use the API" in result.output
+    assert result.exit_code == 1
 
 
 def test_nothing_is_set_up_where_records_are(tokens: Path, redcap: Sandbox) -> None:
