@@ -41,6 +41,8 @@ IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"
 IMPLEMENTATION_VERSION = "FIONA_DAGSTER"
 _HEADS = (1 << 16, 1 << 20, 1 << 23)
 """Bytes that are read first; more where the pixel data begin later."""
+_LARGE = 1 << 24
+"""Files of so many bytes have headers that grow with their frames."""
 
 Pieces = Iterable[Value | FileRange]
 """Can be gone through once; large values are made on the way."""
@@ -135,7 +137,7 @@ class FastWay:
             size = os.fstat(descriptor).st_size
         if size < 8:
             raise Unsure
-        for length in _HEADS:
+        for length in _HEADS if size < _LARGE else _HEADS[1:]:
             with from_disk():
                 head = os.pread(descriptor, length, 0)
             try:

@@ -212,13 +212,17 @@ class Notes:
         self, work: Callable[..., list[Element]], elements: list[Element], plan: Rows, out: list[bytes]
     ) -> None:
         task, charset = self.person.task, self.person.charset
+        if self.listen:
+            for tag, vr, value, _ in source_values(elements, plan.keeps, charset, plan.within):
+                self._tell(tag, vr, value)
+            return
         task.tally, task.originals = Tally(), self.originals
         try:
             made = work(elements, plan.within, charset)
         except (UnreadableDicom, RefusedDicom):
             raise Unsure from None  # the exact way says it with the right words
         for tag, vr, value, own in source_values(elements, plan.keeps, charset, plan.within):
-            if own != charset and not self.listen:
+            if own != charset:
                 raise Unsure
             self._tell(tag, vr, value)
         for tag, vr, value, own in kept_values(made, charset):

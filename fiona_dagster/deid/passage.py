@@ -25,6 +25,8 @@ BEHIND = 1 << 32
 _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
 _UID, _SEQUENCE, _PIXEL, _EXACT = rows.UID, rows.SEQUENCE, rows.PIXEL, rows.EXACT
 _NONE: Mapping[int, tuple[Stretch, ...]] = MappingProxyType({})
+_UNLIKE = 200
+"""After so many sequences none of which was like another, those of their place are not remembered any more."""
 
 
 class Run(Notes):
@@ -272,12 +274,16 @@ class Run(Notes):
             elements, stop = self._group(pos, end, plan)
         else:
             elements, stop = [], at + length
+        if kind == _SEQUENCE and (self.listen or plan.unlike.get(row.tag, 0) > _UNLIKE):
+            return self._sequence(span, row, plan, out)
         key = None
         if stop <= end and stop - pos <= SMALL and not self.listen:
             key = (id(plan), self.data[pos:stop])
             known = self.person.outcomes.get(key)
             if known is not None:
+                plan.unlike[row.tag] = 0
                 return self._again(known, out, stop)
+            plan.unlike[row.tag] = plan.unlike.get(row.tag, 0) + 1
         marks, originals = self._marks(), self.originals
         made: list[bytes] = []
         self.originals = set()

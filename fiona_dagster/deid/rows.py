@@ -77,6 +77,9 @@ class Rows:
         implicit: implicit VR.
         within: tags of the sequences around.
         outer: the rows of the data set around.
+
+    Attributes:
+        unlike: by tag, how many sequences in a row came that were not there before.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Rows:
         self.found: dict[bytes, Row] = {}
         self._places: list[int] = [0] if outer is None else outer._places
         self._inner: dict[int, Rows] = {}
+        self.unlike: dict[int, int] = {}
 
     def keeps(self, tag: int, vr: str, within: tuple[int, ...]) -> bool:
         """See ``leftovers.source_values``."""

@@ -19,7 +19,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fiona_dagster.deid import Deidentifier, copies, deidentify_study, identifiers_used, verify_outputs
+from fiona_dagster.deid import (
+    Deidentifier,
+    copies,
+    deidentify_study,
+    identifiers_used,
+    passage,
+    verify_outputs,
+)
 from fiona_dagster.deid.copies import Copy
 from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.deid.files import MAPPED_FROM
@@ -330,3 +337,35 @@ def test_a_media_directory_with_uids_is_refused(make: Make, tmp_path: Path) -> N
 
     with pytest.raises(RefusedDicom, match="DICOMDIR"):
         make().file(phantoms.write(ds, tmp_path / "in.dcm"), tmp_path / "out.dcm")
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_sequences_that_are_never_alike_are_not_remembered(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, options: tuple[str, ...]
+) -> None:
+    """One item a frame, as in multi-frame objects; headers of large files are read in larger pieces."""
+    monkeypatch.setattr(passage, "_UNLIKE", 5)
+    monkeypatch.setattr(copies, "_LARGE", 1)
+    ds = phantoms.image(1, syntax)
+    ds.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(40)]
+    for number, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        content, position, reference = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        content.FrameAcquisitionDateTime, content.StackID = f"20180504101112.{number:06}", str(number)
+        position.ImagePositionPatient = [1.0, 2.0, number]
+        reference.ReferencedSOPClassUID = phantoms.CT
+        reference.ReferencedSOPInstanceUID = f"{phantoms.ROOT}.9.{number}"
+        frame.FrameContentSequence, frame.PlanePositionSequence = [content], [position]
+        frame.ReferencedImageSequence = [reference]
+    path = phantoms.write(ds, tmp_path / "in.dcm")
+    fast = make(*options)
+
+    assert [both(fast, make(*options), path) for _ in range(2)] == ["same"] * 2
+
+    person = fast.fast.rewriter._last
+    assert person is not None
+    frames = person.plan.inside(0x52009230)
+    assert frames.unlike[0x00209113] > 5
+    reference.ReferencedSOPClassUID = "1.2.3.4.5.6.7.8.9"
+    position.ImagePositionPatient = ["1", "2", "19530704"]  # the day of birth
+    assert both(fast, make(*options), phantoms.write(ds, tmp_path / "in.dcm")) == "left"
