@@ -99,7 +99,9 @@ def _meta_around(sop_class: str, transfer_syntax: str) -> tuple[bytes, bytes]:
 def file_start(sop_class: str, instance: str, transfer_syntax: str) -> bytes:
     """Preamble of zeros and file meta information of our own (PS3.10 7.1)."""
     first, last = _meta_around(sop_class, transfer_syntax)
-    named = written([Element(0x00020003, "UI", instance.encode())], False, True)
+    value = instance.encode()
+    value += b"\0" * (len(value) & 1)
+    named = b"\2\0\3\0UI" + len(value).to_bytes(2, "little") + value
     length = (len(first) + len(named) + len(last)).to_bytes(4, "little")
     return bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + length + first + named + last
 
@@ -160,7 +162,7 @@ class FastWay:
         raise Unsure
 
     def _copy(self, made: Rewritten, head: bytes, descriptor: int, project: Deidentification) -> Copy:
-        header, tally = made.header, made.tally()
+        header, tally = made.header, self.rewriter.tally(made)
         header.elements = [e for tag in header.places if tag >> 24 == 0x60 and (e := header.find(tag))]
         instance = made.written.get(SOP_INSTANCE) or header.text(SOP_INSTANCE)
         start = [file_start(header.sop_class, instance, header.transfer_syntax), *made.pieces]
@@ -184,9 +186,9 @@ class FastWay:
         if at > len(head) or (not header.implicit and head[pos + 4 : pos + 6] == b"UN"):
             raise Unsure
         length, size = int.from_bytes(head[at - 4 : at], "little"), os.fstat(descriptor).st_size
-        if length != UNDEFINED and at + length == size and pixels.is_plain(tag, length, header):
-            fill = length - pixels.geometry(header).size(tag, length)
-            if not fill or os.pread(descriptor, 1, size - 1) == b"\0":
+        if length != UNDEFINED and at + length == size:
+            fill = pixels.plain_padding(tag, length, header)
+            if fill == 0 or (fill and os.pread(descriptor, 1, size - 1) == b"\0"):
                 new = head[pos : pos + 4] + (b"" if header.implicit else head[pos + 4 : pos + 6] + b"\0\0")
                 return [new + head[at - 4 : at], FileRange(at, length)]
         view, release = viewed(descriptor)

@@ -295,7 +295,7 @@ class Deidentifier:
             copy.study,
             size,
             dict(tally.actions),
-            dict(tally.tags),
+            tally.tags,
             copy.held,
         )
         return report, copy.heard

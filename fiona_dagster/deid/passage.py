@@ -26,7 +26,7 @@ _TEXT, _DATA, _DROP, _CONSTANT = rows.TEXT, rows.DATA, rows.DROP, rows.CONSTANT
 _UID, _SEQUENCE, _PIXEL, _EXACT = rows.UID, rows.SEQUENCE, rows.PIXEL, rows.EXACT
 _NONE: Mapping[int, tuple[Stretch, ...]] = MappingProxyType({})
 _UNLIKE = 200
-"""After so many sequences none of which was like another, those of their place are not remembered any more."""
+"""After so many sequences in a row that were not there before, those of their place are not remembered."""
 
 
 class Run(Notes):

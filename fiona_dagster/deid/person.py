@@ -78,14 +78,16 @@ class Header(DicomFile):
         super().__init__(transfer_syntax, [], "")
         self._data, self._reader = memoryview(data), reader
         self.places: dict[int, int] = {}
+        self._found: dict[int, Element] = {}
 
     def find(self, tag: int) -> Element | None:
         """The top-level element of that tag."""
-        pos = self.places.get(tag)
-        if pos is None:
-            return None
-        _, _, length = self._reader.tag_long(self._data, pos)
-        return self._reader.element(pos, len(self._data), tag, length, 0)[1]
+        found = self._found.get(tag)
+        if found is None and (pos := self.places.get(tag)) is not None:
+            _, _, length = self._reader.tag_long(self._data, pos)
+            found = self._reader.element(pos, len(self._data), tag, length, 0)[1]
+            self._found[tag] = found
+        return found
 
     def text(self, tag: int) -> str:
         """A top-level value as text."""

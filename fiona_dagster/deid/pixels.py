@@ -147,10 +147,11 @@ def clean(element: Element, source: DicomFile) -> Cleaned:
     return made
 
 
-def is_plain(tag: int, length: int, source: DicomFile) -> bool:
-    """Whether native pixel data of this length are the picture alone, but for a byte that makes it even."""
+def plain_padding(tag: int, length: int, source: DicomFile) -> int | None:
+    """Bytes behind the picture in native pixel data of this length, 0 or 1; ``None``: they hold more."""
     wanted = geometry(source).size(tag, length) if source.transfer_syntax in NATIVE else 0
-    return bool(wanted) and length == wanted + (wanted & 1) and not (tag == PIXEL_DATA and _embedded(source))
+    plain = wanted and length == wanted + (wanted & 1) and not (tag == PIXEL_DATA and _embedded(source))
+    return length - wanted if plain else None
 
 
 def _embedded(source: DicomFile) -> bool:

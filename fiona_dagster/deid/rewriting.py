@@ -28,7 +28,10 @@ from fiona_dagster.deid.person import Header, Person
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.rows import Counted, Cut, Rows, Unsure
 
-_PEOPLE = 8
+_PEOPLE, _TALLIES = 8, 64
+"""Of so many something is remembered before all are forgotten."""
+_REPORTED = 1000
+"""Changed elements of objects whose counts are remembered."""
 
 
 @dataclass
@@ -50,16 +53,6 @@ class Rewritten:
     counted: list[Counted]
     pixels: int
     told: frozenset[Told]
-
-    def tally(self) -> Tally:
-        """What was done, counted."""
-        actions: dict[str, int] = {}  # a Counter is slow where a key is new
-        tags = Counter(self.counted)
-        for (_, action), number in tags.items():
-            actions[action] = actions.get(action, 0) + number
-        for without_name in [key for key in tags if not key[0]]:
-            del tags[without_name]
-        return Tally(Counter(actions), tags)
 
 
 class _Source(NamedTuple):
@@ -84,6 +77,7 @@ class Rewriter:
         self.engine, self._insertions = engine, insertions
         self._plans: dict[tuple[int | None, bool], Rows] = {}
         self._people: dict[tuple[object, ...], Person] = {}
+        self._tallies: dict[tuple[Counted, ...], tuple[Counter[str], Counter[Counted]]] = {}
         self._last: Person | None = None
 
     def rewrite(self, data: bytes, start: int, whole: bool, syntax: str, sop_class: str) -> Rewritten:
@@ -120,6 +114,19 @@ class Rewriter:
         run.check()
         run.learn()
         return Rewritten(pieces, run.header, run.written, run.counted, run.pixels, person.told)
+
+    def tally(self, made: Rewritten) -> Tally:
+        """What was done, counted; its ``tags`` are shared by all objects of which that is the same."""
+        if len(made.counted) > _REPORTED:
+            return Tally(*_counted(made.counted))
+        key = tuple(made.counted)
+        known = self._tallies.get(key)
+        if known is None:
+            if len(self._tallies) >= _TALLIES:
+                self._tallies.clear()
+            known = self._tallies[key] = _counted(made.counted)
+        actions, tags = known
+        return Tally(actions.copy(), tags)
 
     def forget(self) -> None:
         """Forgets what was learned of people: there is more to be known of them now, or less."""
@@ -168,3 +175,14 @@ class Rewriter:
         leftovers = Leftovers(terms, set(), self.engine.identities.uid)
         all_inserted = [*inserted, (BEHIND, b"", "")]
         return Person(key, charset, leftovers, task, all_inserted, plan, frozenset(values))
+
+
+def _counted(counted: list[Counted]) -> tuple[Counter[str], Counter[Counted]]:
+    """Actions, and attributes with actions, of which those without a name are left out."""
+    actions: dict[str, int] = {}  # a Counter is slow where a key is new
+    tags = Counter(counted)
+    for (_, action), number in tags.items():
+        actions[action] = actions.get(action, 0) + number
+    for without_name in [key for key in tags if not key[0]]:
+        del tags[without_name]
+    return Counter(actions), tags
