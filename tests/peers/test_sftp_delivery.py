@@ -488,6 +488,7 @@ def test_keys_of_an_agent(
         process.wait()
 
 
+@pytest.mark.timeout(2000)
 @pytest.mark.parametrize("count", PACKAGES)
 def test_many_packages_leak_no_connection(sshd: Sshd, root: DataRoot, package: Path, count: int) -> None:
     def descriptors() -> int:
