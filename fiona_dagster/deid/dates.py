@@ -1,6 +1,7 @@
 """Dates in text, in every notation that people and programs use.
 
-Belongs here: which days a text may name. Stays out: which of them matter (``terms``).
+Belongs here: which days a text may name. Stays out: further languages, other calendars
+(``calendars``), and which of them matter (``terms``).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _MONTHS = {
 """Months by their first three letters; ``jui`` is taken for June and, see ``named``, for July."""
 _NAMES = "|".join(_MONTHS)
 _COMPACT = re.compile(r"(?<!\d)\d{8}(?=(?:\d\d){0,3}(?!\d))")
-_SEPARATED = re.compile(r"(?=(\d{1,4})([./\-_ ])(\d{1,2})\2(\d{1,4})(?!\d))")
+_SEPARATED = re.compile(r"(?=(\d{1,4})([./\-_ \\])(\d{1,2})\2(\d{1,4})(?!\d))")
 _DAY, _YEAR = r"(\d{1,2})(?:st|nd|rd|th)?", r"(\d{4}|\d{2})(?!\d)"
 _DAY_FIRST = re.compile(rf"(?<!\d){_DAY}[ .\-/,]*(?:of |de |den )?({_NAMES})[a-z]*[ .\-/,']*(?:de )?{_YEAR}")
-_MONTH_FIRST = re.compile(rf"\b({_NAMES})[a-z]*[ .\-/]*{_DAY}[ ,.\-/']+{_YEAR}")
+_MONTH_FIRST = re.compile(rf"\b({_NAMES})[a-z]*[ .\-/]*(?:{_DAY}[ ,.\-/']+|(\d\d)(?=\d{{4}}(?!\d))){_YEAR}")
 _YEAR_FIRST = re.compile(rf"(?<!\d)(\d{{4}})[ .\-/,]*({_NAMES})[a-z]*[ .\-/,]*(\d{{1,2}})(?!\d)")
 _CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?(?:\.\d+)?"
 _WITH_CLOCK = re.compile(rf"\b({_NAMES})[a-z]* +(\d{{1,2}})[ ,]+{_CLOCK} +(?:[a-z]{{2,4}} +)?(\d{{4}})(?!\d)")
@@ -33,6 +34,7 @@ _IDEOGRAPHIC = re.compile(
 )
 _LOOSE = re.compile(r"(?<!\d)(\d{1,4})(?: ([./\-]) ?| ?([./\-]) )(\d{1,2}) ?(?:\2|\3) ?(\d{2,4})(?!\d)")
 _SIX = re.compile(r"(?<![\d.])\d{6}(?![\d.]|\.\d)")
+_APART = re.compile(r"(?<![\d.])(?<!\d )(\d\d) (\d\d) (\d\d)(?! ?\d|\.\d)")
 _ELEVEN = re.compile(r"(?<!\d)(\d{6})\d{5}(?!\d)")
 
 Found = tuple[int, int, Day]
@@ -83,7 +85,9 @@ def named(text: str) -> Iterator[Found]:
     """Days with the month in letters, English, German, French, Spanish or Norwegian."""
     for match in _DAY_FIRST.finditer(text):
         yield from _of_month(match, match[3], match[2], match[1])
-    for match in (*_MONTH_FIRST.finditer(text), *_WITH_CLOCK.finditer(text)):
+    for match in _MONTH_FIRST.finditer(text):
+        yield from _of_month(match, match[4], match[1], match[2] or match[3])
+    for match in _WITH_CLOCK.finditer(text):
         yield from _of_month(match, match[3], match[1], match[2])
     for match in _YEAR_FIRST.finditer(text):
         yield from _of_month(match, match[1], match[2], match[3])
@@ -107,9 +111,9 @@ def _of_month(match: re.Match[str], year: str, month: str, day: str) -> Iterator
 
 
 def six_digits(text: str) -> Iterator[Found]:
-    """Days of six digits: alone, or at the start of a national number of eleven."""
-    for match in (*_SIX.finditer(text), *_ELEVEN.finditer(text)):
-        digits = match[0][:6]
+    """Days of six digits: alone, in pairs, or at the start of a national number of eleven."""
+    for match in (*_SIX.finditer(text), *_ELEVEN.finditer(text), *_APART.finditer(text)):
+        digits = match[0].replace(" ", "")[:6]
         a, b, c = int(digits[:2]), int(digits[2:4]), int(digits[4:])
         for day in ((a, b, c), (c, b, a), (c, a, b)):
             yield match.start(), match.end(), day

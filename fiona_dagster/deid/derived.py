@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiona_dagster.deid.identities import Identities, Told, is_well_known
+from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import Profile, iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, raw_value, read_original
-from fiona_dagster.deid.terms import tells
 
 _DAY = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _MOMENT = re.compile(rb"\d{8}")

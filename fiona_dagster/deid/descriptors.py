@@ -12,7 +12,7 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from fiona_dagster.deid import dates
+from fiona_dagster.deid import calendars, dates
 from fiona_dagster.deid.elements import Element
 from fiona_dagster.deid.folding import decode, encode, fold_with_places
 from fiona_dagster.deid.leftovers import LONGEST, REPLACEMENT, without
@@ -94,7 +94,7 @@ def _names_in(words: str, at: int) -> Iterator[tuple[int, int]]:
 
 def _dates(folded: str) -> Iterator[tuple[int, int]]:
     """Days with a year of four digits, or with the month in letters."""
-    for reader in (dates.compact, dates.separated, dates.named):
+    for reader in (dates.compact, dates.separated, dates.named, calendars.abroad):
         for start, end, (year, month, day) in reader(folded):
             if year < 100 and reader is not dates.named:
                 continue

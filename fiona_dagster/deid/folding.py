@@ -23,6 +23,17 @@ IDEOGRAPHS = "\u2e80"
 _PLAIN = str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "\u0131": "i"}
 )
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212", "-"),
+        **dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u2032", "'"),
+        **dict.fromkeys("\u00b7\u2022\u2024\u2027\u2219\u22c5", "."),
+        **dict.fromkeys("\u2044\u2215", "/"),
+        "\u03c2": "\u03c3",  # the small sigma at the end of a word
+    }
+)
+"""What looks the same, or is the same, as a sign or letter that is compared."""
+_BLANKS = re.compile("  +")
 _SPELLED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
 _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
@@ -95,6 +106,19 @@ def other_readings(value: bytes, charset: bytes) -> set[str]:
     return {part for text in readings for part in text.split("=") if part >= IDEOGRAPHS}
 
 
+def undeclared_reading(value: bytes, charset: bytes) -> str:
+    """A name as programs mean it that write UTF-8 or Latin-1 whatever they declare; "" where it says no more.
+
+    Bytes of UTF-8 come about by chance in no other encoding of names of Latin, Greek or Cyrillic letters.
+    """
+    if value.isascii() or b"\x1b" in value:
+        return ""
+    declared = _encodings(charset)
+    if (text := _strict(value, "utf-8")) and "utf8" not in declared:
+        return text
+    return value.decode("latin-1") if declared in (("iso8859",), ()) else ""
+
+
 def in_encodings(text: str, codecs: Iterable[str]) -> Iterator[bytes]:
     """A text in each of these encodings that can say it."""
     for codec in codecs:
@@ -125,32 +149,36 @@ def encode(text: str, charset: bytes) -> bytes | None:
 
 
 def fold(text: str) -> str:
-    """Lower case, without marks, in plain letters where a script has them."""
-    if text.isascii():
-        return text.lower()
-    return "".join(_folded(char) for char in text)
+    """Lower case, without marks, in plain letters and digits where a script has them, with single blanks."""
+    folded = text.lower() if text.isascii() else "".join(map(_folded, text))
+    return _BLANKS.sub(" ", folded) if "  " in folded else folded
 
 
 def fold_with_places(text: str) -> tuple[str, list[int]]:
     """The folded text, and for each of its letters the place in ``text`` (one more for the end)."""
-    if text.isascii():
+    if text.isascii() and "  " not in text:
         return text.lower(), list(range(len(text) + 1))
-    made, places = [], []
+    made: list[str] = []
+    places: list[int] = []
     for place, char in enumerate(text):
-        folded = _folded(char)
-        made.append(folded)
-        places += [place] * len(folded)
+        for letter in _folded(char):
+            if letter != " " or made[-1:] != [" "]:
+                made.append(letter)
+                places.append(place)
     return "".join(made), [*places, len(text)]
 
 
 @lru_cache(maxsize=4096)
 def _folded(char: str) -> str:
+    if char > "\x7f" and char.isdecimal():
+        return str(unicodedata.decimal(char))
+    char = char.translate(_SIGNS)
     if char >= IDEOGRAPHS:
         return "" if char == "\ufeff" else unicodedata.normalize("NFKC", char).lower()
     if char == "\xad" or "\u200b" <= char <= "\u200f" or "\u202a" <= char <= "\u202e" or char == "\u2060":
         return ""  # nobody sees it, and no word ends there
     apart = unicodedata.normalize("NFKD", char.lower().translate(_PLAIN))
-    return "".join(c for c in apart if not unicodedata.combining(c))
+    return "".join(c for c in apart if not unicodedata.combining(c)).translate(_SIGNS)
 
 
 def spellings(text: str) -> set[str]:
@@ -158,6 +186,13 @@ def spellings(text: str) -> set[str]:
     if text.isascii():
         return {text.lower()}
     return {fold(text), fold(unicodedata.normalize("NFC", text).lower().translate(_SPELLED))}
+
+
+def misread(text: str) -> Iterator[str]:
+    """The folded text as it looks where its UTF-8 was taken for Latin-1 or Windows-1252."""
+    for codec in ("latin-1", "cp1252"):
+        with suppress(ValueError):
+            yield fold(text.encode("utf-8").decode(codec))
 
 
 def raw_view(value: bytes) -> str:

@@ -14,8 +14,9 @@ from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS, numbers_of
 from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.elements import PIXELS, TEXT, Element
 from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
+from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.spread import Hit
-from fiona_dagster.deid.terms import Terms, tells
+from fiona_dagster.deid.terms import Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 CHARACTER_SET = 0x00080005

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_GROUPED = re.compile(r"\d+(?:[ .\-/_]{1,2}\d+)+")
+_GROUPED = re.compile(r"\d+(?:[ .,\-/_()]{1,2}\d+)+")
 _SQUEEZED = re.compile(r"[^\W_]+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\W_]{1,3}[^\W\d_]){3,}(?![^\W_])")
 _LETTERS = re.compile(r"[^\W\d_]+")

@@ -19,12 +19,12 @@ from fiona_dagster.deid.files import opened
 from fiona_dagster.deid.folding import fold
 from fiona_dagster.deid.identities import is_well_known
 from fiona_dagster.deid.inspection import Finding, Inspection, Search
+from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.pixels import has_embedded_overlay
 from fiona_dagster.deid.plan import Place
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, raw_value, read_original
 from fiona_dagster.deid.searchable import RULE as UNSEARCHABLE
-from fiona_dagster.deid.terms import tells
 
 _REPLACED = frozenset(("U", "D", "uid", "X", "Z", "private", "unknown"))
 """Actions after which an original UID is nowhere."""

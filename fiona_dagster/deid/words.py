@@ -21,6 +21,18 @@ def common_words() -> frozenset[str]:
     return frozenset(word for line in lines for word in line.split())
 
 
+@lru_cache(maxsize=1)
+def _of_institutions() -> re.Pattern[str]:
+    content = (files(__package__) / "data" / "institution_words.txt").read_text("utf-8")
+    lines = (line for line in content.splitlines() if not line.startswith("#"))
+    return re.compile("|".join(word for line in lines for word in line.split()))
+
+
+def is_of_institutions(word: str) -> bool:
+    """Whether a folded word stands in the names of many institutions, and tells none of them."""
+    return word in common_words() or bool(_of_institutions().search(word))
+
+
 def is_strong(value: str, kind: str, minimum: int) -> bool:
     """Whether a value tells enough to block: long enough, and no word that stands in harmless text."""
     text = fold(value)
