@@ -25,7 +25,7 @@ from fiona_dagster.landing.decisions import (
     open_conflicts,
 )
 from fiona_dagster.landing.differing import differing_tags
-from fiona_dagster.landing.door import Landing, Visit, dead_workshops
+from fiona_dagster.landing.door import Landing, Visit
 from fiona_dagster.landing.evidence import (
     Commitment,
     FlagDecision,
@@ -35,7 +35,6 @@ from fiona_dagster.landing.evidence import (
     evidence_folder,
     read_evidence,
 )
-from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.imports import Importer, import_paths
 from fiona_dagster.landing.journal import (
     JournalDamage,
@@ -53,6 +52,7 @@ from fiona_dagster.landing.report import ImportReport
 from fiona_dagster.landing.retry import Retried, discard, find_entries, operator, retry
 from fiona_dagster.landing.shelf import Quarantined, quarantine_count, quarantined, shelf_names
 from fiona_dagster.landing.sources import survey
+from fiona_dagster.landing.workshop import NewFile, dead_workshops
 
 __all__ = [
     "REJECTED",

@@ -14,7 +14,6 @@ from fiona_dagster.errors import StorageFull, UnreadableDicom, UsageError
 from fiona_dagster.landing.archives import Archive, ArchiveRefused, Entry, EntryDamaged
 from fiona_dagster.landing.bare import missing_beginning
 from fiona_dagster.landing.door import Landing, Visit
-from fiona_dagster.landing.files import NewFile
 from fiona_dagster.landing.inspect import Inspection, inspect_file
 from fiona_dagster.landing.media import Listing, missing_instances, read_media_directory
 from fiona_dagster.landing.quarantine import quarantine_file
@@ -30,6 +29,7 @@ from fiona_dagster.landing.sources import (
     read_head,
     walk,
 )
+from fiona_dagster.landing.workshop import NewFile
 
 MAX_UNPACKED = 500 * 2**30
 """Bytes that one archive may unpack to unless the configuration says something else."""

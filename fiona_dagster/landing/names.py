@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from collections import OrderedDict
 from types import TracebackType
@@ -22,6 +23,7 @@ from fiona_dagster.landing.flush import GroupFlush, flush_entries
 
 _MAX_STUDIES = 64
 _DOUBT = "!"
+_PREFIX = re.compile(r"[A-Z0-9]{1,16}")
 
 
 class StudyNames:
@@ -93,8 +95,8 @@ class StudyNames:
     def _remember(self, name: str, *, announced: bool = True) -> None:
         doubtful = name.startswith(_DOUBT)
         prefix, _, instance = name.removeprefix(_DOUBT).partition(".")
-        if not prefix or not is_uid(instance):
-            return
+        if not _PREFIX.fullmatch(prefix) or not is_uid(instance):
+            return  # also what a power loss has left of a line
         self._names[instance] = f"{prefix}.{instance}"
         if doubtful:
             self._doubtful.add(instance)
@@ -165,6 +167,23 @@ class StudyNames:
             raise
         finally:
             self._unflushed.discard(name.partition(".")[2])
+
+    def settle(self) -> None:
+        """Flushes all entries; those that were not flushed before are in doubt if that fails.
+
+        Raises:
+            OSError: the flush failed.
+        """
+        unflushed = list(self._unflushed)
+        try:
+            self._flush(self.fd)
+        except OSError:
+            with self:
+                for name in [self._names[i] for i in unflushed if i in self._names]:
+                    self._announce(_DOUBT + name)
+            raise
+        finally:
+            self._unflushed.difference_update(unflushed)
 
 
 class NamesCache:

@@ -13,12 +13,13 @@ from fiona_dagster.dicom import FileMeta, Refusal
 from fiona_dagster.errors import UsageError
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.door import Landing
-from fiona_dagster.landing.files import NewFile, make_directory, room_errors, sync_directory
+from fiona_dagster.landing.files import make_directory, room_errors, sync_directory
 from fiona_dagster.landing.imports import Importer
 from fiona_dagster.landing.quarantine import write_json_new
 from fiona_dagster.landing.receipt import IMPORTER, Caller, now
 from fiona_dagster.landing.report import ImportReport
 from fiona_dagster.landing.shelf import REASON, Quarantined, note, quarantined
+from fiona_dagster.landing.workshop import NewFile
 
 _CHUNK = 1024 * 1024
 

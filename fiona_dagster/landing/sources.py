@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fiona_dagster.errors import UsageError
 from fiona_dagster.landing.bare import looks_bare
-from fiona_dagster.landing.files import NewFile, room_errors
+from fiona_dagster.landing.files import room_errors
+from fiona_dagster.landing.workshop import NewFile
 
 CHUNK = 16 * 1024 * 1024
 HEAD = 512

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fiona_dagster.errors import StorageFull
-from fiona_dagster.landing import files
-from fiona_dagster.landing.files import NewFile
+from fiona_dagster.landing import workshop
+from fiona_dagster.landing.workshop import NewFile
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewFile:
         if fd == number:
             raise OSError(errno.ENOSPC, "no room")
 
-    monkeypatch.setattr(files.os, "close", fail)
+    monkeypatch.setattr(workshop.os, "close", fail)
     return new
 
 
@@ -54,7 +54,7 @@ def test_a_failed_flush_is_what_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "flush")
 
-    monkeypatch.setattr(files, "flush_data", fail)
-    monkeypatch.setattr(files.os, "close", fail)
+    monkeypatch.setattr(workshop, "flush_data", fail)
+    monkeypatch.setattr(workshop.os, "close", fail)
     with pytest.raises(OSError, match="flush"):
         new.commit()

@@ -1,0 +1,257 @@
+"""Where files are made: hidden, on the archive's file system, unfinished until somebody gives them a name."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import itertools
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fiona_dagster.config import DataRoot
+from fiona_dagster.landing.files import as_room_error, make_directory
+from fiona_dagster.landing.flush import flush_data
+
+_MAX_VECTORS = 512
+_WRITE_BACK_EVERY = 4 * 1024 * 1024
+_SYNC_FILE_RANGE_WRITE = 2
+_READY = 16
+"""Files that are made at once, so that one flush serves the names of all."""
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def workshops(root: DataRoot) -> Path:
+    """Folder of unfinished files, hidden and on the file system of the archive."""
+    return root.archive / ".incoming"
+
+
+class NewFile:
+    """A file in the making: hidden and unfinished until somebody renames it.
+
+    Args:
+        folder: where it is made.
+        folder_fd: the same, open.
+        name: its name there.
+        flushed: :meth:`commit` flushes.
+
+    Attributes:
+        folder_fd: see above.
+        name: see above.
+        size: bytes written so far.
+        rooted: its name is on the disk, so that its flushed bytes can be found by it after a power loss.
+    """
+
+    def __init__(self, folder: Path, folder_fd: int, name: str, *, flushed: bool) -> None:
+        self.folder_fd = folder_fd
+        self.name = name
+        self.size = 0
+        self.rooted = False
+        self._folder = folder
+        self._flushed = flushed
+        self._written_back = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
+
+    @property
+    def path(self) -> Path:
+        """Where it was made."""
+        return self._folder / self.name
+
+    def fileno(self) -> int:
+        """The descriptor, for copies inside the kernel; who uses it adds to ``size``."""
+        return self._fd
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Appends all parts.
+
+        Raises:
+            StorageFull: no room.
+        """
+        try:
+            for at in range(0, len(parts), _MAX_VECTORS):
+                self._write(list(parts[at : at + _MAX_VECTORS]))
+        except OSError as error:
+            raise as_room_error(error, self._folder) from None
+        if self._flushed and self.size - self._written_back >= _WRITE_BACK_EVERY:
+            self._write_back()
+
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        wanted = sum(map(len, parts))
+        self.size += wanted
+        written = os.writev(self._fd, parts)
+        while written < wanted:  # a short write: signals, or the last block of a full disk
+            rest = b"".join(parts)[written:]
+            parts, wanted = [rest], len(rest)
+            written = os.writev(self._fd, parts)
+
+    def _write_back(self) -> None:
+        """Has the disk begin with a large object while the rest of it still comes in.
+
+        A hint only, and its result is of no interest: :meth:`commit` flushes, and reports what failed.
+        """
+        if _SYNC_FILE_RANGE is not None:
+            length = self.size - self._written_back
+            _SYNC_FILE_RANGE(self._fd, self._written_back, length, _SYNC_FILE_RANGE_WRITE)
+        self._written_back = self.size
+
+    def commit(self) -> None:
+        """Flushes the bytes to the disk and closes; the name may change afterwards.
+
+        A file whose flush failed must be thrown away: the kernel may have dropped what it could not
+        write, and a second flush would not say so.
+
+        Raises:
+            StorageFull: no room (some file systems only say so now).
+        """
+        try:
+            if self._flushed:
+                flush_data(self._fd)
+            self._close()  # some file systems say only now what they could not write
+        except OSError as error:
+            self._abandon()
+            raise as_room_error(error, self._folder) from None
+
+    def discard(self) -> None:
+        """Closes and removes the file if it is still under its first name.
+
+        A disk that can't be written any more keeps it until its workshop is cleared.
+        """
+        self._abandon()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _abandon(self) -> None:
+        """Closes a file that is thrown away: whether its bytes reached the disk is of no interest."""
+        with suppress(OSError):
+            self._close()
+
+    def _close(self) -> None:
+        # The number is free after any close, also one that failed, and may be somebody else's a moment later.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Workshop:
+    """A hidden folder of this process below the archive, where files are made.
+
+    The process holds a flock on its folder for as long as it lives, so that another one can tell a
+    dead folder from a living one (:func:`dead_workshop`).
+
+    Args:
+        parent: folder of all workshops, on the file system of the archive.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self._numbers = itertools.count(1)
+        self._mutex = threading.Lock()
+        self._ready: list[NewFile] = []
+        make_directory(parent)
+        while True:
+            self.path = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self.path.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):  # cleared between its making and its lock: once more
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+                if self.path.is_dir():
+                    return
+                os.close(self._fd)
+
+    def new_file(self, *, flushed: bool = True) -> NewFile:
+        """A new empty file.
+
+        Args:
+            flushed: whether its bytes are flushed when it is complete.
+
+        Raises:
+            StorageFull: no room, no inodes or no descriptors.
+        """
+        try:
+            return NewFile(self.path, self._fd, f"{next(self._numbers)}.part", flushed=flushed)
+        except OSError as error:
+            raise as_room_error(error, self.path) from None
+
+    def rooted_file(self) -> NewFile:
+        """A new empty file whose bytes will be flushed, and whose name is; one flush serves many of them.
+
+        Raises:
+            StorageFull: no room, no inodes or no descriptors.
+            OSError: the names could not be flushed.
+        """
+        with self._mutex:
+            if not self._ready:
+                self._ready = self._make_ready()
+            return self._ready.pop()
+
+    def _make_ready(self) -> list[NewFile]:
+        files: list[NewFile] = []
+        try:
+            files += (self.new_file() for _ in range(_READY))
+            self.flush()
+        except BaseException:
+            for file in files:
+                file.discard()
+            raise
+        for file in files:
+            file.rooted = True
+        return files
+
+    def clear_up(self) -> None:
+        """Removes what :meth:`rooted_file` has made ready."""
+        with self._mutex:
+            ready, self._ready = self._ready, []
+        for file in ready:
+            file.discard()
+
+    def flush(self) -> None:
+        """Flushes the names in here."""
+        os.fsync(self._fd)
+
+    def close(self, *, remove: bool = True) -> None:
+        """Lets go of the folder.
+
+        Args:
+            remove: together with everything unfinished in it; else the next process that begins looks at it
+                (:mod:`fiona_dagster.landing.recovery`).
+        """
+        if self._fd >= 0:
+            if remove:
+                shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextmanager
+def dead_workshop(folder: Path) -> Iterator[bool]:
+    """Whether the process that worked in a folder is gone; if so, nobody else looks at it meanwhile."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def dead_workshops(root: DataRoot) -> list[Path]:
+    """Folders of unfinished files whose processes are gone."""
+    parent = workshops(root)
+    dead = []
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+        with dead_workshop(folder) as is_dead:
+            if is_dead:
+                dead.append(folder)
+    return dead
