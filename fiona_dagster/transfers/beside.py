@@ -67,6 +67,18 @@ def companions_of(package: Path, sha256: str) -> list[Companion]:
     return [Companion(folder / str(entry["name"]), str(entry["sha256"])) for entry in entries]
 
 
+def record_of(package: Path) -> Companion | None:
+    """The series records beside a package (``<package>.json``), if its manifest vouches for them.
+
+    Args:
+        package: the ZIP, which was just compared with the ledger.
+    """
+    entry: Mapping[str, Any] | None = read_manifest(package).get("record")
+    if entry is None:  # of an older version
+        return None
+    return Companion(package.with_name(f"{package.name}.json"), str(entry["sha256"]))
+
+
 def move_beside(package: Path, target: Path) -> None:
     """Brings the files beside a package to where the package goes; may be called again after a kill."""
     source, folder = folder_of(package), folder_of(target)

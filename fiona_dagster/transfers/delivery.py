@@ -21,7 +21,7 @@ from fiona_dagster.errors import (
     TargetDown,
 )
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
-from fiona_dagster.transfers.beside import companions_of, move_beside
+from fiona_dagster.transfers.beside import companions_of, move_beside, record_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
@@ -121,21 +121,24 @@ def _send(
 
         path = gateway.root.path / package.path
         # What lies beside a package goes first: where the package is, everything is.
-        files = [(each.path, each.sha256, each.path.name) for each in companions_of(path, package.sha256)]
-        files.append((path, package.sha256, path.name))
-        proofs = [
-            deliver_package(
+
+        def bring(file: Path, sha256: str) -> Proof:
+            return deliver_package(
                 target,
                 gateway.root,
                 file,
                 sha256,
-                remote_name=remote_name,
+                remote_name=file.name,
                 begin=lambda: transfers.begin_sending(transfer, target_name, Content(package.sha256)),
                 name=target_name,
                 may_go_on=may_go_on,
             )
-            for file, sha256, remote_name in files
-        ]
+
+        proofs = [bring(each.path, each.sha256) for each in companions_of(path, package.sha256)]
+        proofs.append(bring(path, package.sha256))
+        record = record_of(path)  # like its checksums, which come behind it
+        if record is not None:
+            proofs.insert(-1, bring(record.path, record.sha256))
         return together(proofs)
     from fiona_dagster.transfers.targets.instances import deliver_instances
 

@@ -107,7 +107,7 @@ def build_package(
         key: signs the package.
         report: the de-identification report, stored as ``report.json``.
         documents: further files at the top of the package, by their names.
-        record: goes into ``<package>.json`` beside the package.
+        record: goes into ``<package>.json`` beside the package; the manifest has its size and SHA-256.
         looked_at: by name, what of a large file the documents show; compared with what is packed.
         progress: called with (bytes packed, bytes in all).
 
@@ -119,6 +119,9 @@ def build_package(
         StorageFull: no room for the package.
         UsageError: an unsafe or repeated name, or a lacking manifest entry.
     """
+    if record is not None:
+        digest = hashlib.sha256(record).hexdigest()
+        manifest_extra = {**manifest_extra, "record": {"size": len(record), "sha256": digest}}
     if files or expected or not manifest_extra.get("beside"):
         require_records([name for name, _ in files], expected)
     content = sorted(((name, path, expected[name]) for name, path in files), key=lambda item: item[0])

@@ -206,7 +206,9 @@ def _check_seal(
 def _check_beside(path: Path) -> list[str]:
     """Files that the manifest says belong beside the package, as far as they are there: see ``beside``."""
     problems: list[str] = []
-    for entry in read_manifest(path).get("beside", ()):
+    manifest = read_manifest(path)
+    record = [{**manifest["record"], "name": f"{path.name}.json"}] if "record" in manifest else []
+    for entry in [*manifest.get("beside", ()), *record]:
         name = str(entry["name"])
         if not zipformat.is_safe_name(name) or "/" in name:
             problems.append(f"{MANIFEST}: beside: a name that no file may have")

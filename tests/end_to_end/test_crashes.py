@@ -44,7 +44,7 @@ class Place:
         return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
     def partial_uploads(self) -> list[str]:
-        known = (".zip", ".md5", ".sha256")
+        known = (".zip", ".json", ".md5", ".sha256")
         return [path.name for path in self.sshd.upload.iterdir() if path.suffix not in known]
 
 

@@ -118,7 +118,7 @@ def test_a_kill_at_any_step_is_made_good(scene: Scene, target: str) -> None:
         _in_the_end(scene, target)
         if target == "archive":
             assert before in (None, scene.uploaded()), "sent twice"
-            assert len(list(scene.sshd.upload.iterdir())) == 3
+            assert len(list(scene.sshd.upload.iterdir())) == 4
         else:
             assert len(scene.orthanc.sop_instance_uids()) == scene.instances
     assert killed >= len(tried) - 1, "steps differ by a packet or so from run to run"

@@ -391,6 +391,26 @@ def test_the_originals_checksum_of_the_server_is_waited_for(
         _deliver(sshd, root, package, proofs=["md5sum_server"])
 
 
+def test_what_lies_beside_archives_is_read_back_where_the_other_side_checks_archives_alone(
+    sshd: Sshd, root: DataRoot, tmp_path: Path
+) -> None:
+    """The checksum that stands there is the archive's own, under the name without the ending."""
+    record = tmp_path / "study.json"
+    record.write_bytes(b"{}")
+    (sshd.upload / "study.md5sum_server").write_text("0" * 32)
+    proof = deliver_sftp(
+        sshd.target(proofs=["md5sum_server"]),
+        root,
+        record,
+        hashlib.sha256(b"{}").hexdigest(),
+        remote_name="study.json",
+        begin=unrecorded,
+        name="archive",
+    )
+    assert proof.kind == "sftp-readback"
+    assert (sshd.upload / "study.json").read_bytes() == b"{}"
+
+
 def test_the_servers_checksum_comes_in_the_order_of_the_setting(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import zipfile
 
@@ -42,7 +43,7 @@ def test_triples_are_delivered_proven_and_verified(site: Site) -> None:
     assert sent == sorted(
         [
             *(f"{base}{ending}" for ending in (".tgz", ".tgz.md5", ".tgz.sha256", ".md5sum", ".json")),
-            *(f"{name}{ending}" for ending in ("", ".md5", ".sha256")),
+            *(f"{name}{ending}" for ending in ("", ".json", ".md5", ".sha256")),
         ]
     )
     assert proof.counts["files"] == len(sent)
@@ -60,6 +61,31 @@ def test_triples_are_delivered_proven_and_verified(site: Site) -> None:
     )
     listed = str([*sent, read_manifest(there / name)])
     assert not any(who in listed for who in (*PLANTED, phantoms.STUDY))
+
+
+def test_the_series_records_go_with_every_package(site: Site) -> None:
+    transfer, package = site.packaged()
+    path = site.root.path / package.path
+    record = path.with_name(f"{path.name}.json")
+    kept = record.read_bytes()
+    assert json.loads(kept)[0]["Modality"]
+    record.write_bytes(kept.replace(b"Modality", b"modality"))
+    assert verify_package(path) == [f"{record.name} beside the package: changed (differs from the manifest)"]
+    with site.open() as gateway, pytest.raises(NotVerified):
+        delivery.deliver(gateway, transfer, "archive")
+    there = site.sftp["archive"].files
+    assert sorted(each.suffix for each in there.iterdir()) == [".md5", ".sha256", ".zip"], "and no proof"
+    assert site.transfer().state == "packaged"
+
+    record.write_bytes(kept)
+    with site.open() as gateway:
+        proof, _ = delivery.deliver(gateway, transfer, "archive")
+    assert proof is not None
+    assert (proof.counts["files"], proof.counts["sent"]) == (4, 1), "the ZIP lay there and is the same"
+    assert proof.digests["sha256"] == package.sha256
+    assert (there / record.name).read_bytes() == kept
+    assert not any(who in kept.decode() for who in (*PLANTED, phantoms.STUDY))
+    assert site.transfer().state == "delivered"
 
 
 def test_another_manifest_than_the_ledger_s_names_nothing_to_be_sent(site: Site) -> None:

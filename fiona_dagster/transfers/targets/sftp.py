@@ -22,7 +22,7 @@ from fiona_dagster.errors import (
     StorageFull,
     Superseded,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, ProofKind, has_side_files, utc_now
 from fiona_dagster.transfers.targets.local import LocalPackage, in_hand, require_safe_name
 from fiona_dagster.transfers.targets.pipeline import Writing
 from fiona_dagster.transfers.targets.remote import (
@@ -109,7 +109,7 @@ class _Delivery:
         self._local = local
         self._final = final
         self._blind = "agreement" in target.proofs
-        self._proofs = Proofs.of(target.proofs)
+        self._proofs = Proofs.of(target.proofs, archive=has_side_files(final))
         self._upload: Upload | None = None
         self._named = False
 

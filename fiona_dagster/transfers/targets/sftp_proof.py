@@ -57,8 +57,16 @@ class Proofs:
     later: tuple[SftpProofSetting, ...]
 
     @classmethod
-    def of(cls, proofs: tuple[SftpProofSetting, ...]) -> Proofs:
-        """The parts of a setting, in its order."""
+    def of(cls, proofs: tuple[SftpProofSetting, ...], *, archive: bool = True) -> Proofs:
+        """The parts of a setting, in its order.
+
+        Args:
+            proofs: the setting.
+            archive: False for the small files that lie beside archives: the other side's program writes no
+                checksum of them (behaviour reference, 5.4), so they are read back in its place.
+        """
+        if not archive:
+            proofs = tuple(dict.fromkeys("readback" if each == "md5sum_server" else each for each in proofs))
         if "md5sum_server" not in proofs:
             return cls(proofs, server_file=False, later=())
         where = proofs.index("md5sum_server")
