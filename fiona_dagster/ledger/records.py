@@ -198,6 +198,12 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     sync_directory(path.parent)
 
 
+def has_records(root: DataRoot) -> bool:
+    """Whether a ledger of this data root ever wrote a record."""
+    folder = records_folder(root)
+    return folder.is_dir() and any(is_uid(path.stem) for path in folder.glob("*.json"))
+
+
 def read_records(root: DataRoot) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """(StudyInstanceUID, record) of every study that has one; None for a record that can't be read."""
     folder = records_folder(root)

@@ -18,6 +18,7 @@ from fiona_dagster.ledger.migrations import migrate
 
 BUSY_SECONDS = 30.0
 DAMAGED = "the ledger is damaged; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
+LOST = "the ledger is gone; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 
@@ -47,6 +48,11 @@ def unusable(file: Path, error: BaseException) -> FionaError | None:
         if kind == sqlite3.SQLITE_FULL or not disk.f_bavail or not disk.f_favail:
             return StorageFull(f"{said}: its disk is full; make room")
     return TransientError(f"{said} ({error}); look at the disk, and whom {file.parent} belongs to")
+
+
+def is_lost(root: DataRoot) -> bool:
+    """Whether there was a ledger, and is none: an empty one would write over what is left of it."""
+    return not root.ledger_file.exists() and records.has_records(root)
 
 
 def utc_now() -> str:
@@ -88,12 +94,14 @@ class Store:
         file: another file than the ledger's own, while it is rebuilt.
 
     Raises:
-        PermanentError: the file is damaged, or a newer version wrote it.
+        PermanentError: the file is damaged or gone, or a newer version wrote it.
         TransientError: its disk is full, read-only or fails; somebody else holds it.
         ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
+        if file is None and is_lost(root):
+            raise PermanentError(f"{root.ledger_file}: {LOST}")
         file = file or root.ledger_file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root

@@ -8,7 +8,8 @@ from fiona_dagster.operations.initialise import initialise
 from fiona_dagster.operations.lock import is_up
 from fiona_dagster.operations.runtime import runtime_file
 from fiona_dagster.operations.services import Programs, environment
-from fiona_dagster.operations.supervisor import Supervisor, up
+from fiona_dagster.operations.starting import up
+from fiona_dagster.operations.supervisor import Supervisor
 from fiona_dagster.operations.watch import configuration_problems
 
 __all__ = [

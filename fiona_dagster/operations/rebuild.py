@@ -63,11 +63,15 @@ class Rebuilt:
         return asdict(self)
 
 
-def rebuild(root: DataRoot) -> Rebuilt:
+def rebuild(root: DataRoot, *, trees: bool = True) -> Rebuilt:
     """Builds a new ledger beside the old one and puts it in its place; the old one is kept.
 
     Nobody else may use the data root meanwhile: what a receiver is just filing would look like an orphan, and
     what a command books into the old ledger would be lost.
+
+    Args:
+        root: the data root.
+        trees: write ``site/raw`` and ``site/participants``, too, which takes its time.
 
     Raises:
         Busy: `fiona up`, `fiona receive` or another command uses the data root; stop it first.
@@ -87,7 +91,8 @@ def rebuild(root: DataRoot) -> Rebuilt:
             result.kept = _exchange(root, new)
         finally:
             _remove(new)
-        _organise(root, result)
+        if trees:
+            _organise(root, result)
     return result
 
 

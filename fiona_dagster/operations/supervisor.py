@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, load_settings_in_force
@@ -23,7 +22,7 @@ from fiona_dagster.errors import ConfigurationError, StartFailed
 from fiona_dagster.operations import services as table
 from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
-from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS, Process, rotate
+from fiona_dagster.operations.process import Process, rotate
 from fiona_dagster.operations.runtime import Notice
 from fiona_dagster.operations.services import Programs, Service
 from fiona_dagster.operations.signals import Signals
@@ -366,27 +365,3 @@ class Supervisor:
                 },
             }
         )
-
-
-def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = None) -> None:
-    """Runs the services until SIGTERM or SIGINT; see :class:`Supervisor`. To be called in the main thread.
-
-    Args:
-        root: an initialised data root.
-        say: prints a line for people.
-        programs: the modules to run.
-    """
-    root.make()
-    file = RotatingFileHandler(root.logs / "fiona.log", maxBytes=LOG_BYTES, backupCount=LOG_GENERATIONS)
-    file.handleError = lambda record: None  # type: ignore[method-assign] # a full disk; stderr has it
-    handlers: list[logging.Handler] = [logging.StreamHandler(), file]
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        Supervisor(root, say, programs).run()
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from fiona_dagster import landing
-from fiona_dagster.errors import Busy
+from fiona_dagster.errors import Busy, PermanentError
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.operations.rebuild import Rebuilt, rebuild
+from fiona_dagster.operations.starting import rebuild_if_lost
 from fiona_dagster.transfers import completion, delivery, execution, intake, outcome
 from fiona_dagster.transfers.digests import take_digests
 from tests.accounting import assert_all_accounted
@@ -210,6 +211,21 @@ def test_nothing_but_journals_processes_the_study_again(site: Site) -> None:
     rebuild(site.root)
     settle(site)
     assert study_detail(site.root, STUDY)["states"] == {"held": 2}
+    assert_all_accounted(site.root)
+
+
+def test_an_empty_ledger_does_not_write_over_the_records(site: Site) -> None:
+    delivered(site)
+    before = picture(site)
+    records = {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()}
+    delete_ledger(site)
+
+    gone = "the ledger is gone; stop `fiona up` and run `fiona rebuild`"
+    with pytest.raises(PermanentError, match=gone), site.open():
+        pass
+    assert {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()} == records
+    rebuild_if_lost(site.root)  # as `fiona up` does
+    assert picture(site) == before
     assert_all_accounted(site.root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_a_study_at_two_sites_waits_until_a_person_chooses(sites: DataRoot, tmp_
 
     for path in sites.ledger_file.parent.glob("ledger.sqlite*"):
         path.unlink()
+    shutil.rmtree(sites.site / ".ledger")
     with Ledger(sites) as anew:  # journals alone tell the same, whatever is read first
         anew.evidence.read_journals()
         anew.receipts.read_journals()
