@@ -98,6 +98,7 @@ class Engine:
         self.profile = profile
         self.identities = identities
         self.exempt = exempt
+        self.creators = profile.creators
         self.studies: dict[str, tuple[frozenset[Told], Terms]] = {}
         self._steps: dict[Place, Step] = {}
         self._opaque: dict[int, bool] = {}
@@ -152,7 +153,7 @@ class Engine:
         _fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
         originals = task.originals | self.identities.source_uids
-        leftovers = Leftovers(terms, originals, self.identities.uid, source.little)
+        leftovers = Leftovers(terms, originals, self.identities.uid, source.little, self.creators)
         elements = leftovers.clean(elements)
         if leftovers.cleaned:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned

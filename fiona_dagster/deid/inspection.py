@@ -30,7 +30,7 @@ from fiona_dagster.deid.files import inflate
 from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
 from fiona_dagster.deid.ge import flags_only, is_flags_only
 from fiona_dagster.deid.identities import dummy, is_well_known
-from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, is_moment, stray_uids, uids_in
+from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, is_creator, is_moment, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.profile import iod_of
@@ -297,7 +297,7 @@ class Inspection:
         dated = e.vr in ("DA", "DT", "TM") and self._step(e).action in ("C", "keep")
         if dated and is_moment(e.vr, e.value):
             return not self._is_told_birth_date(e)
-        return is_defined(e.tag, e.value)
+        return is_defined(e.tag, e.value) or is_creator(e.tag, e.value, self.engine.creators)
 
     def _is_told_birth_date(self, e: Found) -> bool:
         """Whether a content item tells the day of birth as it is, under whatever concept."""

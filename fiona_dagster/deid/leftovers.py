@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS, numbers_of
 from fiona_dagster.deid.defined import MODALITY, is_defined
-from fiona_dagster.deid.elements import PIXELS, TEXT, Element
+from fiona_dagster.deid.elements import PIXELS, TEXT, Element, Value
 from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
 from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.spread import Hit
 from fiona_dagster.deid.terms import Terms
+from fiona_dagster.deid.words import GLUED
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 CHARACTER_SET = 0x00080005
@@ -97,6 +98,13 @@ def is_moment(vr: str, value: bytes) -> bool:
     return bool(MOMENTS[vr].fullmatch(value))
 
 
+def is_creator(tag: int, value: Value, creators: frozenset[str]) -> bool:
+    """Whether a value is one of these private creators, in the element of one (PS3.5 7.8.1)."""
+    if not tag >> 16 & 1 or not 0x10 <= tag & 0xFFFF <= 0xFF:
+        return False
+    return bytes(value).decode("latin-1").strip(" \0") in creators
+
+
 class Leftovers:
     """Replaces leftovers of one object.
 
@@ -105,12 +113,18 @@ class Leftovers:
         originals: UIDs of the original that were replaced.
         map_uid: gives the new ones.
         little: whether numbers are little endian.
+        creators: private creators that tell nobody, whatever a patient is called.
     """
 
     def __init__(
-        self, terms: Terms, originals: set[str], map_uid: Callable[[str], str], little: bool = True
+        self,
+        terms: Terms,
+        originals: set[str],
+        map_uid: Callable[[str], str],
+        little: bool = True,
+        creators: frozenset[str] = frozenset(),
     ) -> None:
-        self.terms, self.map_uid, self.little = terms, map_uid, little
+        self.terms, self.map_uid, self.little, self.creators = terms, map_uid, little, creators
         self.originals = {uid.encode("utf-8", "surrogateescape") for uid in originals}
         self.cleaned = 0
 
@@ -121,6 +135,8 @@ class Leftovers:
         folded: list[str] = []
         suspicious = False
         for tag, vr, value, charset in kept_values(elements):
+            if is_creator(tag, value, self.creators):
+                continue
             if vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)):
                 texts.append(value)
                 as_read = fold(decode(value, charset))
@@ -131,6 +147,7 @@ class Leftovers:
                 suspicious = suspicious or (vr in NUMBERS and self._tells(value))
                 suspicious = suspicious or self._are_telling(vr, value)
                 suspicious = suspicious or (vr in MOMENTS and not is_moment(vr, value))
+                suspicious = suspicious or self._hides(tag, vr, value)
         text = b"\n".join(texts)
         uids = uids_in(text + b"\n" + b"\n".join(others), self.originals)
         uids |= stray_uids(text, self.originals)
@@ -145,6 +162,10 @@ class Leftovers:
 
     def harmless(self, tag: int, vr: str, value: bytes, charset: bytes) -> bool:
         """Whether a kept value stays as it is; its UIDs were looked at elsewhere."""
+        if is_creator(tag, value, self.creators):
+            return True
+        if self._hides(tag, vr, value):
+            return False
         if vr in WORDS or (vr in SYMBOLS and not is_defined(tag, value)):
             return self._text(value, vr, charset) == value
         if vr in NUMBERS:
@@ -161,7 +182,7 @@ class Leftovers:
     def _element(self, e: Element, pattern: re.Pattern[bytes] | None, charset: bytes) -> Element | None:
         if e.items is not None:
             return Element(e.tag, e.vr, b"", [self._elements(item, pattern, charset) for item in e.items])
-        if e.tag in PIXELS:
+        if e.tag in PIXELS or is_creator(e.tag, e.value, self.creators):
             return e
         vr = dictionary_vr(e.tag) or e.vr
         value = bytes(e.value)
@@ -172,6 +193,9 @@ class Leftovers:
             value = pattern.sub(
                 lambda found: self.map_uid(found[0].translate(_OTHER_SIGNS).decode()).encode(), value
             )
+        if self._hides(e.tag, vr, value):
+            self.cleaned += 1
+            return None
         told = (vr in NUMBERS and self._tells(value)) or self._are_telling(vr, value)
         if told or (vr in MOMENTS and not is_moment(vr, value)):
             self.cleaned += 1
@@ -191,6 +215,16 @@ class Leftovers:
             not text[hit.start : hit.end].isdigit() for hit in self._strong(text, False)
         )
         return bool(words) or self.terms.is_number(text)
+
+    def _hides(self, tag: int, vr: str, value: bytes) -> bool:
+        """Whether a private value that is no text holds words of the person: it goes as a whole.
+
+        Short words stand in bytes by chance; what is written in another way has no length.
+        """
+        if not tag >> 16 & 1 or vr in TEXT:
+            return False
+        long = (hit for hit in self.terms.hits(value) if not 0 < hit.end - hit.start < GLUED)
+        return any(hit.term.strong for hit in long)
 
     def _are_telling(self, vr: str, value: bytes) -> bool:
         """Whether a binary number is an id or a date."""

@@ -39,6 +39,11 @@ class SafePrivate:
         }
         self._tags = {tag for tag, _ in (*safe_table(), *self.own, ge.USER_DATA)}
 
+    @property
+    def creators(self) -> frozenset[str]:
+        """Private creators that the standard's table and the project's list name."""
+        return frozenset(creator for _, creator in (*safe_table(), *self.own))
+
     def touches(self, tag: int) -> bool:
         """Whether some creator's element of this tag stays."""
         return tag & _LOW in self._tags

@@ -120,6 +120,14 @@ class Profile:
     keep_documents: bool = False
     birth_date: str = ""
 
+    @property
+    def creators(self) -> frozenset[str]:
+        """Private creators that are named before anybody knows a patient, and so tell none."""
+        of_rules = (rule.creator.strip() for rule in self.own.rules if rule.creator.strip())
+        return self.private.creators.union(
+            of_rules, (creator for _, creator in (*siemens.HEADERS, *siemens.KINDS))
+        )
+
     @classmethod
     def of(cls, project: Deidentification, names: Mapping[str, str] | None = None) -> Profile:
         """The profile of a project.

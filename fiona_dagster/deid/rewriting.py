@@ -172,7 +172,7 @@ class Rewriter:
         plan = self._plans.setdefault((iod, bool(implicit)), Rows(self.engine, iod, bool(implicit)))
         nothing = DicomFile(IMPLICIT if implicit else "", [], sop_class)
         task = Task(self.engine, nothing, iod, terms)
-        leftovers = Leftovers(terms, set(), self.engine.identities.uid)
+        leftovers = Leftovers(terms, set(), self.engine.identities.uid, creators=self.engine.creators)
         all_inserted = [*inserted, (BEHIND, b"", "")]
         return Person(key, charset, leftovers, task, all_inserted, plan, frozenset(values))
 

@@ -123,9 +123,9 @@ def test_pixel_data_of_any_vr(tmp_path: Path, vr: str) -> None:
     assert compared(tmp_path, maker, *images) == ["same" if vr in ("OB", "OF") else "left"] * 2
 
 
-@pytest.mark.parametrize(("value", "vr"), [(b"Quisling", "LO"), (b"83015577", "IS")])
+@pytest.mark.parametrize(("value", "vr"), [(b"Q u i s l i n g ", "LO"), (b"8301 5577 ", "ST")])
 def test_a_private_value_is_harmless_in_its_vr_alone(tmp_path: Path, value: bytes, vr: str) -> None:
-    """Bytes that hold no text in one object do so in the next, which names another VR."""
+    """Spread letters are looked for in text alone: bytes of one object are text in the next."""
     maker = Maker()
     images = [
         maker.image(
