@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from fiona_dagster.config import AllowedCaller, configuration_digest, project_names
+from fiona_dagster.config import AllowedCaller, ProjectSettings, configuration_digest, project_names
 from fiona_dagster.errors import (
     ConfigurationError,
     FionaError,
@@ -29,6 +29,7 @@ from fiona_dagster.redcap import NewRequest
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
 from fiona_dagster.transfers import adoption, autoid, derived, optout, projects
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.execution import takes_patient_ids
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
 
@@ -122,11 +123,13 @@ class _Known:
         self._tables = tables
         named = {entry.name: entry for entry in tables.projects}
         self._patterns: dict[str, tuple[str, ...]] = {}
+        self._settings: dict[str, ProjectSettings] = {}
         for name in project_names(gateway.root):
             try:
-                own = gateway.project(name).participant_pattern
+                self._settings[name] = gateway.project(name)
             except ConfigurationError:
                 continue
+            own = self._settings[name].participant_pattern
             there = named[name].pattern if name in named else ""
             self._patterns[name] = (own, there) if there else (own,)
 
@@ -155,12 +158,16 @@ class _Known:
                 return Placing("waiting", reason=derived.MISSING)
             return Placing("asked", "derived", source.project, source.participant, source.event)
         transfers = gateway.ledger.transfers.all(uid)
+        senders = gateway.ledger.evidence.senders(uid)
         candidate = Candidate(
             study=uid,
             person=person(gateway, uid),
-            senders=gateway.ledger.evidence.senders(uid),
+            senders=senders,
             called_ae=study.called_ae,
-            trusted=self._trusted(study),
+            trusted=self._trusted(study, senders),
+            accepting=frozenset(
+                name for name, project in self._settings.items() if takes_patient_ids(project, senders)
+            ),
             patterns=self._of_site(study),
             requested=frozenset(transfer.project for transfer in transfers),
             asked_last=max((transfer.requested_date for transfer in transfers), default=""),
@@ -173,14 +180,14 @@ class _Known:
             return self._patterns
         return {name: found for name, found in self._patterns.items() if name == study.site}
 
-    def _trusted(self, study: Study) -> bool:
+    def _trusted(self, study: Study, senders: frozenset[str]) -> bool:
         settings = self._gateway.settings
         titles = set(settings.redcap.trusted_senders)
         if not titles:
             for caller in settings.of_site(study.site).receiver.allowed_callers:
                 title = caller.ae_title if isinstance(caller, AllowedCaller) else caller
                 titles |= {title} if title else set()
-        return self._gateway.ledger.evidence.senders(study.study) <= titles
+        return senders <= titles
 
 
 def _resolve(

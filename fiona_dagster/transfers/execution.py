@@ -229,7 +229,15 @@ def from_trusted_senders(gateway: Gateway, study: str, project: ProjectSettings)
     """Whether all of a study came from senders that the project trusts to use its own participant ids."""
     if gateway.ledger.derived.of(study) is not None:
         return True  # made of copies, which name the participant
-    senders = gateway.ledger.evidence.senders(study)
+    return _all_trusted(project, gateway.ledger.evidence.senders(study))
+
+
+def takes_patient_ids(project: ProjectSettings, senders: frozenset[str]) -> bool:
+    """Whether the PatientID of what came from these senders may be a participant id of the project."""
+    return project.participant_may_be_identifier or _all_trusted(project, senders)
+
+
+def _all_trusted(project: ProjectSettings, senders: frozenset[str]) -> bool:
     return bool(senders) and senders <= set(project.trusted_senders)
 
 

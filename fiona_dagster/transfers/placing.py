@@ -29,6 +29,8 @@ class Candidate:
     called_ae: str
     trusted: bool
     """Whether everyone who sent to it may name participants by PatientID."""
+    accepting: frozenset[str] = frozenset()
+    """Projects that let a participant id be the PatientID of those who sent to it."""
     patterns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The participant patterns of each project that is known here."""
     requested: frozenset[str] = frozenset()
@@ -134,6 +136,12 @@ def _routed(study: Candidate, rules: Sequence[RoutingRule], notes: list[str]) ->
             notes.append(f"{where} fits, but its sender is not trusted to name participants")
         elif rule.project not in study.patterns:
             notes.append(f"{where} fits, but its project is not known here")
+        elif rule.project not in study.accepting:
+            notes.append(
+                f"{where} fits, but nothing says that the PatientID of its sender is a participant id: "
+                "name the sender in redcap.trusted_senders, or in trusted_senders of project "
+                f"{rule.project}'s file"
+            )
         elif not _is_participant(study, rule.project):
             notes.append(f"{where} fits, but the PatientID is no participant id of its project")
         else:

@@ -13,7 +13,14 @@ import pytest
 from fiona_dagster.cli.status import _print_study
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import transfer_requests_sensor
-from fiona_dagster.errors import ConfigurationError, OptOutUnavailable, RedcapRejected, RequestRefused
+from fiona_dagster.errors import (
+    ConfigurationError,
+    OptOutUnavailable,
+    RedcapRejected,
+    RequestRefused,
+    ResidualIdentifier,
+    Superseded,
+)
 from fiona_dagster.ledger import StudyAssignment, person_of
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
@@ -142,6 +149,27 @@ def test_the_patient_id_counts_from_trusted_senders_only_and_must_fit_the_projec
     held.project(participant_pattern="H[0-9]{3}")
     assert "no participant id of its project" in look(held).reason
     assert asked(held) == []
+
+
+def test_what_a_trusted_sender_s_patient_id_says_goes_all_the_way(held: Site) -> None:
+    """One word, in redcap.trusted_senders; without it the study waits before anything is de-identified."""
+    held.project(participant_pattern="ZX[0-9]+")
+    rule(held, routing_incoming_aetitle="HEART_IN")
+    assert "name the sender in redcap.trusted_senders" in look(held).reason
+
+    use_tables(held, redcap={"trusted_senders": ["CT1"]})
+    assert look(held).way == "routing"
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+    assert held.transfer().participant == PATIENT_ID
+
+    use_tables(held, redcap={"trusted_senders": ["MR1"]})  # a mistake: what is not sent yet stays here
+    with held.open() as gateway, pytest.raises(Superseded):
+        delivery.deliver(gateway, held.transfer(), "archive")
+    with held.open() as gateway:
+        assert gateway.ledger.transfers.current(STUDY, PROJECT) is not None
+    with pytest.raises(ResidualIdentifier):
+        held.make_package()
 
 
 def test_automatic_ids_are_drawn_once_for_a_person(held: Site) -> None:

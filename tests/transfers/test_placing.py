@@ -19,6 +19,7 @@ STUDY = Candidate(
     senders=frozenset({"CT1"}),
     called_ae="HEART_IN",
     trusted=True,
+    accepting=frozenset({"HEART", "LUNG"}),
     patterns={"HEART": ("H[0-9]+",), "LUNG": ("L[0-9]+|H[0-9]+",)},
 )
 ASKED = ("asked", "coupling", "HEART", "H001", "Baseline")
