@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket
-import struct
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
-from fiona_dagster.dicom import VERIFICATION, KnownHeads, dimse, is_storage_class, is_uid, pdu
+from fiona_dagster.dicom import VERIFICATION, is_storage_class, is_uid, pdu
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE, STORAGE_COMMITMENT
 from fiona_dagster.errors import UnreadableDicom
-from fiona_dagster.landing import Caller, Counters, Landing, Visit
+from fiona_dagster.landing import Caller, Counters, Landing
 from fiona_dagster.landing.asked import awaits_answer
 from receiver.admission import Rejection, printable
-from receiver.commitment import IncomingReport, IncomingRequest
-from receiver.storage import IncomingObject, describe
+from receiver.exchange import Abort, Ended, Exchange
+from receiver.storage import describe
 from receiver.stream import PeerGone, PeerSilent, Stream
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fiona.receiver")
 
-_SLACK = 1024
-_PDU_HEADER, _PDV_HEADER = struct.Struct(">BxI"), struct.Struct(">IBB")
 _LINGER = 2.0
 
 
@@ -50,54 +46,23 @@ class House(Protocol):
         """Gives it back."""
 
 
-class _Abort(Exception):
-    """We end the association with A-ABORT."""
-
-    def __init__(self, reason: int, why: str) -> None:
-        super().__init__(why)
-        self.reason = reason
-
-
-class _Ended(Exception):
-    """The association came to its end."""
-
-
-class Association:
+class Association(Exchange):
     """Serves one connection. Runs in a thread of its own; :meth:`run` never raises for what a peer does.
 
     Attributes:
         ip: the peer's address.
         deadline: when its A-ASSOCIATE-RQ must be here, on the monotonic clock.
         certificate: names of the client certificate, see :func:`receiver.tls.certificate_names`.
-        busy: a message has begun and is not yet answered.
-        quiet_since: when the last one was answered, on the monotonic clock.
     """
 
     def __init__(self, sock: socket.socket, ip: str, house: House) -> None:
-        self.busy = False
-        self.quiet_since = time.monotonic()
+        super().__init__(sock, house.settings, house.landing, house.counters)
         self.deadline = self.quiet_since + house.settings.artim_seconds
         self.ip = ip
         self.certificate: frozenset[str] = frozenset()
         self._place: int | None = None
         self._sock = sock
         self._house = house
-        self._stream = Stream(sock, self._flush)
-        self._idle = house.settings.idle_seconds
-        self._contexts: dict[int, str] = {}
-        self._peer_max_pdu = 0
-        self._max_pdu = house.settings.max_pdu
-        self._visit: Visit | None = None
-        self._awaited = False
-        self._incoming: IncomingObject | IncomingRequest | None = None
-        self._command: dimse.Command | None = None
-        self._known_heads = KnownHeads()
-        self._collected = bytearray()
-        self._received = 0
-        self._begun = 0.0
-        self._largest = house.settings.max_object_mb << 20
-        self._context = 0
-        self._counts: Counter[str] = Counter()
 
     def run(self) -> None:
         """Serves until release, abort, time-out, or the connection's end."""
@@ -106,10 +71,10 @@ class Association:
             if self._begin():
                 while True:
                     self._next_pdu()
-        except _Ended as end:
+        except Ended as end:
             reason = str(end)
             how = "released" if reason == "released" else "aborted_by_peer"
-        except _Abort as abort:
+        except Abort as abort:
             reason, how = f"aborted by us: {abort}", "aborted_by_us"
             self._send_quietly(pdu.encode_abort(abort.reason))
         except PeerSilent:
@@ -183,13 +148,13 @@ class Association:
         if kind != pdu.ASSOCIATE_RQ:
             known = pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT
             reason = pdu.ABORT_UNEXPECTED if known else pdu.ABORT_UNRECOGNIZED
-            raise _Abort(reason, "the first PDU is no A-ASSOCIATE-RQ")
+            raise Abort(reason, "the first PDU is no A-ASSOCIATE-RQ")
         if length > pdu.MAX_ASSOCIATE:
-            raise _Abort(pdu.ABORT_BAD_VALUE, "A-ASSOCIATE-RQ is too long")
+            raise Abort(pdu.ABORT_BAD_VALUE, "A-ASSOCIATE-RQ is too long")
         try:
             request = pdu.decode_associate_request(self._stream.take_long(length))
         except UnreadableDicom as error:
-            raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
+            raise Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
         admitted = self._house.admit(self, request)
         if isinstance(admitted, Rejection):
             self._house.chatter.say(
@@ -216,7 +181,7 @@ class Association:
             secured = tls.wrap(self._sock, self._left())
         except HandshakeFailed as failure:
             self._house.counters.add("rejections.tls")
-            raise _Ended(f"no TLS: {failure}") from None
+            raise Ended(f"no TLS: {failure}") from None
         self._sock = secured
         self._stream = Stream(secured, self._flush)
         self.certificate = certificate_names(secured)
@@ -240,142 +205,6 @@ class Association:
             return ()
         self._awaited = awaits_answer(self._house.landing.root, request.calling_ae)
         return (STORAGE_COMMITMENT,) if self._awaited and STORAGE_COMMITMENT in request.scp_roles else ()
-
-    # -- established ----------------------------------------------------------------------------
-
-    def _header(self) -> tuple[int, int]:
-        kind, length = self._stream.unpack(_PDU_HEADER)
-        return kind, length
-
-    def _next_pdu(self) -> None:
-        self._stream.limit(self._idle, None)
-        kind, length = self._header()
-        self._stream.limit(self._idle, self._idle)
-        if kind == pdu.P_DATA:
-            if length > self._max_pdu + _SLACK:
-                raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is longer than agreed")
-            self._p_data(length)
-        elif kind == pdu.RELEASE_RQ:
-            self._stream.take_long(min(length, _SLACK))
-            self._send(pdu.encode_release_response())
-            raise _Ended("released")
-        elif kind == pdu.ABORT:
-            raise _Ended("aborted by the peer")
-        elif pdu.ASSOCIATE_RQ <= kind <= pdu.RELEASE_RP:
-            raise _Abort(pdu.ABORT_UNEXPECTED, "unexpected PDU")
-        else:
-            raise _Abort(pdu.ABORT_UNRECOGNIZED, "unknown PDU")
-
-    def _p_data(self, remaining: int) -> None:
-        while remaining:
-            if remaining < 6:
-                raise _Abort(pdu.ABORT_BAD_VALUE, "P-DATA-TF is cut")
-            length, context, control = self._stream.unpack(_PDV_HEADER)
-            remaining -= 4 + length
-            if length < 2 or remaining < 0:
-                raise _Abort(pdu.ABORT_BAD_VALUE, "presentation data value does not fit its PDU")
-            if context not in self._contexts:
-                raise _Abort(pdu.ABORT_BAD_VALUE, "presentation context was not accepted")
-            if control & 1:
-                self._command_part(context, length - 2, last=bool(control & 2))
-            else:
-                self._data_part(context, length - 2, last=bool(control & 2))
-
-    def _command_part(self, context: int, length: int, *, last: bool) -> None:
-        if self._command is not None:
-            raise _Abort(pdu.ABORT_UNEXPECTED, "a command came where a data set was expected")
-        if len(self._collected) + length > dimse.MAX_COMMAND:
-            raise _Abort(pdu.ABORT_BAD_VALUE, "command set is too long")
-        self.busy = True
-        self._collected += self._stream.take_long(length)
-        if not last:
-            return
-        try:
-            command = dimse.decode_command(bytes(self._collected))
-        except UnreadableDicom as error:
-            raise _Abort(pdu.ABORT_BAD_VALUE, str(error)) from None
-        self._collected.clear()
-        self._context = context
-        self._dispatch(command)
-
-    def _dispatch(self, command: dimse.Command) -> None:
-        if not command.has_data_set:
-            self._answer_plain(command)
-            return
-        self._command = command
-        self._received = 0
-        self._begun = time.monotonic()
-        self._stream.until = self._begun + self._house.settings.object_seconds
-        landing, visit, syntax = self._house.landing, self._visit, self._contexts[self._context]
-        if command.field == dimse.C_STORE_RQ and visit is not None:
-            self._incoming = IncomingObject(landing, visit, command, syntax, self._known_heads)
-        elif command.field == dimse.N_ACTION_RQ and visit is not None:
-            wanted = visit.caller.calling_ae in self._house.settings.commitment
-            self._incoming = IncomingRequest(landing.root, visit, command, syntax, wanted=wanted)
-        elif command.field == dimse.N_EVENT_REPORT_RQ and visit is not None:
-            self._incoming = IncomingReport(landing.root, visit, command, syntax, wanted=self._awaited)
-
-    def _answer_plain(self, command: dimse.Command) -> None:
-        self.busy = False
-        if command.field & dimse.RESPONSE or command.field == dimse.C_CANCEL_RQ:
-            return  # we asked nothing, and have nothing to cancel
-        if command.field == dimse.C_ECHO_RQ:
-            self._counts["echo"] += 1
-            self._house.counters.add("echoes")
-            self._respond(command, dimse.SUCCESS)
-        elif command.field == dimse.C_STORE_RQ:
-            self._counts["refused"] += 1
-            self._respond(command, dimse.CANNOT_UNDERSTAND, "C-STORE without a data set")
-        else:
-            self._respond(command, dimse.UNRECOGNIZED_OPERATION)
-
-    def _data_part(self, context: int, length: int, *, last: bool) -> None:
-        if self._command is None or context != self._context:
-            raise _Abort(pdu.ABORT_UNEXPECTED, "a data set came without its command")
-        incoming = self._incoming
-        self._received += length
-        if self._received > self._largest:
-            self._refuse_size(incoming)
-        while length:
-            part = self._stream.chunk(length)
-            length -= len(part)
-            if incoming is not None:
-                incoming.write(part)
-        if last:
-            command, self._command, self._incoming = self._command, None, None
-            self._stream.until = 0.0
-            self._finish(command, incoming)
-            self._stream.seen()
-
-    def _refuse_size(self, incoming: IncomingObject | IncomingRequest | None) -> None:
-        """Keeps nothing of it; who goes on for as long again is sent away."""
-        if incoming is None or self._received > 2 * self._largest:
-            raise _Abort(pdu.ABORT_NO_REASON, "a data set is larger than receiver.max_object_mb")
-        incoming.refuse("the object is larger than receiver.max_object_mb")
-
-    def _finish(self, command: dimse.Command, incoming: IncomingObject | IncomingRequest | None) -> None:
-        if incoming is None:
-            self._answer_plain(command)
-            return
-        outcome = incoming.finish()
-        self._counts[outcome.kind] += 1
-        self._respond(command, outcome.status, outcome.comment, outcome.element)
-        self.quiet_since = time.monotonic()
-        if isinstance(incoming, IncomingObject):
-            self._house.counters.instance(outcome.kind, self._received, self.quiet_since - self._begun)
-            incoming.prepare_next()
-        self.busy = False
-
-    def _respond(self, command: dimse.Command, status: int, comment: str = "", element: int = 0) -> None:
-        answer = dimse.encode_response(command, status, comment, element)
-        self._send(pdu.encode_command(self._context, answer, self._peer_max_pdu))
-
-    def _flush(self) -> None:
-        if self._incoming is not None:
-            self._incoming.flush()
-
-    def _send(self, data: bytes) -> None:
-        self._stream.send(data)
 
     def _send_quietly(self, data: bytes) -> None:
         try:

@@ -93,10 +93,16 @@ class Stream:
         except OSError:
             raise PeerGone from None
 
-    @property
-    def buffered(self) -> bool:
-        """Whether bytes are here already."""
-        return self._start < self._end
+    def look(self, count: int) -> memoryview | None:
+        """The next ``count`` bytes, which are not taken; None if not all of them are here after one read."""
+        if self._start == self._end:
+            self._refill()
+        stop = self._start + count
+        return self._view[self._start : stop] if stop <= self._end else None
+
+    def skip(self, count: int) -> None:
+        """Takes bytes that were looked at."""
+        self._start += count
 
     def _make_room(self) -> None:
         """Lets go of what was seen; small objects so go to their file as a whole."""

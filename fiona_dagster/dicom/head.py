@@ -104,21 +104,20 @@ class HeadReader:
         known: what the same sender's objects before this one have in common.
     """
 
+    problem = ""
+    done = False
+    _inflated = _skip = _elements = 0
+
     def __init__(self, transfer_syntax: str, known: KnownHeads | None = None) -> None:
         encoding = encoding_of(transfer_syntax)
         plain = encoding.explicit and not encoding.big_endian and not encoding.deflated
         self._known = known if plain else None
         self.values: dict[int, bytes] = {}
-        self.problem = ""
-        self.done = False
         self._explicit = encoding.explicit
         self._order = ">" if encoding.big_endian else "<"
         self._two, self._short, self._long = _NUMBERS[self._order]
         self._inflater = zlib.decompressobj(-15) if encoding.deflated else None
-        self._inflated = 0
         self._buffer = bytearray()
-        self._skip = 0
-        self._elements = 0
         self._frames: list[tuple[int, bool]] = []
 
     def feed(self, data: bytes | memoryview) -> bool:
@@ -356,6 +355,26 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
     """
     if head.problem:
         return Refusal("unreadable", 0xC000, _short(head.problem))
+    get = head.values.get
+    same = _same_for_series(*map(get, (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, MODALITY)))
+    announced = same is not None and same.sop_class == sop_class and is_uid(sop_instance)
+    if announced and same is not None and clean_uid(get(SOP_INSTANCE_UID, b"")) == sop_instance:
+        return StorageUids(same.study, same.series, sop_instance, sop_class, same.modality)
+    return _judge(head, sop_class, sop_instance)
+
+
+@lru_cache(maxsize=256)
+def _same_for_series(
+    sop_class: bytes | None, study: bytes | None, series: bytes | None, modality: bytes | None
+) -> StorageUids | None:
+    """What many objects have in common, if nothing of it can be a reason for a refusal."""
+    texts = [clean_uid(raw or b"") for raw in (study, series, sop_class)]
+    if not all(map(is_uid, texts)) or not is_storage_class(texts[2]):
+        return None
+    return StorageUids(texts[0], texts[1], "", texts[2], clean_uid(modality or b""))
+
+
+def _judge(head: HeadReader, sop_class: str, sop_instance: str) -> StorageUids | Refusal:
     texts: dict[int, str] = {}
     for tag, name in NAMES.items():
         text, sound = _uid_of(head.values.get(tag, b""))

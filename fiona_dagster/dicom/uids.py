@@ -6,7 +6,7 @@ import csv
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib import resources
+from pathlib import Path
 
 UID_PATTERN = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 """PS3.5 section 9.1, without the rule on leading zeros that too many devices break."""
@@ -55,7 +55,7 @@ def clean_uid(raw: bytes) -> str:
 
 @cache
 def _not_storage() -> frozenset[str]:
-    text = resources.files(__package__).joinpath("not_storage.csv").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("not_storage.csv").read_text(encoding="utf-8")
     return frozenset(row["uid"] for row in csv.DictReader(text.splitlines()))
 
 

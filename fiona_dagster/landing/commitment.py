@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def keep_request(
     """
     time = now()
     pending = PendingCommitment(time, transaction, references, calling_ae, called_ae)
-    _write(commitment_folder(root) / f"{time.replace(':', '')}-{secrets.token_hex(4)}.json", pending)
+    _write(commitment_folder(root) / f"{time.replace(':', '')}-{os.urandom(4).hex()}.json", pending)
 
 
 def postpone(path: Path, pending: PendingCommitment, not_before: str) -> None:

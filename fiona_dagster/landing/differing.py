@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +52,8 @@ def _elements(path: Path) -> tuple[str, dict[int, str]]:
 
 
 def _digest(file: BinaryIO, start: int, end: int) -> str:
+    import hashlib  # see landing.compare
+
     digest = hashlib.sha256()
     file.seek(start)
     while start < end and (chunk := file.read(min(_CHUNK, end - start))):

@@ -150,7 +150,7 @@ class Journal:
         """
         line = encode_line(receipt)
         try:
-            size = os.fstat(self._fd).st_size
+            size = os.lseek(self._fd, 0, os.SEEK_END)
             if self._ends_torn(size):
                 line = b"\n" + line
             self._end = -1

@@ -7,7 +7,6 @@ the journals of evidence (:mod:`evidence`), without the patient.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def write_step(root: DataRoot, instance: str, content: bytes) -> None:
         ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`; nothing was written.
     """
     path = step_file(root, instance)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     with Use(root), room_errors(path.parent):
         make_directory(path.parent)
         try:

@@ -82,7 +82,7 @@ class StudyNames:
             self._mutex.release()
 
     def _catch_up(self) -> None:
-        size = os.fstat(self._fd).st_size
+        size = os.lseek(self._fd, 0, os.SEEK_END)
         if size > self._read or not self._listed:
             for line in os.pread(self._fd, size - self._read, self._read).split(b"\n"):
                 self._remember(line.decode("ascii", "replace"))

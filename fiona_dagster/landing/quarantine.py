@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fiona_dagster.landing.receipt import now
 
 def write_json_new(path: Path, document: dict[str, Any]) -> None:
     """Writes a JSON file that appears complete or not at all and is durable; an existing one is replaced."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=2)
@@ -48,7 +47,7 @@ def quarantine_file(root: DataRoot, source: Path, reason: dict[str, Any]) -> Pat
         make_directory(folder)
         while True:
             time = now()
-            target = folder / f"{time.replace(':', '')}-{secrets.token_hex(4)}.dcm"
+            target = folder / f"{time.replace(':', '')}-{os.urandom(4).hex()}.dcm"
             # The reason comes first: bytes without a reason would be a riddle after a crash.
             write_json_new(
                 target.with_suffix(".json"), {"time": time, "size": source.stat().st_size, **reason}

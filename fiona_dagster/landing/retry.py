@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -185,6 +184,8 @@ def _remove(root: DataRoot, entry: Quarantined) -> None:
 
 
 def _sha256(entry: Quarantined) -> str:
+    import hashlib  # see landing.compare
+
     digest = hashlib.sha256()
     with entry.path.open("rb") as file:
         while chunk := file.read(_CHUNK):

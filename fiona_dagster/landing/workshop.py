@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import itertools
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -155,7 +154,7 @@ class Workshop:
         self._ready: list[NewFile] = []
         make_directory(parent)
         while True:
-            self.path = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self.path = parent / f"{os.getpid()}-{os.urandom(4).hex()}"
             self.path.mkdir(mode=0o700)
             with suppress(FileNotFoundError):  # cleared between its making and its lock: once more
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
