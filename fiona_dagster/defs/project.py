@@ -25,6 +25,7 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.package import read_manifest
 from fiona_dagster.transfers.targets import Proof, ProofKind
+from fiona_dagster.transfers.targets.kept import connections_kept
 
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=50)
 RESIDUAL_CHECK = "residual_identifiers"
@@ -188,7 +189,8 @@ class ProjectFactory:
         )
         def delivered(context: dg.AssetExecutionContext, gateway: GatewayResource) -> Events:
             self._begin(context)
-            yield from run_studies(context, gateway, body, failed)
+            with connections_kept():
+                yield from run_studies(context, gateway, body, failed)
 
         asset: dg.AssetsDefinition = delivered
         return asset

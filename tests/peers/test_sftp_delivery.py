@@ -8,7 +8,9 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from fiona_dagster.config import DataRoot, SftpTarget
@@ -21,7 +23,8 @@ from fiona_dagster.errors import (
     ProofAwaited,
     UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, packets, pipeline, sftp, ssh, upload
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, kept, packets, pipeline, sftp, ssh, upload
+from fiona_dagster.transfers.targets.kept import connections_kept
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
 from tests.sending import unrecorded
@@ -77,8 +80,6 @@ def test_package_and_checksums_arrive_with_proof(sshd: Sshd, root: DataRoot, pac
 def test_the_modern_cipher_is_chosen(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import paramiko
-
     chosen: list[str] = []
     activate = paramiko.Transport._activate_outbound  # type: ignore[attr-defined]
 
@@ -96,8 +97,6 @@ def test_the_modern_cipher_is_chosen(
 def test_keys_are_exchanged_again_in_the_middle_of_an_upload(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    import paramiko
-
     exchanged: list[str] = []
     activate = paramiko.Transport._activate_outbound  # type: ignore[attr-defined]
 
@@ -525,3 +524,89 @@ def test_many_packages_leak_no_connection(sshd: Sshd, root: DataRoot, package: P
         time.sleep(0.1)
     assert descriptors() <= before[0]
     assert threading.active_count() <= before[1]
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[paramiko.Transport]:
+    """Every connection that was made."""
+    made: list[paramiko.Transport] = []
+    handshake = ssh._handshake
+
+    def note(transport: paramiko.Transport, *arguments: Any) -> None:
+        made.append(transport)
+        handshake(transport, *arguments)
+
+    monkeypatch.setattr(ssh, "_handshake", note)
+    return made
+
+
+def test_deliveries_of_a_run_share_a_session(
+    sshd: Sshd,
+    root: DataRoot,
+    package: Path,
+    sessions: list[paramiko.Transport],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def deliver(number: int, **target: object) -> None:
+        digest = hashlib.sha256(CONTENT).hexdigest()
+        chosen = sshd.target(**target)
+        deliver_sftp(
+            chosen, root, package, digest, remote_name=f"p{number}.zip", begin=unrecorded, name="archive"
+        )
+
+    before = threading.active_count()
+    with connections_kept():
+        for number in range(3):
+            deliver(number)
+        assert len(sessions) == 1
+        deliver(3, timeout_seconds=9)  # other settings
+        assert len(sessions) == 2
+        deliver(4)
+        assert len(sessions) == 2
+        sessions[0].close()  # it broke meanwhile
+        deliver(5)
+        assert len(sessions) == 3
+        with pytest.raises(NotVerified):
+            deliver_sftp(sshd.target(), root, package, "0" * 64, remote_name="x.zip", begin=unrecorded)
+        (sshd.upload / "p6.zip").write_bytes(b"other")
+        with pytest.raises(DeliveryRefused):  # nobody takes up what an error was met on
+            deliver(6)
+        assert not sessions[2].is_active()
+        deliver(7)
+        assert len(sessions) == 4
+        monkeypatch.setattr(kept, "IDLE_SECONDS", 0.0)
+        deliver(8)
+        assert len(sessions) == 5
+    assert not any(each.is_active() for each in sessions)
+    deliver(9)
+    deliver(10)
+    assert len(sessions) == 7
+    for number in (0, 1, 2, 3, 4, 5, 7, 8, 9, 10):
+        assert (sshd.upload / f"p{number}.zip").read_bytes() == CONTENT
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_several_runs_of_a_process_do_not_take_each_others_session(
+    sshd: Sshd, root: DataRoot, package: Path, sessions: list[paramiko.Transport]
+) -> None:
+    package.write_bytes(b"small")
+    digest = hashlib.sha256(b"small").hexdigest()
+
+    def run(first: int) -> None:
+        with connections_kept():
+            for number in range(first, first + 5):
+                deliver_sftp(
+                    sshd.target(), root, package, digest, remote_name=f"p{number}.zip", begin=unrecorded
+                )
+
+    threads = [threading.Thread(target=run, args=(100 * number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(_there(sshd)) == 3 * 15
+    assert 1 <= len(sessions) <= 15
+    assert not any(each.is_active() for each in sessions)

@@ -25,6 +25,7 @@ from fiona_dagster.errors import (
     PeerUnavailable,
     StorageFull,
 )
+from fiona_dagster.transfers.targets.kept import KEEPER
 from fiona_dagster.transfers.targets.packets import Packets
 
 CIPHERS = (
@@ -75,6 +76,9 @@ class Link:
 def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
     """Connects, checks the host key, signs in; closes at the end whatever happens.
 
+    Where connections are kept (``targets.kept``) one with the same settings is taken up again, and left open
+    if all went well.
+
     Args:
         target: where.
         root: relative key files lie below its ``config/``.
@@ -85,15 +89,32 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
         DeliveryRefused: the host key is not the pinned one, or the server does not let us in.
         PeerUnavailable: no connection, or it broke.
     """
+    key = (name, root.path, target.model_dump_json())
+    kept = KEEPER.take(key)
+    if kept is not None and not _lives(kept[0]):
+        kept[1].close()
+        kept = None
+    link, closing = kept or _connect(target, root, name)
+    try:
+        with errors(name, "talking to it"):
+            yield link
+    except BaseException:
+        closing.close()  # nobody knows what is still under way on it
+        raise
+    KEEPER.give(key, link, closing)
+
+
+def _lives(link: Link) -> bool:
+    return link.channel.get_transport().is_active() and not link.channel.closed
+
+
+def _connect(target: SftpTarget, root: DataRoot, name: str) -> tuple[Link, contextlib.ExitStack]:
+    """A connection, and what closes it."""
     kind, pinned = _pinned(target, name)
     logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL + 1)
-    with (
-        errors(name, "connecting"),
-        _keys(target, root, name) as keys,
-        _socket(target) as sock,
-        contextlib.ExitStack() as stack,
-    ):
-        transport = paramiko.Transport(sock, packetizer_class=Packets)
+    with errors(name, "connecting"), contextlib.ExitStack() as stack:
+        keys = stack.enter_context(_keys(target, root, name))
+        transport = paramiko.Transport(stack.enter_context(_socket(target)), packetizer_class=Packets)
         stack.callback(transport.close)
         # Several waits inside paramiko have no time-out of their own: closing ends them all.
         watchdog = threading.Timer(target.timeout_seconds, transport.close)
@@ -108,7 +129,8 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
         client = paramiko.SFTPClient(channel)
         stack.callback(client.close)
         watchdog.cancel()
-        yield Link(client, channel, b"openssh" in transport.remote_version.lower().encode(), name)
+        openssh = b"openssh" in transport.remote_version.lower().encode()
+        return Link(client, channel, openssh, name), stack.pop_all()
 
 
 @contextlib.contextmanager
