@@ -30,6 +30,7 @@
         ├── ReleaseAwaited        the gate: a person has to look at the verified copy first
         ├── RedcapRejected        REDCap understood and said no
         ├── DeliveryRefused       a target said no, or holds something else under our name
+        │   ├── PeerNotTrusted    a target shows another host key or certificate than it should
         │   └── ContentUnproven   a target has everything, but maybe as older bytes under the same UIDs
         ├── UnknownStudy          no such study here
         └── StartFailed           the services can't be started as things are
@@ -159,6 +160,10 @@ class RedcapRejected(PermanentError):
 
 class DeliveryRefused(PermanentError):
     """A target refused, its host key changed, or it holds other content under our name."""
+
+
+class PeerNotTrusted(DeliveryRefused):
+    """A target is not who it should be: another host key, or a certificate that nobody vouches for."""
 
 
 class ContentUnproven(DeliveryRefused):

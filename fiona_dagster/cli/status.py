@@ -126,8 +126,9 @@ def _print_overview(document: dict[str, Any]) -> None:
         console.print(f"switched off in config/enabled: {', '.join(off)}{waiting}")
     for circuit in document["targets_down"]:
         console.print(
-            f"target {circuit['target']} does not answer since {circuit['since']}; "
-            f"next try {circuit['probe_at']}"
+            f"target {circuit['target']} "
+            f"{'is not who it should be' if circuit['distrusted'] else 'does not answer'} "
+            f"since {circuit['since']}; next try {circuit['probe_at']}"
         )
     for work in document["work"]:
         if work["error"]:

@@ -141,6 +141,7 @@ def _refresh_configuration(gateway: Gateway) -> None:
     digest = configuration_digest(gateway.root)
     if gateway.ledger.store.fact(CONFIGURED) != digest:
         gateway.ledger.work.unblock()
+        gateway.ledger.circuits.trust_again()
         gateway.ledger.store.remember(CONFIGURED, digest)
 
 

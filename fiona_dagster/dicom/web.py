@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import IO, Any
 import requests
 
 from fiona_dagster.dicom.instances import IN_MEMORY, Instance, StoreResult
-from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, StorageFull
+from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerNotTrusted, PeerUnavailable, StorageFull
 
 CHUNK = 1 << 20
 BATCH_BYTES = 64 << 20
@@ -27,6 +28,8 @@ BATCH_BYTES = 64 << 20
 BATCH_INSTANCES = 100
 PAGE = 1000
 """Instances that are asked for at a time."""
+MAX_ANSWER = 16 << 20
+"""Bytes of an answer in JSON that are read: a page of instances, or what became of a batch, takes less."""
 NOT_MENTIONED = "not mentioned in the answer"
 
 _REFERENCED, _FAILED, _UID = "00081199", "00081198", "00081155"
@@ -57,6 +60,13 @@ class WebPeer:
     login: tuple[str, str] | None = field(default=None, repr=False)
 
 
+class _Session(requests.Session):
+    """Leaves redirections alone: requests' own look at one reads its whole body."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class WebClient:
     """A connection to a DICOMweb server, to be used as a context manager.
 
@@ -66,13 +76,18 @@ class WebClient:
 
     def __init__(self, peer: WebPeer) -> None:
         self._peer = peer
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False  # neither ~/.netrc nor a proxy may get what is meant for the peer
         self._session.verify = str(peer.ca_file) if peer.ca_file else True
         self._session.auth = peer.login
         self._session.headers.update(peer.headers)
         if peer.certificate:
             self._session.cert = (str(peer.certificate[0]), str(peer.certificate[1]))
+
+    @property
+    def name(self) -> str:
+        """How messages call the server."""
+        return self._peer.name
 
     def __enter__(self) -> WebClient:
         return self
@@ -173,7 +188,7 @@ class WebClient:
 
     # -- WADO-RS ------------------------------------------------------------------------------------
 
-    def retrieve(self, instance: Instance, out: IO[bytes], limit: int) -> bool:
+    def retrieve(self, instance: Instance, out: IO[bytes], limit: int) -> bool | None:
         """Writes an instance as the server has it, in the transfer syntax that it keeps, to ``out``.
 
         Args:
@@ -182,7 +197,7 @@ class WebClient:
             limit: bytes after which it can't be the same any more.
 
         Returns:
-            Whether it came whole and within the limit.
+            Whether it came whole and within the limit; None: the server says that it does not have it.
 
         Raises:
             DeliveryRefused: the server does not give it.
@@ -190,7 +205,9 @@ class WebClient:
         """
         path = f"/studies/{instance.study}/series/{instance.series}/instances/{instance.sop_instance}"
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-        with self._ask("GET", path, stream=True, headers={"Accept": accept}) as answer:
+        with self._ask("GET", path, headers={"Accept": accept}) as answer:
+            if answer.status_code == 404:
+                return None
             self._require_ok(answer, "retrieving (WADO-RS)")
             kind = answer.headers.get("Content-Type", "")
             chunks = answer.iter_content(CHUNK)
@@ -218,13 +235,14 @@ class WebClient:
                 method,
                 f"{self._peer.url}{path}",
                 timeout=self._peer.timeout,
+                stream=True,  # how much of an answer is read is decided here
                 allow_redirects=False,  # what was de-identified goes where it was told to, and nowhere else
                 **more,
             ) as answer:
                 yield answer
         except requests.exceptions.SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise DeliveryRefused(
+                raise PeerNotTrusted(
                     f"{name}: the server's certificate can't be verified; nothing was sent. If it is from "
                     "an authority of your own, name it (ca_file)"
                 ) from None
@@ -335,9 +353,15 @@ def _code(text: str) -> int:
 
 
 def _json(answer: requests.Response) -> Any:
+    """The answer as JSON; None for anything else, also for one that is longer than any should be."""
+    read = bytearray()
+    for chunk in answer.iter_content(65536):
+        read += chunk
+        if len(read) > MAX_ANSWER:
+            return None
     try:
-        return answer.json()
-    except ValueError:
+        return json.loads(read)
+    except ValueError:  # also bytes that are no text
         return None
 
 

@@ -9,7 +9,7 @@ import time
 
 from fiona_dagster.dicom import pdu
 from fiona_dagster.dicom.peers import Peer
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+from fiona_dagster.errors import PeerNotTrusted, PeerUnavailable
 
 _READ = 16 * 1024
 _VECTORS = 512
@@ -184,7 +184,7 @@ def connect(peer: Peer) -> socket.socket:
 
     Raises:
         PeerUnavailable: it can't be had now.
-        DeliveryRefused: the peer's certificate is not accepted.
+        PeerNotTrusted: the peer's certificate is not accepted.
         ConfigurationError: the files for TLS can't be used.
     """
     context = peer.tls.context() if peer.tls is not None else None
@@ -204,7 +204,7 @@ def connect(peer: Peer) -> socket.socket:
         return context.wrap_socket(plain, server_hostname=peer.tls.server_name or peer.host)
     except ssl.SSLCertVerificationError as error:
         plain.close()
-        raise DeliveryRefused(
+        raise PeerNotTrusted(
             f"{peer.name}: its certificate is not accepted ({error.verify_message}); nothing was sent: "
             "compare it with tls.ca_file and tls.server_name of the target"
         ) from None

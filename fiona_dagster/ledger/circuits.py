@@ -30,6 +30,7 @@ class Circuit:
         since: when the first of them failed.
         probe_at: when the next delivery may try it.
         probe: the work that may (empty: none was chosen yet).
+        distrusted: it shows another host key or certificate than it should.
     """
 
     target: str
@@ -38,11 +39,12 @@ class Circuit:
     since: str = ""
     probe_at: str = ""
     probe: str = ""
+    distrusted: bool = False
 
     @property
     def open(self) -> bool:
         """Whether the target is left alone but for one delivery at a time."""
-        return self.failures >= FAILURES and len(self.studies) > 1
+        return self.distrusted or (self.failures >= FAILURES and len(self.studies) > 1)
 
 
 class Circuits:
@@ -82,6 +84,23 @@ class Circuits:
             )
             self._write(circuit)
             return circuit
+
+    def distrusted(self, target: str, study: str) -> bool:
+        """A target is not who it should be: left alone at once, by all studies.
+
+        Returns:
+            Whether that was known before.
+        """
+        with self._store.writing():
+            known = self.of(target).distrusted
+            self._write(replace(self.failed(target, study), distrusted=True))
+        return known
+
+    def trust_again(self) -> None:
+        """What a target should show was corrected, maybe: all that waits may try it at once."""
+        for circuit in self.opened():
+            if circuit.distrusted:
+                self.succeeded(circuit.target)
 
     def succeeded(self, target: str) -> None:
         """A delivery got through: everything that waits for this target is due at once."""

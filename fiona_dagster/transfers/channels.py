@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
+from urllib.parse import urlsplit
 
 from fiona_dagster.config import DataRoot, resolve
 from fiona_dagster.config.notifications import AppriseChannel, EmailChannel, Notification, WebhookChannel
+from fiona_dagster.config.targets import is_loopback
 from fiona_dagster.errors import ConfigurationError, PeerUnavailable
 
 log = logging.getLogger("fiona.notifications")
@@ -119,21 +121,30 @@ def _post(channel: WebhookChannel, root: DataRoot, message: Message) -> None:
         "X-FIONA-Timestamp": stamp,
         "X-FIONA-Signature": f"sha256={signature}",
     }
+    host = urlsplit(channel.url).hostname or ""
     try:
-        answer = requests.post(
-            channel.url,
-            data=body,
-            headers=headers,
-            timeout=channel.timeout_seconds,
-            allow_redirects=False,
-            verify=str(resolve(root, channel.ca_file)) if channel.ca_file else True,
-        )
+        with requests.Session() as session:
+            # A proxy of the environment is used, since services of the internet are behind it in a hospital;
+            # nothing of ~/.netrc goes along, and certificates are those of ca_file.
+            session.trust_env = False
+            proxies = {} if is_loopback(host) else requests.utils.get_environ_proxies(channel.url)
+            with session.post(
+                channel.url,
+                data=body,
+                headers=headers,
+                timeout=channel.timeout_seconds,
+                allow_redirects=False,
+                stream=True,  # the body of the answer says nothing to us
+                proxies=proxies,
+                verify=str(resolve(root, channel.ca_file)) if channel.ca_file else True,
+            ) as answer:
+                status = answer.status_code
     except requests.RequestException as error:
         raise PeerUnavailable(f"webhook: no answer ({type(error).__name__})") from None
     except OSError as error:  # requests looks for the file of certificates by itself
         raise ConfigurationError(f"webhook: {type(error).__name__}; look at `ca_file`") from None
-    if not 200 <= answer.status_code < 300:
-        raise PeerUnavailable(f"webhook: HTTP {answer.status_code}")
+    if not 200 <= status < 300:
+        raise PeerUnavailable(f"webhook: HTTP {status}")
 
 
 def _apprise(channel: AppriseChannel, root: DataRoot, message: Message) -> None:

@@ -15,6 +15,7 @@ from fiona_dagster.errors import (
     ConfigurationError,
     ContentUnproven,
     NotVerified,
+    PeerNotTrusted,
     PeerUnavailable,
     RequestRefused,
     Superseded,
@@ -46,6 +47,7 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
         TargetDown: it did not answer other deliveries either; one at a time tries it.
+        PeerNotTrusted: it shows another host key or certificate than it should; the first to meet that.
         DeliveryRefused: the target said no.
         ContentUnproven: the target has everything, but maybe as older bytes.
         Superseded: another request took the place of this one, maybe while it was sent; or the rules changed
@@ -85,6 +87,10 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     except PeerUnavailable:
         gateway.ledger.circuits.failed(target_name, transfer.study)
         raise
+    except PeerNotTrusted as error:
+        if gateway.ledger.circuits.distrusted(target_name, transfer.study):
+            raise TargetDown(str(error)) from None  # one failure tells of it; all others wait
+        raise
     gateway.ledger.circuits.succeeded(target_name)
     transfers.record_delivery(transfer, target_name, package.sha256, proof.to_private_json())
     finish(gateway, transfer)
@@ -95,9 +101,12 @@ def _require_up(gateway: Gateway, transfer: Transfer, target: str) -> None:
     """Keeps deliveries that were queued before a target went down from waiting for it one by one."""
     circuit = gateway.ledger.circuits.of(target)
     key = work_key("deliver", transfer.study, transfer.project, target)
+    if circuit.distrusted and transfer.study in circuit.studies:
+        return  # it told of that, and a person has it tried again
     if circuit.open and circuit.probe != key and not gateway.ledger.circuits.may_probe(circuit):
+        why = "is not who it should be" if circuit.distrusted else "does not answer"
         raise TargetDown(
-            f"target {target}: does not answer since {circuit.since}; one delivery at a time tries it (the "
+            f"target {target}: {why} since {circuit.since}; one delivery at a time tries it (the "
             f"next at {circuit.probe_at}), all others follow by themselves when that succeeds"
         )
 

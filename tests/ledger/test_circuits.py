@@ -67,3 +67,20 @@ def test_a_target_that_nothing_waits_for_is_forgotten(root: DataRoot) -> None:
         ledger.work.done("deliver:1.2:P:removed", 1)
         ledger.circuits.forget_idle()
         assert [circuit.target for circuit in ledger.circuits.opened()] == ["archive"]
+
+
+def test_a_target_that_is_not_who_it_should_be_is_left_alone_at_once(root: DataRoot) -> None:
+    with Ledger(root) as ledger:
+        for study in ("1.2", "1.3"):
+            ledger.work.need("deliver", study, 1, project="P", target="archive")
+            ledger.work.failed(f"deliver:{study}:P:archive", "another key", permanent=False)
+        assert not ledger.circuits.distrusted("archive", "1.2"), "nobody knew"
+        assert ledger.circuits.distrusted("archive", "1.3")
+        ledger.circuits.failed("archive", "1.3")  # silence in between changes nothing
+        (circuit,) = ledger.circuits.opened()
+        assert circuit.distrusted
+        for study in ("1.2", "1.3", "1.4"):
+            ledger.circuits.failed("down", study)
+        ledger.circuits.trust_again()
+        assert [circuit.target for circuit in ledger.circuits.opened()] == ["down"]
+        assert len(ledger.work.due("deliver")) == 2

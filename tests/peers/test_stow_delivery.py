@@ -213,7 +213,8 @@ def test_settings_that_can_not_be_meant(wrong: dict[str, str]) -> None:
 class Odd:
     """Answers as the test wants: ``listed`` to QIDO-RS, ``answer`` (status, JSON) to STOW-RS.
 
-    Paths that end with ``unknown`` are not found.
+    Paths that end with ``unknown`` are not found. ``given`` has what WADO-RS gives of an instance, once that
+    was asked for as often as ``late`` says.
     """
 
     def __init__(self) -> None:
@@ -221,6 +222,8 @@ class Odd:
         self.unknown = ""
         self.answer: tuple[int, Any] = (200, {})
         self.seen: list[tuple[str, str]] = []
+        self.given: dict[str, bytes] = {}
+        self.late: dict[str, int] = {}
 
 
 @contextlib.contextmanager
@@ -244,6 +247,12 @@ def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
                 return
             if self.path.partition("?")[0].endswith("/studies"):
                 self._say(204, b"")
+                return
+            uid = self.path.rpartition("/instances/")[2]
+            if uid in odd.late:
+                odd.late[uid] -= 1
+                content = odd.given.get(uid) if odd.late[uid] < 0 else None
+                self._say(404 if content is None else 200, content or b"not found")
                 return
             self._say(200, [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in odd.listed])
 
@@ -357,3 +366,38 @@ def test_not_found_says_that_nothing_is_there_only_from_a_server_that_knows_stud
         odd.answer = (200, {"00081198": _items(*((file, 0) for file in files))})
         with pytest.raises(InstancesRefused, match="C000"):  # failed, whatever the reason reads like
             bring(root, files, recorder, url, **open_door)
+
+
+def test_what_is_listed_and_not_found_may_come(
+    root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index may be ahead of its store."""
+    monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.5)
+    open_door = {"username": "", "password_file": "", "token_file": ""}
+    with odd_server() as (odd, url):
+        odd.listed = [read_instance(file).sop_instance for file in files]
+        odd.given = {read_instance(file).sop_instance: file.read_bytes() for file in files}
+        odd.late = dict.fromkeys(odd.listed, 0) | {odd.listed[1]: 2}
+        proof = bring(root, files, recorder, url, compare="all", **open_door)
+        assert (proof.kind, proof.counts["compared"], proof.counts["sent"]) == ("wado-compare", 6, 0)
+
+        del odd.given[odd.listed[1]]
+        with pytest.raises(InstancesMissing, match="lists 1 instances that it does not find") as missing:
+            bring(root, files, recorder, url, compare="all", **open_door)
+        assert set(missing.value.instances) == {odd.listed[1]}
+
+        odd.given = {}  # no WADO-RS at all
+        with pytest.raises(ContentUnproven):
+            bring(root, files, recorder, url, compare="all", **open_door)
+
+
+def test_an_answer_without_end_is_not_read(
+    root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MAX_ANSWER", 2000)
+    open_door = {"username": "", "password_file": "", "token_file": ""}
+    with odd_server() as (odd, url):
+        odd.listed = [f"2.25.{n}" for n in range(100)]
+        with pytest.raises(DeliveryRefused, match="no list in JSON"):
+            bring(root, files, recorder, url, **open_door)
+        assert {method for method, _ in odd.seen} == {"GET"}

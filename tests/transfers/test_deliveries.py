@@ -139,12 +139,16 @@ def test_a_changed_host_key_sends_nothing_until_a_person_acts(site: Site) -> Non
         delivery.deliver(gateway, site.transfer(), "archive")
     with site.open() as gateway:
         delivery.failed(gateway, site.transfer(), "archive", str(refused.value), permanent=True)
-        assert gateway.ledger.circuits.of("archive").failures == 0, "it answers"
         assert gateway.ledger.work.due("deliver") == []
+        (circuit,) = gateway.ledger.circuits.opened()
+        assert (circuit.distrusted, circuit.studies) == (True, (STUDY,))
     assert list(site.sftp["archive"].files.iterdir()) == []
     (shown,) = [work for work in overview(site.root)["work"] if work["key"] == key]
     assert shown["blocked"]
     assert "host key has changed" in shown["error"]
+
+    with site.open() as gateway, pytest.raises(TargetDown, match="host key has changed"):
+        delivery.deliver(gateway, site.transfer(), "archive")  # told once, not for each study
 
     site.configure(targets=targets)
     with site.open() as gateway:

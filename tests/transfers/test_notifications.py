@@ -7,6 +7,7 @@ import email
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from aiosmtpd.smtp import AuthResult
 
 from fiona_dagster.config import check
 from fiona_dagster.config.notifications import EmailChannel, WebhookChannel
-from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.errors import ConfigurationError, PeerUnavailable
 from fiona_dagster.transfers import channels, delivery, notifications, outreach
 from tests.peers_fixtures import free_port
 from tests.receiver.certificates import Authority
@@ -244,3 +245,35 @@ def test_a_missing_file_of_certificates_is_an_error_of_the_configuration(site: S
     (site.root.secrets / "hook").write_text("\n")
     with pytest.raises(ConfigurationError, match="is empty"):
         channels.send(hook, site.root, message)
+
+
+def test_a_proxy_of_the_environment_is_used_and_nothing_of_netrc(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.root.secrets / "hook").write_text("s3cret")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    message = channels.Message("id", "title", "text", {})
+    with socket.create_server(("127.0.0.1", 0)) as proxy, web_server() as (got, port, _):
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        here = WebhookChannel(kind="webhook", url=f"http://127.0.0.1:{port}/hook", secret_file="secrets/hook")
+        channels.send(here, site.root, message)
+        assert "Authorization" not in got[0][0]
+
+        asked: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                asked.append(connection.recv(1000))
+                connection.sendall(b"HTTP/1.1 502 no\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        out = WebhookChannel(kind="webhook", url="https://hooks.example.org/x", secret_file="secrets/hook")
+        with pytest.raises(PeerUnavailable):
+            channels.send(out, site.root, message)
+        thread.join()
+        assert asked[0].startswith(b"CONNECT hooks.example.org:443 ")

@@ -22,6 +22,7 @@ from fiona_dagster.errors import (
     ConfigurationError,
     DeliveryRefused,
     FionaError,
+    PeerNotTrusted,
     PeerUnavailable,
     StorageFull,
 )
@@ -86,7 +87,8 @@ def connection(target: SftpTarget, root: DataRoot, name: str) -> Iterator[Link]:
 
     Raises:
         ConfigurationError: the pinned key or the private key is unusable.
-        DeliveryRefused: the host key is not the pinned one, or the server does not let us in.
+        PeerNotTrusted: the host key is not the pinned one.
+        DeliveryRefused: the server does not let us in.
         PeerUnavailable: no connection, or it broke.
     """
     key = (name, root.path, target.model_dump_json())
@@ -232,7 +234,7 @@ def _handshake(transport: paramiko.Transport, target: SftpTarget, kind: str, pin
     transport.start_client(timeout=target.timeout_seconds)
     shown = transport.get_remote_server_key()
     if shown.get_base64() != pinned:
-        raise DeliveryRefused(
+        raise PeerNotTrusted(
             f"target {name}: the host key has changed (it shows {shown.fingerprint}); nothing was sent. "
             "If the server was renewed on purpose, pin the new key (host_key)"
         )

@@ -174,19 +174,49 @@ def _same(
 ) -> set[str]:
     """Those of these instances that the server gives with the same transfer syntax and data set.
 
-    A server that gives none at all leaves them unproven.
+    What it lists and does not find is asked for again for a while: an index may be ahead of a store. A server
+    that gives none at all leaves them unproven.
+
+    Raises:
+        InstancesMissing: it gives some, and still does not find others that it lists.
     """
-    same = set()
-    for instance in instances:
-        if instance.sop_instance not in uids:
-            continue
-        may_go_on()
-        with tempfile.NamedTemporaryFile(prefix="fiona-") as file:
-            try:
-                whole = client.retrieve(instance, file, instance.path.stat().st_size + _SPARE)
-                file.flush()
-                if whole and landing.digest_of(Path(file.name)) == landing.digest_of(instance.path):
-                    same.add(instance.sop_instance)
-            except (DeliveryRefused, UnreadableDicom):
+    same: set[str] = set()
+    waiting = [instance for instance in instances if instance.sop_instance in uids]
+    deadline, pause, gives = time.monotonic() + INDEXING_SECONDS, 0.1, False
+    while waiting:
+        absent = []
+        for instance in waiting:
+            may_go_on()
+            found = _compare(client, instance)
+            if found is None:
+                absent.append(instance)
                 continue
+            gives = True
+            if found:
+                same.add(instance.sop_instance)
+        waiting = absent
+        if waiting and time.monotonic() > deadline:
+            if not gives:
+                return same
+            raise InstancesMissing(
+                f"{client.name}: the server lists {len(waiting)} instances that it does not find; trying "
+                "again may help",
+                {instance.sop_instance: "listed, not found" for instance in waiting},
+            )
+        if waiting:
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
     return same
+
+
+def _compare(client: WebClient, instance: Instance) -> bool | None:
+    """Whether the server gives the same; None: it does not find it."""
+    with tempfile.NamedTemporaryFile(prefix="fiona-") as file:
+        try:
+            whole = client.retrieve(instance, file, instance.path.stat().st_size + _SPARE)
+            file.flush()
+            if not whole:
+                return whole
+            return landing.digest_of(Path(file.name)) == landing.digest_of(instance.path)
+        except (DeliveryRefused, UnreadableDicom):
+            return False
