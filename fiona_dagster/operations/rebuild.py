@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import zipfile
 from collections.abc import Mapping
@@ -113,10 +114,12 @@ def _organise(root: DataRoot, result: Rebuilt) -> None:
 
 
 def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
-    ledger.receipts.read_journals()
-    ledger.evidence.read_journals()
-    known = {study.study for study in ledger.receipts.studies()}
-    with ledger.store.restoring() as db:
+    with (
+        ledger.store.restoring() as db
+    ):  # decisions in the journals would write records that say nothing else
+        ledger.receipts.read_journals()
+        ledger.evidence.read_journals()
+        known = {study.study for study in ledger.receipts.studies()}
         if not restore_common(db, root):
             result.problems.append("site/.ledger/consents.json can't be read; restore it from the backup")
         for study, record in read_records(root):
@@ -326,10 +329,18 @@ def _digests(path: Path) -> tuple[int, str, str]:
 # -- keys, and the exchange of files -----------------------------------------------------------------------
 
 
+def _looks_like_a_key(path: Path) -> bool:
+    """Whether a file may be the key of a project without a file; those of TLS and SSH lie there, too."""
+    try:
+        return bool(re.fullmatch(r"[0-9a-fA-F]{64}\s*", path.read_text("ascii")))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _record_keys(root: DataRoot, ledger: Ledger, result: Rebuilt) -> int:
     """A fingerprint that a record or a package names counts; else that of the key that is there."""
-    names = set(project_names(root)) | {path.stem for path in root.secrets.glob("*.key")}
-    names |= {transfer.project for transfer in ledger.transfers.all()}
+    names = set(project_names(root)) | {transfer.project for transfer in ledger.transfers.all()}
+    names |= {path.stem for path in root.secrets.glob("*.key") if _looks_like_a_key(path)}
     count = 0
     for name in sorted(names):
         try:

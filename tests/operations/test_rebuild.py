@@ -9,10 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from fiona_dagster import landing
 from fiona_dagster.errors import Busy, PermanentError
+from fiona_dagster.landing import import_paths
+from fiona_dagster.landing.decisions import Decision
+from fiona_dagster.operations.conflicts import decide_conflicts
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.operations.rebuild import Rebuilt, rebuild
@@ -226,6 +230,35 @@ def test_an_empty_ledger_does_not_write_over_the_records(site: Site) -> None:
     assert {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()} == records
     rebuild_if_lost(site.root)  # as `fiona up` does
     assert picture(site) == before
+    assert_all_accounted(site.root)
+
+
+@pytest.mark.parametrize("decision", ["accepted", "rejected"])
+def test_a_study_with_a_decided_conflict_keeps_its_record(
+    site: Site, tmp_path: Path, decision: Decision
+) -> None:
+    site.receive(1, 2)
+    archived = next(site.root.archive.glob("scp_*/*"))
+    other = tmp_path / "other.dcm"
+    found = pydicom.dcmread(archived)
+    found.SeriesDescription = "another"
+    found.save_as(other)
+    import_paths(site.root, [other])
+    settle(site)
+    decide_conflicts(site.root, (), STUDY, decision)
+    settle(site)
+    site.ask()
+    site.poll()
+    settle(site)
+    before, sent = picture(site), uploads(site)
+    assert site.transfer().state == "delivered"
+    (site.root.secrets / "tls.key").write_text("-----BEGIN PRIVATE KEY-----\n")
+    delete_ledger(site)
+
+    result = rebuild(site.root)
+    assert (result.records, result.problems, result.packages) == (1, [], 0)
+    settle(site)
+    assert (picture(site), uploads(site)) == (before, sent)
     assert_all_accounted(site.root)
 
 
