@@ -299,6 +299,10 @@ class Task:
         uids = bytes(value).decode("utf-8", "surrogateescape").rstrip("\0 ").split("\\")
         return "\\".join(self._map_one(uid.strip(" \0"), unlisted) for uid in uids).encode()
 
+    def reference(self, value: bytes) -> bytes:
+        """The UID in place of that of an instance that is referred to."""
+        return self._map_one(text(value)).encode()
+
     def _map_one(self, uid: str, unlisted: bool = False) -> str:
         if not uid or is_well_known(uid):
             return uid

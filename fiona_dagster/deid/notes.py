@@ -15,7 +15,17 @@ from fiona_dagster.deid import rows
 from fiona_dagster.deid.defined import is_defined
 from fiona_dagster.deid.elements import IMPLICIT, Element, Reader, text
 from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import MEDIA_DIRECTORY, SERIES, SOP_INSTANCE, STUDY, Engine, Now, Tally, is_uid
+from fiona_dagster.deid.engine import (
+    MEDIA_DIRECTORY,
+    SERIES,
+    SOP_INSTANCE,
+    STUDY,
+    Engine,
+    Now,
+    Tally,
+    counted_name,
+    is_uid,
+)
 from fiona_dagster.deid.leftovers import (
     SYMBOLS,
     WORDS,
@@ -89,9 +99,10 @@ class Notes:
         if self.suspects:
             known = self.originals | self.engine.identities.source_uids
             originals = {uid.encode("utf-8", "surrogateescape") for uid in known}
-            for is_text, value in self.suspects:
-                if uids_in(value, originals) or (is_text and stray_uids(value, originals)):
-                    raise Unsure
+            text = b"\n".join(value for is_text, value in self.suspects if is_text)
+            others = b"\n".join(value for is_text, value in self.suspects if not is_text)
+            if uids_in(text + b"\n" + others, originals) or stray_uids(text, originals):
+                raise Unsure
 
     def _cut(self, end: int) -> Unsure:
         """An element reaches beyond its end: of the bytes at hand, or of what is around it."""
@@ -206,6 +217,50 @@ class Notes:
             return [new for e in elements if (new := self.person.task.done(e, now)) is not None]
 
         self._exact(done, [element], plan, out)
+        return stop
+
+    def _references(self, span: Span, row: Row, out: list[bytes]) -> int:
+        """References of the usual form, class and instance each; where they end.
+
+        See ``stand_ins.reference_items``. -1 for all others, with which nothing is done: the exact engine has
+        to read them.
+        """
+        data, (pos, at, length, _) = self.data, span
+        task, new, found = self.person.task, list[bytes](), list[bytes]()
+        stop = at + length
+        while at < stop:
+            inner, size = at + 8, int.from_bytes(data[at + 4 : at + 8], "little")
+            end, value = inner + size, inner + 8 + int.from_bytes(data[inner + 6 : inner + 8], "little")
+            begin = value + 8
+            if (
+                end > stop
+                or begin > end
+                or value & 1 != inner & 1
+                or data[at : at + 4] != b"\xfe\xff\x00\xe0"
+                or data[inner : inner + 6] != b"\x08\0\x50\x11UI"
+                or data[value : value + 6] != b"\x08\0\x55\x11UI"
+                or begin + int.from_bytes(data[value + 6 : begin], "little") != end
+            ):
+                return -1
+            found.append(data[begin:end])
+            new.append(data[inner:value])
+            at = end
+        if self.listen:
+            return stop
+        task.originals = self.originals
+        total, made = 0, list[bytes]()
+        for original, first in zip(found, new, strict=True):
+            uid = task.reference(original)
+            self._judge(0x00081150, "UI", first[8:])
+            self._judge(0x00081155, "UI", uid)
+            uid += b"\0" * (len(uid) & 1)
+            size = len(first) + 8 + len(uid)
+            head = b"\xfe\xff\x00\xe0" + size.to_bytes(4, "little")
+            made += (head, first, b"\x08\0\x55\x11UI", len(uid).to_bytes(2, "little"), uid)
+            total += size + 8
+        out.append(data[pos : pos + 8] + total.to_bytes(4, "little"))
+        out += made
+        self.counted.append((counted_name(row.tag), "U*"))
         return stop
 
     def _exact(

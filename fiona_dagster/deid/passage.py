@@ -272,10 +272,10 @@ class Run(Notes):
             return self._charset(span, row, plan, out)
         if kind == rows.PRIVATE:
             elements, stop = self._group(pos, end, plan)
+        elif self.listen or plan.unlike.get(row.tag, 0) > _UNLIKE:
+            return self._treated(span, row, kind, plan, out)
         else:
             elements, stop = [], at + length
-        if kind == _SEQUENCE and (self.listen or plan.unlike.get(row.tag, 0) > _UNLIKE):
-            return self._sequence(span, row, plan, out)
         key = None
         if stop <= end and stop - pos <= SMALL and not self.listen:
             key = (id(plan), self.data[pos:stop])
@@ -287,12 +287,10 @@ class Run(Notes):
         marks, originals = self._marks(), self.originals
         made: list[bytes] = []
         self.originals = set()
-        if kind == _SEQUENCE:
-            stop = self._sequence(span, row, plan, made)
-        elif elements:
+        if elements:
             self._exact(self.person.task.data_set, elements, plan, made)
         else:
-            stop = self._alone(span, row, plan, made)
+            stop = self._treated(span, row, kind, plan, made)
         outcome = self._outcome(b"".join(made), marks)
         originals |= outcome.originals
         self.originals = originals
@@ -302,6 +300,16 @@ class Run(Notes):
         if outcome.written:
             out.append(outcome.written)
         return stop
+
+    def _treated(self, span: Span, row: Row, kind: int, plan: Rows, out: list[bytes]) -> int:
+        """An element of which nothing is remembered; where it stops."""
+        if kind == _SEQUENCE:
+            return self._sequence(span, row, plan, out)
+        if row.needs is rows.REFERENCES and span.length != UNDEFINED:
+            stop = self._references(span, row, out)
+            if stop >= 0:
+                return stop
+        return self._alone(span, row, plan, out)
 
     def _sequence(self, span: Span, row: Row, plan: Rows, out: list[bytes]) -> int:
         """A sequence that stays, item by item; all lengths are written out."""

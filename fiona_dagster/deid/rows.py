@@ -22,6 +22,8 @@ from fiona_dagster.dicom.dictionary import dictionary_vr
 TEXT, DATA, DROP, CONSTANT, UID, SEQUENCE, PIXEL, EXACT, PRIVATE, CHARSET = range(10)
 """Kept and searched as text, kept and searched for UIDs, removed, replaced by fixed bytes or by mapped UIDs,
 treated item by item, the pixel data, treated by the exact engine alone or as a group, the character set."""
+REFERENCES = "references"
+"""What elements need that are references to instances in their usual form."""
 REMEMBERED = 20_000
 """Rows, values and outcomes that are remembered before all are forgotten; hostile files hold any number."""
 _PIXEL_VRS = frozenset(("OB", "OW", "OF", "OD"))
@@ -176,4 +178,5 @@ class Rows:
             judged = dictionary_vr(tag) or vr
             searched = judged in WORDS or judged in SYMBOLS or judged in NUMBERS or judged in MOMENTS
             return (TEXT, None) if searched else (DATA, 0 if judged in WIDE_NUMBERS else LEAST_UID)
-        return EXACT, None
+        usual = action == "U*" and vr == "SQ" and not self.implicit and not self.engine.opaque(tag)
+        return EXACT, REFERENCES if usual else None

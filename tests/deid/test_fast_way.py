@@ -347,7 +347,7 @@ def test_sequences_that_are_never_alike_are_not_remembered(
     """One item a frame, as in multi-frame objects; headers of large files are read in larger pieces."""
     monkeypatch.setattr(passage, "_UNLIKE", 5)
     monkeypatch.setattr(copies, "_LARGE", 1)
-    ds = phantoms.image(1, syntax)
+    ds = phantoms.image(1, syntax, "1.2.840.10008.5.1.4.1.1.4.1")
     ds.PerFrameFunctionalGroupsSequence = [pydicom.Dataset() for _ in range(40)]
     for number, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
         content, position, reference = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
