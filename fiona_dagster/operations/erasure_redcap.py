@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from fiona_dagster.errors import UnknownStudy
+from fiona_dagster.errors import RedcapRejected, UnknownStudy
 from fiona_dagster.ledger.link import Link, settled_requests
 from fiona_dagster.redcap.research import IMAGING, UID
 from fiona_dagster.redcap.rows import EVENT, INSTANCE, INSTRUMENT
@@ -41,6 +41,7 @@ def erase_in_redcap(gateway: Gateway, link: Link, problems: list[str]) -> None:
         for request in gateway.incoming().requests_of(study) if study in there else []:
             if (request.project, request.participant) == (link.project, link.participant):
                 gateway.incoming().delete_request(study, request.instance)
+    _look_into_log(gateway, link, problems)
     for table, project_field, field_ in (
         ("AutoID", "autoid_project_name", "autoid_value"),
         ("CouplingList", "cl_projectname", "cl_subjectid"),
@@ -58,6 +59,30 @@ def erase_in_redcap(gateway: Gateway, link: Link, problems: list[str]) -> None:
         if names:
             rows.delete_records(sorted(names), delete_logging=True)
     _in_research_project(gateway, link, problems)
+
+
+def _look_into_log(gateway: Gateway, link: Link, problems: list[str]) -> None:
+    """REDCap may keep in its log what stood in a record; it takes that out for whole records, if at all."""
+    client = gateway.incoming().client
+    told = 0
+    try:
+        for study in (*link.whole, *link.shared):
+            details = [line.get("details", "") for line in client.log(record=study)]
+            if study in link.whole:
+                told += any("=" in text for text in details)
+            else:
+                told += any(
+                    f"'{value}'" in text for text in details for value in (link.participant, *link.mapped)
+                )
+    except RedcapRejected:
+        problems.append(
+            "the token of Incoming may not read REDCap's log: whether that still tells of it can't be said"
+        )
+    if told:
+        problems.append(
+            f"REDCap's log of Incoming still tells what stood in {told} records: ask its administrator to "
+            "have that deleted"
+        )
 
 
 def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:

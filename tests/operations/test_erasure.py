@@ -104,7 +104,9 @@ def test_nothing_is_left_but_counts_and_the_key(site: Site, monkeypatch: pytest.
     assert removed <= set(flushed), "also after a power loss"
     assert flushed[-1] == site.root.erasure_file.parent, "and the order goes last"
     assert done.counts == {"studies": 1, "instances": 2, "transfers": 1, "packages": 1, "deliveries": 1}
-    assert not any("still names" in problem for problem in done.problems)
+    assert not any("still" in problem for problem in done.problems)
+    logged = "".join(line.details for line in site.redcap.store.log("Incoming"))
+    assert not any(word in logged for word in (mapped, PARTICIPANT, *PLANTED))
 
     assert traces(site.root.path, *words) == []
     ((_, pending),) = pending_requests(site.root)
@@ -252,7 +254,10 @@ def test_a_study_that_another_project_needs_stays_there(site: Site, polled: bool
     if polled:
         assert len(site.poll().accepted) == 1
     assert erasure.plan(site.root, PROJECT, PARTICIPANT).link.shared == (STUDY,)
-    erase(site)
+    done = erase(site)
+    assert any("log of Incoming still tells" in problem for problem in done.problems), (
+        "of parts REDCap keeps it"
+    )
     assert len(list(site.root.archive.glob("scp_*/*"))) == 2
     assert traces(site.root.path, mapped, PARTICIPANT) == []
     if not polled:

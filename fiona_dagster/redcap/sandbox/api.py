@@ -105,6 +105,8 @@ def _delete(call: Call) -> Answer:
                 _delete_part(store, call.project, record, event=event, form=form, instance=int(number))
             else:
                 store.delete(project, record)
+                if call.params.flag("delete_logging"):  # of whole records only, as on live servers
+                    store.blank_log(project, record)
             details = f"{form} [instance = {number}]" if form else ""
             action = f"Delete record (API) {record}"
             store.write_log(

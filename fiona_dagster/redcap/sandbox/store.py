@@ -184,6 +184,14 @@ class Store(Records):
                 (project, now(), user, kind, action, details, record),
             )
 
+    def blank_log(self, project: str, record: str) -> None:
+        """Takes the values out of what the log tells of a record."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE log SET details = ? WHERE project = ? AND record = ? AND details != ''",
+                ("[*DATA REMOVED*]", project, record),
+            )
+
     def log(self, project: str) -> list[LogEntry]:
         """The project's log, newest first."""
         query = "SELECT time, user, kind, action, details, record FROM log WHERE project = ? ORDER BY id DESC"
