@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from fiona_dagster.errors import UnreadableDicom
+from fiona_dagster.studies.attributes import RECORD_TAGS
+from fiona_dagster.studies.keeping import BASIC_TAGS
+from fiona_dagster.transfers import layout
 from fiona_dagster.transfers.layout import arcnames, lay_out, safe_component
 from fiona_dagster.transfers.zipformat import is_safe_name
 
@@ -45,6 +49,38 @@ def test_template(tmp_path: Path) -> None:
         ("P001/Year_1/MR/003_T2_FLAIR_ax/00001.dcm", "2"),
         ("P001/Year_1/MR/003_T2_FLAIR_ax/00002.dcm", "1"),
     ]
+
+
+def test_headers_are_read_without_a_search_for_cycles_and_it_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    read = layout.read_instance
+    monkeypatch.setattr(
+        layout, "read_instance", lambda *given: (seen.append(gc.isenabled()), read(*given))[1]
+    )
+    files = [_file(tmp_path / "1"), _file(tmp_path / "2", InstanceNumber=2)]
+    assert gc.isenabled()
+    [series] = lay_out(files)
+    assert seen[:2] == [False, False]
+    assert gc.isenabled()
+    assert set(series.files[1].header.elements) <= layout.TAGS | BASIC_TAGS
+    (tmp_path / "2").write_bytes(b"no DICOM")
+    with pytest.raises(UnreadableDicom):
+        lay_out(files)
+    assert gc.isenabled()
+
+
+def test_the_first_header_of_a_series_has_what_its_record_holds(tmp_path: Path) -> None:
+    files = [
+        _file(tmp_path / f"{n}", InstanceNumber=4 - n, EchoTime="2.5", SliceLocation=f"{n}.0")
+        for n in (1, 2, 3)
+    ]
+    [series] = lay_out(files)
+    echo = RECORD_TAGS["EchoTime"]
+    assert [file.path.name for file in series.files] == ["3", "2", "1"]
+    assert [file.header.text(echo) for file in series.files] == ["2.5", "", ""]
+    assert [file.header.text(layout.SLICE_LOCATION) for file in series.files] == ["3.0", "2.0", "1.0"]
 
 
 def test_what_the_request_says_goes_before_the_headers(tmp_path: Path) -> None:
