@@ -115,9 +115,10 @@ def test_every_kind_of_proof_can_be_shown(kind: ProofKind) -> None:
         rules="",
         awaits_removal=False,
     )
-    shown = _delivery_metadata(proof, package, transfer)
+    shown = _delivery_metadata(proof, package, transfer, {"sha256": "0123456789abcdef"})
     assert shown["proof"].startswith(f"{kind}: ")
     assert shown["proven_files"] == 3
+    assert shown["proven_digests"] == "sha256 (keyed) 0123456789abcdef"
     assert "P1" not in str(shown)
 
 

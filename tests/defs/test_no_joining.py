@@ -83,5 +83,9 @@ def test_the_operator_still_finds_them(site: Site, storage: Path) -> None:
 
     (transfer,) = study_detail(site.root, STUDY)["transfers"]
     assert len(transfer["package"]["sha256"]) == 64
+    for delivery in transfer["deliveries"]:
+        assert set(delivery["marks"]) == set(delivery["proof"]["digests"])
+        for mark in delivery["marks"].values():
+            assert f"(keyed) {mark}".encode() in content(storage), "equal marks, equal bytes"
     proofs = {delivery["target"]: delivery["proof"] for delivery in transfer["deliveries"]}
     assert proofs["archive"]["digests"]["sha256"] == transfer["package"]["sha256"]
