@@ -17,7 +17,13 @@ import click
 from fiona_dagster import deid
 from fiona_dagster.cli.private_files import write_private
 from fiona_dagster.config import PROJECT_NAME, DataRoot, ProjectSettings, has_project, load_project_in_force
-from fiona_dagster.errors import ConfigurationError, OriginalUnavailable, StorageFull, UsageError
+from fiona_dagster.errors import (
+    ConfigurationError,
+    FionaError,
+    OriginalUnavailable,
+    StorageFull,
+    UsageError,
+)
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 
@@ -103,22 +109,27 @@ def _explain(
     if source is None and tag is None:
         raise UsageError("--dry-run: name the file or folder IN")
     project = assignment.project
+    failures: list[tuple[Path, FionaError]] = []
     no_key = deid.ProjectKey(project, bytes(32))  # no value is ever shown
     deidentifier = deid.Deidentifier(_settings(root, project), no_key, assignment)
     try:
         if source is None:
             rows = explain_tag(deidentifier, tag or "")
         else:
-            rows = explain_files(deidentifier, _inputs(source, None)[0], tag or "")
+            inputs, skipped = _inputs(source, None)
+            _say_skipped(skipped)
+            rows = explain_files(deidentifier, inputs, tag or "", lambda *failure: failures.append(failure))
+            for path, error in failures:
+                click.echo(f"fiona: failed: {_printable(path)}: {error}", err=True)
     except ValueError as error:
         raise UsageError(f"--explain: {error}") from None
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
         show(rows, counts=source is not None)
-        if not rows:
+        if not rows and not failures:
             click.echo("fiona: no such element", err=True)
-    return 0 if rows else 1
+    return 0 if rows and not failures else 1
 
 
 def _searched(document: dict[str, Any], left: int) -> str:
@@ -148,8 +159,10 @@ def _inputs(source: Path, target: Path | None) -> tuple[list[Path], list[Path]]:
     ):
         if target is not None and _inside(path, target):
             continue
-        # anything but a regular file (a pipe, say) could block for ever
-        (inputs if path.is_file() and not _evidently_other(path) else skipped).append(path)
+        # anything but a regular file (a pipe, say) could block for ever; a link to nothing may be one to a
+        # mount that is gone
+        wanted = path.is_file() or not path.exists()
+        (inputs if wanted and not _evidently_other(path) else skipped).append(path)
     if not inputs:
         raise UsageError(f"{source}: holds no DICOM files")
     return inputs, skipped
@@ -238,12 +251,16 @@ def _run(
     return document, bool(report.failures or bad or len(report.files) != len(inputs))
 
 
+def _say_skipped(skipped: list[Path]) -> None:
+    for path in skipped:
+        click.echo(f"fiona: skipped, no DICOM object: {_printable(path)}", err=True)
+
+
 def _tell(
     report: deid.StudyReport, verification: deid.Verification, inputs: list[Path], skipped: list[Path]
 ) -> None:
     """What the operator should know; only here are names of input files shown."""
-    for path in skipped:
-        click.echo(f"fiona: skipped, no DICOM object: {_printable(path)}", err=True)
+    _say_skipped(skipped)
     for failure in report.failures:
         click.echo(f"fiona: failed: {_printable(inputs[failure.number - 1])}: {failure.reason}", err=True)
     held = Counter(file.held for file in report.files if file.held)

@@ -137,12 +137,7 @@ class Engine:
         Raises:
             RefusedDicom: no SOP class, or no usable UIDs, so that it can't be given new ones.
         """
-        if source.sop_class == MEDIA_DIRECTORY:
-            raise RefusedDicom("this is a DICOMDIR, the list of a medium; pass on the images that it names")
-        if not is_uid(source.sop_class):
-            raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
-        for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
-            self._required(source, tag, f"{name} Instance UID")
+        self.require_uids(source)
         terms = self.terms(self.told(source), text(source.find(STUDY).value))  # type: ignore[union-attr]
         task = Task(self, source, iod_of(source.sop_class), terms)
         elements = task.data_set(source.elements, (), b"")
@@ -158,6 +153,19 @@ class Engine:
         if leftovers.cleaned:
             task.tally.actions["identity in other attributes"] += leftovers.cleaned
         return elements, task.tally
+
+    def require_uids(self, source: DicomFile) -> None:
+        """An object needs a SOP class and UIDs, or it can't be given new ones.
+
+        Raises:
+            RefusedDicom: one of them is missing or none.
+        """
+        if source.sop_class == MEDIA_DIRECTORY:
+            raise RefusedDicom("this is a DICOMDIR, the list of a medium; pass on the images that it names")
+        if not is_uid(source.sop_class):
+            raise RefusedDicom("SOP Class UID (0008,0016) is missing or is no UID; it is not passed on")
+        for tag, name in ((SOP_INSTANCE, "SOP"), (STUDY, "Study"), (SERIES, "Series")):
+            self._required(source, tag, f"{name} Instance UID")
 
     def told(self, source: DicomFile) -> list[Told]:
         """What an object tells of its person."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydicom.datadict import dictionary_description, keyword_for_tag
 
 from fiona_dagster.config.deid import OwnRule, TagPattern, tag_pattern
 from fiona_dagster.deid.elements import name_of
+from fiona_dagster.deid.files import opened
 from fiona_dagster.deid.inspection import METHOD_TAGS
 from fiona_dagster.deid.options import NEWER_VRS
 from fiona_dagster.deid.own_rules import fits_tag
@@ -27,6 +28,7 @@ from fiona_dagster.deid.profile import Profile, iod_of
 from fiona_dagster.deid.reading import Found, raw_value, read_original
 from fiona_dagster.deid.report import MEANINGS
 from fiona_dagster.dicom.dictionary import dictionary_vr
+from fiona_dagster.errors import FionaError, OriginalUnavailable, RefusedDicom, UnreadableDicom
 
 if TYPE_CHECKING:
     from fiona_dagster.deid.deidentify import Deidentifier
@@ -178,10 +180,21 @@ def _csa_rows(profile: Profile) -> Iterator[Row]:
             yield Row(str(TagPattern(0xFFFF00FF, tag)), creator, row.action, row.meaning, row.reason)
 
 
-def explain_files(deidentifier: Deidentifier, paths: Iterable[Path], text: str = "") -> list[Row]:
+def explain_files(
+    deidentifier: Deidentifier,
+    paths: Iterable[Path],
+    text: str = "",
+    failed: Callable[[Path, FionaError], None] | None = None,
+) -> list[Row]:
     """What is done with every element of files (or those of one attribute), counted by place, action, reason.
 
     What stands inside a sequence that goes is not listed: it goes with it.
+
+    Args:
+        deidentifier: rules; its key is not used.
+        paths: the files.
+        text: tag or keyword; "": every element.
+        failed: told of each file that has no copy, and why; else the first of them ends the work.
 
     Raises:
         UnreadableDicom, RefusedDicom: a file can't be read.
@@ -191,7 +204,15 @@ def explain_files(deidentifier: Deidentifier, paths: Iterable[Path], text: str =
     wanted = tag_pattern(text) if text else None
     counted: Counter[Row] = Counter()
     for path in paths:
-        data_set, found = read_original(path)
+        try:
+            with opened(path, deidentifier.engine.opaque) as understood:
+                deidentifier.engine.require_uids(understood)
+            data_set, found = read_original(path)
+        except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
+            if failed is None:
+                raise
+            failed(path, error)
+            continue
         iod = iod_of(raw_value(data_set, 0x00080016))
         for e, place, step in _steps(deidentifier, found, iod):
             if wanted is None or fits_tag(wanted, e.tag):

@@ -82,6 +82,33 @@ def test_explanations_name_action_and_rule_and_no_value(data: Path, tmp_path: Pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_has_no_copy_is_named_beforehand_too(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = phantoms.write(phantoms.image(), folder / "a.dcm")
+    (folder / "cut.dcm").write_bytes(whole.read_bytes()[:-300])
+    (folder / "noise").write_bytes(bytes(range(256)) * 4)
+    (folder / "gone.dcm").symlink_to(tmp_path / "nowhere")
+    (folder / "notes.txt").write_text("none")
+    no_uid = phantoms.image()
+    del no_uid.SeriesInstanceUID
+    phantoms.write(no_uid, folder / "u.dcm")
+
+    shown = fiona(data, "deidentify", "--project", "NEURO", "--dry-run", folder)
+    done = fiona(
+        *(data, "deidentify", "--project", "NEURO", "--participant", "N001", "--event", "Baseline"),
+        *(folder, tmp_path / "out"),
+    )
+
+    for ran in (shown, done):
+        failed = {line.split(":")[2].strip() for line in ran.stderr.splitlines() if ": failed: " in line}
+        assert failed == {str(folder / name) for name in ("cut.dcm", "noise", "gone.dcm", "u.dcm")}
+        assert f"skipped, no DICOM object: {folder}/notes.txt" in ran.stderr
+        assert ran.returncode == 1
+    assert "RescaleSlope" in shown.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_errors_say_what_to_do(data: Path) -> None:
     wrong = fiona(data, "deidentify", "--project", "NEURO", "--explain", "SeriesDescripton")
     assert (wrong.returncode, "keyword of the DICOM dictionary" in wrong.stderr) == (2, True)
