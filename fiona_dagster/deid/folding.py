@@ -41,6 +41,8 @@ _BIG = re.compile(r"(?:\0[\x20-\x7e\xa0-\xff]){4,}")
 _ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
 _UNDECLARED = frozenset(("iso8859", "latin_1"))
 """What stands in files of programs that know nothing of character sets, as Python calls it."""
+_OF_ESCAPES = ("iso2022_jp_2", "iso2022_kr")
+"""What the escapes of ISO 2022 say where no character set is declared for them (PS3.3 table C.12-4)."""
 _ESCAPE_BYTES = re.compile(rb"\x1b[ -/]+[0-~]")
 _ENTITY = re.compile(r"&#?[0-9a-z]{2,8};")
 _UNICODE = re.compile(r"\\u[0-9a-f]{4}")
@@ -98,11 +100,15 @@ def other_readings(value: bytes, charset: bytes) -> set[str]:
     """
     bare = _ESCAPE_BYTES.sub(b"", value)
     if bare.isascii():
-        return set()
+        return _ideographic(_strict(value, codec) for codec in _OF_ESCAPES) if b"\x1b$" in value else set()
     declared = _encodings(charset)
     readings = [_strict(bare, codec) for codec in declared]
     if _UNDECLARED.issuperset(declared) or not any(readings):
         readings += [_strict(bare, codec) for codec in ("utf-8", "gb18030", "euc_kr", "shift_jis")]
+    return _ideographic(readings)
+
+
+def _ideographic(readings: Iterable[str]) -> set[str]:
     return {part for text in readings for part in text.split("=") if part >= IDEOGRAPHS}
 
 
@@ -116,7 +122,8 @@ def undeclared_reading(value: bytes, charset: bytes) -> str:
     declared = _encodings(charset)
     if (text := _strict(value, "utf-8")) and "utf8" not in declared:
         return text
-    return value.decode("latin-1") if declared in (("iso8859",), ()) else ""
+    unreadable = not any(_strict(value, codec) for codec in declared)
+    return value.decode("latin-1") if unreadable or declared == ("iso8859",) else ""
 
 
 def in_encodings(text: str, codecs: Iterable[str]) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ from fiona_dagster.deid.words import GLUED, common_words, is_of_institutions, is
 _SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
 _LINES = re.compile(r"[,;^=\r\n]+")
 _GROUPS = re.compile(r"[=\\]")
-_OF_IDEOGRAPHS = ("gb18030", "big5", "euc_kr", "euc_jp", "shift_jis")
+_OF_IDEOGRAPHS = ("gb18030", "big5", "euc_kr", "euc_jp", "shift_jis", "iso2022_jp")
 """Encodings of names, whatever a file declares."""
 _SPLIT_PART = re.compile(r"[-'.]+")
 _ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")

@@ -127,6 +127,7 @@ IN_EVERY_SYNTAX = len(LEFT)
 LEFT += [(changes, "SoftwareVersions", text) for changes, texts in WRITTEN for text in texts]
 KEPT = [
     *(({}, "SoftwareVersions", text) for text in ("3 x 2000", "2000-150", "R8.11.25", "15.III.1972")),
+    ({"PatientName": "Sharp^Vibe"}, "SoftwareVersions", "sharp kernel t1_vibe_fs"),
     ({"PatientName": "Pine^Stan"}, "SoftwareVersions", "spine  v2"),
     ({"InstitutionName": "Philips Klinikum Radiologie"}, "SoftwareVersions", "Philips radiologie"),
     ({"PatientName": "Hand^Long"}, "SoftwareVersions", "Hand TA Long HandLong"),
@@ -204,6 +205,9 @@ LETTERS = [
     ("ISO_IR 100", "김^지수".encode("euc_kr"), "김지수 MR"),
     ("\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C" + "洪^吉洞=홍^길동".encode("euc_kr"), "홍길동 scan"),
     ("ISO_IR 192", "山田^太郎".encode("shift_jis"), "山田太郎"),
+    ("ISO_IR 192", b"Yamada^Tarou=" + "山田".encode("iso2022_jp"), "山田 scan"),
+    *((charset, "Müller^Jürgen".encode("latin-1"), "Mueller") for charset in ("ISO_IR 192", "")),
+    *((charset, "Müller^Jürgen".encode(), "MULLER") for charset in ("", "ISO_IR 100", "ISO_IR 6")),
 ]
 """Declared character set, a name as it stands, and what must not stay of it elsewhere."""
 
