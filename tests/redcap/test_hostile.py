@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -24,7 +25,7 @@ WAYS: dict[str, Callable[[Faults], None]] = {
     "empty": lambda faults: faults.empty(2),
     "cut": lambda faults: faults.cut(2),
     "redirect": lambda faults: faults.redirect(),
-    "error_format": lambda faults: faults.error_format(3),
+    "error_format": lambda faults: faults.error_format(3, "csv"),
     "dictionary": lambda faults: faults.change_dictionary(2),
     "cut_after_import": lambda faults: faults.cut_after_import(2),
     "count_zero": lambda faults: faults.count_zero(),
@@ -76,8 +77,11 @@ def test_the_client_survives(redcap: Sandbox, way: str) -> None:
     check(redcap)
 
 
-def test_a_refusal_is_one_whatever_its_format(redcap: Sandbox, client: RedcapClient) -> None:
-    redcap.faults.error_format()
+@pytest.mark.parametrize("form", ["xml", "csv", "text"])
+def test_a_refusal_is_one_whatever_its_format(
+    redcap: Sandbox, client: RedcapClient, form: Literal["xml", "csv", "text"]
+) -> None:
+    redcap.faults.error_format(form=form)
     with pytest.raises(RedcapRejected, match="are not valid: 'foo'"):
         client.export_records(fields=["foo"])
 

@@ -84,9 +84,9 @@ class Faults:
         """The next calls are redirected to the address they had."""
         self._add(Fault("redirect"), calls)
 
-    def error_format(self, calls: int = 1) -> None:
-        """The next calls get their error, if any, as XML with status 200, whatever was asked for."""
-        self._add(Fault("error_format"), calls)
+    def error_format(self, calls: int = 1, form: Literal["xml", "csv", "text"] = "xml") -> None:
+        """The next calls get their error, if any, as XML or CSV with status 200, or as bare text."""
+        self._add(Fault("error_format", ("xml", "csv", "text").index(form) / 1000), calls)
 
     def change_dictionary(self, calls: int = 1) -> None:
         """Before the next calls somebody adds a field to the project's first instrument."""

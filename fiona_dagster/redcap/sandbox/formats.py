@@ -8,7 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -66,6 +66,15 @@ def error_answer(error: ApiError, return_format: str) -> Answer:
 def text_answer(text: str) -> Answer:
     """Bare text, as ``content=version`` gives it."""
     return Answer(200, CONTENT_TYPES["text"], encode(text))
+
+
+def in_another_format(answer: Answer, value: float) -> Answer:
+    """An error as XML or CSV with status 200, or as bare text: which one, the value's thousandths say."""
+    text = json.loads(answer.body)["error"]
+    wanted = ("xml", "csv", "text")[round(value * 1000) % 3]
+    if wanted == "text":
+        return replace(text_answer(text), status=answer.status)
+    return replace(error_answer(ApiError(text), wanted), status=200)
 
 
 def rows_answer(

@@ -197,7 +197,9 @@ class Sandbox:
         if kind == "duplicate":
             answer = handle(self.store, form, files)
         if kind == "error_format" and answer.status >= 400:
-            answer = replace(handle(self.store, {**form, "returnFormat": "xml"}, files), status=200)
+            answer = formats.in_another_format(
+                handle(self.store, {**form, "returnFormat": "json"}, files), value
+            )
         return None if kind == "cut_after_import" else answer
 
     def _ignored(self, form: Mapping[str, str]) -> Answer:
