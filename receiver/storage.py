@@ -44,6 +44,10 @@ class IncomingObject:
         known: what this association's objects before have in common.
     """
 
+    _unchecked = 0
+    _fault = _refusal = ""
+    _file: NewFile | None = None
+
     def __init__(
         self, landing: Landing, visit: Visit, command: Command, transfer_syntax: str, known: KnownHeads
     ) -> None:
@@ -53,10 +57,6 @@ class IncomingObject:
         self._transfer_syntax = transfer_syntax
         self._head = HeadReader(transfer_syntax, known)
         self._pending: list[bytes | memoryview] = []
-        self._unchecked = 0
-        self._fault = ""
-        self._refusal = ""
-        self._file: NewFile | None = None
         try:
             self._file = visit.new_file()
         except (OSError, StorageFull) as error:

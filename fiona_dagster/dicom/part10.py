@@ -17,6 +17,9 @@ MAX_META = 1024 * 1024
 """Bytes of file meta information that are read; a private information element may be large."""
 
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_HEAD = struct.Struct("<HH2sH")
+_LENGTH = struct.Struct("<HH2sHI")
+_FRONT = bytes(128) + b"DICM"
 _CLASS, _INSTANCE, _SYNTAX = 0x0002, 0x0003, 0x0010
 
 
@@ -44,7 +47,7 @@ class FileMeta:
 def _element(element: int, vr: bytes, value: bytes, pad: bytes = b"\0") -> bytes:
     if len(value) % 2:
         value += pad
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+    return _HEAD.pack(0x0002, element, vr, len(value)) + value
 
 
 def build_file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, source_ae: str = "") -> bytes:
@@ -58,8 +61,7 @@ def build_file_meta(sop_class: str, sop_instance: str, transfer_syntax: str, sou
     """
     before, behind = _same_for_all(sop_class, transfer_syntax, source_ae)
     body = before + _element(_INSTANCE, b"UI", sop_instance.encode("ascii", "replace")) + behind
-    group_length = _element(0x0000, b"UL", struct.pack("<I", len(body)))
-    return bytes(128) + b"DICM" + group_length + body
+    return _FRONT + _LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(body)) + body
 
 
 @lru_cache(maxsize=256)

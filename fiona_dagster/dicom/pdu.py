@@ -34,7 +34,7 @@ REJECT_LIMIT = (2, 3, 2)
 ABORT_UNRECOGNIZED, ABORT_UNEXPECTED, ABORT_BAD_VALUE = 1, 2, 6
 ABORT_NO_REASON = 0
 
-_HEADER = struct.Struct(">BBI")
+_HEADER, _ONE_VALUE = struct.Struct(">BBI"), struct.Struct(">BBIIBB")
 
 
 @dataclass(frozen=True)
@@ -316,6 +316,8 @@ def encode_command(context: int, command: bytes, max_pdu: int) -> bytes:
         max_pdu: what the peer receives, bytes; 0 for no limit.
     """
     step = len(command) if max_pdu == 0 else max(max_pdu - 6, 64)
+    if len(command) <= step:
+        return _ONE_VALUE.pack(P_DATA, 0, len(command) + 6, len(command) + 2, context, 0x03) + command
     out = b""
     for at in range(0, len(command), step):
         part = command[at : at + step]

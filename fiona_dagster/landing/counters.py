@@ -40,6 +40,8 @@ NAMES = (
 
 ROWS = 32
 _INDEX = {name: number + 1 for number, name in enumerate(NAMES)}
+_OUTCOME = {name: _INDEX[f"instances.{name}"] for name in OUTCOMES}
+_BYTES, _SECONDS, _FIRST_BUCKET = _INDEX["bytes"], _INDEX["seconds"], _INDEX["seconds.0"]
 _WIDTH = len(NAMES) + 1  # the first number of a row is its process
 _HEAD = (b"FIONA counters %08x" % zlib.crc32("\n".join(NAMES).encode())).ljust(32)
 _SIZE = len(_HEAD) + 8 * _WIDTH * ROWS
@@ -95,10 +97,10 @@ class Counters:
         """
         row = self._row
         with self._mutex:
-            row[_INDEX[f"instances.{outcome}"]] += 1
-            row[_INDEX["bytes"]] += size
-            row[_INDEX["seconds"]] += seconds
-            row[_INDEX[f"seconds.{bisect_left(BUCKETS, seconds)}"]] += 1
+            row[_OUTCOME[outcome]] += 1
+            row[_BYTES] += size
+            row[_SECONDS] += seconds
+            row[_FIRST_BUCKET + bisect_left(BUCKETS, seconds)] += 1
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -213,8 +213,10 @@ class Visit:
         if self._landing.ahead.is_full:
             self._settle()
         if self._spare is None:
-            with suppress(OSError, StorageFull):  # the next object meets the same, and its sender is told
+            try:
                 self._spare = self._landing.rooted_file()
+            except (OSError, StorageFull):
+                return  # the next object meets the same, and its sender is told
 
     def _settle(self) -> None:
         """Has what was promised flushed in its place; all promises hold whether that succeeds or not."""
@@ -307,10 +309,7 @@ class Visit:
         names = self._landing.names.of(uids.study)
         name = f"{archive_prefix(uids)}.{uids.sop_instance}"
         fd, own = (source.folder_fd, source.name) if isinstance(source, NewFile) else (HERE, str(source))
-        with names:
-            there = names.find(uids.sop_instance)
-            if there is None and not names.place(fd, own, name):
-                there = name
+        there = names.place(fd, own, name)
         relative = f"{self._prefix}{uids.study}/{there or name}"
         if there is None:
             return "stored", relative, names, name, own if _is_rooted(source) else ""

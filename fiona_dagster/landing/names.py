@@ -1,10 +1,13 @@
 """Which instances a study's archive folder holds, known without listing it for every arrival.
 
-Two files with one SOP Instance UID are the same instance even if their Modality, and with it their name,
-differs. So each process keeps the names of the studies it is filing; processes tell each other of new names
-through a small file that is also their lock: who holds it sees every name there is, and nobody else renames.
-A name is announced before its rename. An announced name without a file (killed in between) means nothing.
-A name behind ``!`` is in doubt: the flush of its directory entry failed.
+Two files with one SOP Instance UID are the same instance even if their Modality, and with it the prefix of
+their name, differs. So processes tell each other of the prefixes of a study through a small file that is also
+their lock: who holds it knows all prefixes there are, looks whether the instance is there under another one,
+and nobody else renames. Most studies have one prefix, and then there is nothing to look for: the name itself
+is taken by a rename that never replaces.
+
+A prefix is announced before its first file is renamed, by that name. A name behind ``!`` is in doubt: the
+flush of its directory entry failed.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class StudyNames:
             sync_directory(root.archive)  # whoever made the folder may not have flushed its name yet
         make_directory(root.locks, flushed=flushed)
         self._mutex = threading.Lock()
-        self._names: dict[str, str] = {}
+        self._prefixes: set[str] = set()
         self._doubtful: set[str] = set()
         self._unflushed: set[str] = set()
         self._read = 0
@@ -97,22 +100,28 @@ class StudyNames:
         prefix, _, instance = name.removeprefix(_DOUBT).partition(".")
         if not _PREFIX.fullmatch(prefix) or not is_uid(instance):
             return  # also what a power loss has left of a line
-        self._names[instance] = f"{prefix}.{instance}"
+        self._prefixes.add(prefix)
         if doubtful:
             self._doubtful.add(instance)
         elif announced:
             self._doubtful.discard(instance)
 
-    def find(self, instance: str) -> str | None:
-        """The file name of an instance that is there, whatever its prefix. Only as a context."""
-        name = self._names.get(instance)
-        if name is not None:
-            try:
-                os.stat(name, dir_fd=self.fd)
-            except FileNotFoundError:
-                del self._names[instance]
-                return None
-        return name
+    def find(self, instance: str, *, but: str = "") -> str | None:
+        """The file name of an instance that is there, whatever its prefix. Only as a context.
+
+        Args:
+            instance: SOP Instance UID.
+            but: a prefix that is not looked for.
+        """
+        others = sorted(self._prefixes - {but})
+        return next((name for prefix in others if self._is_there(name := f"{prefix}.{instance}")), None)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        return True
 
     def is_doubtful(self, instance: str) -> bool:
         """Whether the flush of its directory entry failed: a later one does not vouch for it."""
@@ -122,8 +131,8 @@ class StudyNames:
         """Whether the flush of its directory entry is still to come, and may fail."""
         return instance in self._unflushed
 
-    def place(self, source_fd: int, source: str, name: str) -> bool:
-        """Moves a file here. Only as a context.
+    def place(self, source_fd: int, source: str, name: str) -> str | None:
+        """Moves a file here, unless its instance is here already.
 
         Args:
             source_fd: open folder of the file.
@@ -131,13 +140,19 @@ class StudyNames:
             name: its name here.
 
         Returns:
-            False if a file of that name stands here, which nobody has announced.
+            The name under which the instance is here already, and the file was left where it was; None if the
+            file has taken its name.
         """
-        self._announce(name)
-        placed = rename_new_at(source_fd, source, self.fd, name)
-        if placed and self._flushed:
-            self._unflushed.add(name.partition(".")[2])
-        return placed
+        prefix, _, instance = name.partition(".")
+        with self:
+            if prefix not in self._prefixes:
+                self._announce(name)
+            there = self.find(instance, but=prefix) if len(self._prefixes) > 1 else None
+            if there is None and not rename_new_at(source_fd, source, self.fd, name):
+                there = name
+            if there is None and self._flushed:
+                self._unflushed.add(instance)
+        return there
 
     def replace(self, source_fd: int, source: str, name: str) -> None:
         """Puts the same object once more in place of a file that is in doubt. Only as a context."""
@@ -179,7 +194,7 @@ class StudyNames:
             self._flush(self.fd)
         except OSError:
             with self:
-                for name in [self._names[i] for i in unflushed if i in self._names]:
+                for name in filter(None, map(self.find, unflushed)):
                     self._announce(_DOUBT + name)
             raise
         finally:

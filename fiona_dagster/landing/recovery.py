@@ -103,11 +103,10 @@ def _settle(
 
 def _place(names: StudyNames, part: Path, receipt: Receipt) -> None:
     name = receipt.path.rpartition("/")[2]
-    with names:
-        there = names.find(receipt.SOPInstanceUID)
-        if there is None and names.place(HERE, str(part), name):
-            return
-    if not same_object(names.folder / (there or name), part):
+    there = names.place(HERE, str(part), name)
+    if there is None:
+        return
+    if not same_object(names.folder / there, part):
         raise FileExistsError(errno.EEXIST, "another object has taken its name")
     part.unlink()
 

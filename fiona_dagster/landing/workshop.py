@@ -74,14 +74,17 @@ class NewFile:
             StorageFull: no room.
         """
         try:
-            for at in range(0, len(parts), _MAX_VECTORS):
-                self._write(list(parts[at : at + _MAX_VECTORS]))
+            if len(parts) <= _MAX_VECTORS:
+                self._write(parts)
+            else:
+                for at in range(0, len(parts), _MAX_VECTORS):
+                    self._write(parts[at : at + _MAX_VECTORS])
         except OSError as error:
             raise as_room_error(error, self._folder) from None
         if self._flushed and self.size - self._written_back >= _WRITE_BACK_EVERY:
             self._write_back()
 
-    def _write(self, parts: list[bytes | memoryview]) -> None:
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
         wanted = sum(map(len, parts))
         self.size += wanted
         written = os.writev(self._fd, parts)

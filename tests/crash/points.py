@@ -165,10 +165,10 @@ FIRST: dict[str, Callable[[], Point]] = {
     **_both("the study's folder is made", frozenset({"mkdir", "mkdirat"}), STUDY_FOLDER),
     "study's folder flushed into the archive": _watch(_call(_FLUSH, "exit", r"site/archive")),
     "names opened": _watch(_call(calls.OPENING, "exit", ANNOUNCED)),
+    **_both("the name is announced", calls.WRITING, ANNOUNCED),
 }
 FILING: dict[str, Callable[[], Point]] = {
     "names locked": _watch(_call({"flock"}, "exit", ANNOUNCED)),
-    **_both("the name is announced", calls.WRITING, ANNOUNCED),
     **_both("the rename", _LINK, _ANY, ARCHIVED),
     **_both("the folder's flush", _FLUSH, STUDY_FOLDER),
 }

@@ -309,3 +309,22 @@ def test_the_plain_face_files_one_object(root: DataRoot) -> None:
         new.write([part10(data_set("1.2.9"), "1.2.9")])
         new.commit()
         assert landing.file_object(new.path, uids("1.2.9"), EXPLICIT, CALLER).kind == "stored"
+
+
+def test_prefixes_announced_by_others_are_looked_under(root: DataRoot) -> None:
+    """Two processes place files of two modalities in turn: each instance is there once, whoever was first."""
+    series = {"CT": CT, "MR": MR}
+    with Landing(root) as one, Landing(root) as two, one.visit(CALLER) as a, two.visit(CALLER) as b:
+        file_one(one, a, "1.2.1")  # one knows CT alone
+        data = {
+            modality: part10(data_set("1.2.2", modality=modality, sop_class=sop_class), "1.2.2")
+            for modality, sop_class in series.items()
+        }
+        assert file_one(two, b, "1.2.2", data["MR"], modality="MR", sop_class=MR).kind == "stored"
+        assert file_one(one, a, "1.2.2", data["CT"]).kind == "conflict"
+        assert file_one(one, a, "1.2.2", data["MR"], modality="MR", sop_class=MR).kind == "repeat"
+        assert file_one(one, a, "1.2.3").kind == "stored"
+        assert file_one(two, b, "1.2.3").kind == "repeat"
+    assert archived(root) == [f"scp_{STUDY}/{name}" for name in ("CT.1.2.1", "CT.1.2.3", "MR.1.2.2")]
+    (names,) = root.locks.glob("*.names")
+    assert names.read_text() == "CT.1.2.1\nMR.1.2.2\n", "nothing more is said of a prefix"
