@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fiona_dagster.deid.copies import file_start
 from fiona_dagster.deid.elements import PIXEL_DATA, SHORT, DicomFile, Element, Streamed
 from fiona_dagster.deid.encoding import encode, flat
 from fiona_dagster.deid.files import opened
-from fiona_dagster.deid.pixels import OFFSET_LENGTHS, OFFSET_TABLE, TOTAL_LENGTH, geometry
+from fiona_dagster.deid.pixels import OFFSET_LENGTHS, OFFSET_TABLE, TOTAL_LENGTH, Geometry, geometry
 from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.dicom.dictionary import ATTRIBUTES
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
@@ -64,7 +64,7 @@ def transcode(source: Path, target: Path, transfer_syntax: str) -> None:
         elements = [each for each in found.elements if each.tag & 0xFFFF]
         pixels = found.find(PIXEL_DATA)
         if pixels is not None and pixels.encapsulated:
-            elements = _decompressed(found, elements, source)
+            elements = _decompressed(found, pixels, elements, source)
         if not found.little:
             elements = _swapped(elements)
         implicit = transfer_syntax == IMPLICIT_LITTLE
@@ -99,22 +99,22 @@ class _Frames:
     """The decoded frames of an object, one at a time, in the words of its header.
 
     Args:
-        path: the file.
+        path: the file; it is never held as a whole.
+        start: where the value of its pixel data begins.
         decoder: of its transfer syntax.
-        count: Number of Frames.
-        size: bytes of a frame.
-        allocated: Bits Allocated.
+        shape: what the header says.
+        planar: Planar Configuration.
 
     Attributes:
         shown: Photometric Interpretation of what was decoded last.
     """
 
-    def __init__(self, path: Path, decoder: Decoder, count: int, size: int, allocated: int) -> None:
+    def __init__(self, path: Path, start: int, decoder: Decoder, shape: Geometry, planar: int) -> None:
         self._path = path
+        self._start = start
         self._decoder = decoder
-        self._count = count
-        self._size = size
-        self._allocated = allocated
+        self._shape = shape
+        self._planar = planar
         self.shown = ""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -122,59 +122,71 @@ class _Frames:
         for frame in self.decoded():
             seen += 1
             yield frame
-        if seen != self._count:
+        if seen != self._shape.frames:
             raise RefusedDicom("compressed pixel data hold another number of frames than the header says")
-        if seen * self._size % 2:
+        if seen * self._shape.frame % 2:
             yield b"\0"
 
     def decoded(self) -> Iterator[bytes]:
         """What the decoder gives, until it has no more."""
-        from pydicom import dcmread
-
-        with _quiet():
-            frames = self._decoder.iter_array(dcmread(self._path), as_rgb=False)
-        while True:
-            try:
-                with _quiet("error"):  # what a decoder warns of is no decoding without loss
-                    array, said = next(frames)
-            except StopIteration:
-                return
-            except Exception as error:  # noqa: BLE001 - decoders raise anything, and quote values
-                why = type(error).__name__
-                raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
-            self.shown = str(said["photometric_interpretation"])
-            yield self._fitting(array)
+        shape = self._shape
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            frames = self._decoder.iter_array(
+                file,
+                as_rgb=False,
+                pixel_keyword="PixelData",
+                rows=shape.rows,
+                columns=shape.columns,
+                number_of_frames=shape.frames,
+                samples_per_pixel=shape.samples,
+                bits_allocated=shape.allocated,
+                bits_stored=shape.stored,
+                pixel_representation=int(shape.signed),
+                photometric_interpretation=shape.photometric,
+                planar_configuration=self._planar,
+            )
+            while True:
+                try:
+                    with _quiet():
+                        array, said = next(frames)
+                except StopIteration:
+                    return
+                except Exception as error:  # noqa: BLE001 - decoders raise anything, and quote values
+                    why = type(error).__name__
+                    raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
+                self.shown = str(said["photometric_interpretation"])
+                yield self._fitting(array)
 
     def _fitting(self, array: np.ndarray[Any, Any]) -> bytes:
         """The frame in as many bits as the header says; a decoder may use fewer where they suffice."""
         bits = 8 * array.dtype.itemsize
-        if bits < self._allocated and array.dtype.kind in "iu":
-            array = array.astype(f"{array.dtype.kind}{self._allocated // 8}")
+        if bits < self._shape.allocated and array.dtype.kind in "iu":
+            array = array.astype(f"{array.dtype.kind}{self._shape.allocated // 8}")
         frame = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        if len(frame) != self._size:
+        if len(frame) != self._shape.frame:
             raise RefusedDicom("compressed pixel data are of another size than the header says")
         return frame
 
 
 @contextmanager
-def _quiet(warned: Literal["ignore", "error"] = "ignore") -> Iterator[None]:
-    """Warnings and log lines of pydicom quote values."""
-    from pydicom import config as pydicom_config
-
+def _quiet() -> Iterator[None]:
+    """Log lines of pydicom quote values; what a decoder warns of is no decoding without loss."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    with warnings.catch_warnings(), pydicom_config.disable_value_validation():
-        warnings.simplefilter(warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         yield
 
 
-def _decompressed(found: DicomFile, elements: list[Element], path: Path) -> list[Element]:
+def _decompressed(found: DicomFile, pixels: Element, elements: list[Element], path: Path) -> list[Element]:
     shape = geometry(found)
     size = shape.frame * shape.frames
     if not size or size > MAX_DECODED or shape.allocated % 8:
         raise RefusedDicom(
             "compressed pixel data whose header does not say their size, or that are too large"
         )
-    frames = _Frames(path, _decoder(found.transfer_syntax), shape.frames, shape.frame, shape.allocated)
+    planar = _number(elements, _PLANAR, 0)
+    frames = _Frames(path, pixels.at, _decoder(found.transfer_syntax), shape, planar)
     for _ in frames.decoded():
         break  # the first one says how it is to be shown
     shown = "YBR_FULL" if frames.shown in _SUBSAMPLED else frames.shown
