@@ -16,7 +16,7 @@ from fiona_dagster.config import configuration_digest, sending_enabled
 from fiona_dagster.defs import intake, project
 from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
+from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError, RedcapUnavailable
 from fiona_dagster.ledger import Kind, StudyAssignment, Work
 from fiona_dagster.transfers import (
     assignment,
@@ -37,6 +37,9 @@ ATTEMPT_TAG = "fiona/attempt"
 OBSERVED_A_TICK = 200
 """Studies whose page is told what automatic assignment made of them; the ledger has them all."""
 POLLED = "redcap_polled"
+PATIENCE_SECONDS = 5.0
+"""A REDCap that does not answer for so long is asked again at the next poll, not in the same tick: transfers
+and deliveries are launched by the same sensor, and Dagster ends a tick that lasts too long."""
 CONFIGURED = "configuration_digest"
 
 
@@ -179,6 +182,7 @@ def transfer_requests_sensor(
     )
     def transfer_requests(context: dg.SensorEvaluationContext, gateway: GatewayResource) -> dg.SensorResult:
         with gateway.open() as opened:
+            opened.redcap_patience = PATIENCE_SECONDS
             said, observed = _poll(opened, context)
             for problem in delivery.settle(opened).problems:
                 context.log.warning(f"packages wait: {problem}")
@@ -208,6 +212,8 @@ def _answer_unknown_projects(
         except FionaError as error:
             gateway.ledger.work.failed(work.key, str(error), permanent=isinstance(error, PermanentError))
             context.log.warning(f"REDCap: {error}")
+            if isinstance(error, RedcapUnavailable):
+                return  # the others would wait for it as long
 
 
 def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, list[dg.AssetObservation]]:
@@ -228,10 +234,14 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     observed: list[dg.AssetObservation] = []
     try:
         observed = _assign(gateway, context)
+        if (datetime.now(UTC) - now).total_seconds() > gateway.settings.redcap.timeout_seconds:
+            raise RedcapUnavailable("it did not answer in time about the tables")
         poll = requests.poll_requests(gateway)
     except ConfigurationError:
         raise
     except FionaError as error:
+        # counted from here: ticks without it come in between, however long it kept this one waiting
+        gateway.ledger.store.remember(POLLED, datetime.now(UTC).isoformat())
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}", observed
     if poll.report_only:

@@ -30,6 +30,7 @@ class CallBudget:
         file: the account that processes share; None: of this object only.
         clock: seconds that all processes of the machine agree on and that never go back.
         sleep: how to wait.
+        longest_wait: seconds that a call waits for its turn at most.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class CallBudget:
         sleep: Callable[[float], None] = time.sleep,
         *,
         file: Path | None = None,
+        longest_wait: float = WINDOW,
     ) -> None:
+        self._longest = longest_wait
         self._limit = max(1, calls_per_minute)
         self._clock = clock
         self._sleep = sleep
@@ -51,9 +54,11 @@ class CallBudget:
         """Returns as soon as one more call is allowed, and counts it.
 
         Raises:
-            RedcapUnavailable: the server wants no calls for longer than a minute.
+            RedcapUnavailable: the server wants no calls for longer than a minute, or others use the budget.
         """
         while (wait := self._account(self._book)) > 0:
+            if self._longest < wait <= WINDOW:
+                raise RedcapUnavailable(f"REDCap may be called again in {wait:.0f} s: others use the budget")
             if wait > WINDOW:
                 raise RedcapUnavailable(
                     f"REDCap asked for a pause; it is not called for {wait:.0f} s, by any process here"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import time
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from fiona_dagster.errors import RedcapRejected, RedcapUnavailable
 from fiona_dagster.redcap import answers
-from fiona_dagster.redcap.budget import CallBudget
+from fiona_dagster.redcap.budget import WINDOW, CallBudget
 from fiona_dagster.redcap.rows import Row
 from fiona_dagster.redcap.transport import Reply, Transport
 
@@ -42,6 +43,7 @@ class Caller:
         calls_per_minute: budget in any 60 seconds.
         budget_file: the account of calls that processes share; None: this client counts alone.
         tries: calls at most for one request, first one included.
+        patience: seconds after which a request is not tried again.
         structure_file: where what the project is made of is remembered for a few minutes; None: by this
             object alone.
         sleep: how to wait; tests replace it.
@@ -60,12 +62,15 @@ class Caller:
         calls_per_minute: int = 300,
         budget_file: Path | None = None,
         tries: int = 3,
+        patience: float = math.inf,
         structure_file: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        budget = CallBudget(calls_per_minute, sleep=sleep, file=budget_file)
+        longest = WINDOW if patience == math.inf else WINDOW / 2
+        budget = CallBudget(calls_per_minute, sleep=sleep, file=budget_file, longest_wait=longest)
         self._transport = Transport(url, token, timeout=timeout, ca_file=ca_file, budget=budget)
         self._tries = max(1, tries)
+        self._patience = patience
         self._structure_file = structure_file
         self._sleep = sleep
 
@@ -117,7 +122,7 @@ class Caller:
         file: tuple[str, bytes] | None = None,
     ) -> _T:
         """Calls until it works, the fault can't pass, or the tries are used up."""
-        attempt = 1
+        attempt, started = 1, time.monotonic()
         while True:
             wait: float | None = None
             try:
@@ -133,7 +138,7 @@ class Caller:
                 )
                 return parse(reply)
             except RedcapUnavailable as error:
-                if attempt >= tries:
+                if attempt >= tries or time.monotonic() - started > self._patience:
                     raise
                 log.warning("%s (try %d of %d)", error, attempt, tries)
             self._sleep(min(wait, LONGEST_WAIT) if wait else _back_off(attempt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from fiona_dagster.config import (
@@ -40,12 +41,16 @@ class Gateway:
     Args:
         root: the data root; it must have a configuration.
 
+    Attributes:
+        redcap_patience: seconds after which a call of REDCap is not tried again; for who must not wait long.
+
     Raises:
         ConfigurationError: there is no usable configuration, not even a last good one.
     """
 
     def __init__(self, root: DataRoot) -> None:
         self.root = root
+        self.redcap_patience = math.inf
         self.settings: Settings = load_settings_in_force(root)[0]
         self.ledger = Ledger(root)
 
@@ -102,6 +107,7 @@ class Gateway:
             ca_file=str(resolve(self.root, redcap.ca_file)) if redcap.ca_file else None,
             calls_per_minute=redcap.calls_per_minute,
             budget_file=self.root.redcap_calls_file,
+            patience=self.redcap_patience,
             structure_file=self.root.redcap_structure_file(name),
         )
 

@@ -57,6 +57,16 @@ def test_the_budget_of_calls_is_kept() -> None:
     assert taken[:3] == [0.0, 1.0, 2.0]
 
 
+def test_who_must_not_wait_long_is_told() -> None:
+    now = 0.0
+    slept: list[float] = []
+    budget = CallBudget(1, clock=lambda: now, sleep=slept.append, longest_wait=30)
+    budget.take()
+    with pytest.raises(RedcapUnavailable, match="others use the budget"):
+        budget.take()
+    assert slept == []
+
+
 def test_processes_share_one_budget(tmp_path: Path) -> None:
     """Three processes want 15 calls each at the same time, and there are 20 a minute."""
     command = [sys.executable, "-c", CALLER, str(tmp_path / "ledger" / "calls")]

@@ -12,7 +12,7 @@ import pytest
 
 from fiona_dagster.cli.status import _print_study
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.defs.sensors import transfer_requests_sensor
+from fiona_dagster.defs.sensors import POLLED, transfer_requests_sensor
 from fiona_dagster.errors import (
     ConfigurationError,
     OptOutUnavailable,
@@ -229,6 +229,35 @@ def test_the_sensor_assigns_and_takes_up_at_once_and_shows_it_on_the_studys_page
     document["transfers"] = []
     _print_study(document)
     assert f"assigned to project {PROJECT} (coupling)" in capsys.readouterr().out
+
+
+def test_a_redcap_that_does_not_answer_keeps_no_delivery_waiting(
+    held: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick that lasts too long is ended by Dagster, and what it was to launch is not launched."""
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    use_tables(held, redcap={"timeout_seconds": 0.4, "poll_seconds": 60})
+    monkeypatch.setattr("fiona_dagster.defs.sensors.PATIENCE_SECONDS", 0.1)
+    with held.open() as gateway:
+        gateway.ledger.store.remember(POLLED, ago(minutes=5) + "+00:00")
+    held.redcap.faults.delay(0.9, calls=40)
+    held.redcap.calls.clear()
+
+    @dg.job
+    def nothing() -> None: ...
+
+    sensor = transfer_requests_sensor({PROJECT: ["archive"]}, [nothing])
+    for _ in range(2):
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance)
+            result = sensor(context, gateway=GatewayResource(data_root=str(held.root.path)))
+        assert isinstance(result, dg.SensorResult)
+        assert [run.partition_key for run in result.run_requests or ()] == [STUDY]
+        with held.open() as gateway, gateway.ledger.store.writing() as db:
+            db.execute("UPDATE work SET requested = NULL")
+    time.sleep(1)
+    assert len(held.redcap.calls) == 1, "one that hung, and none in the next tick"
 
 
 def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
