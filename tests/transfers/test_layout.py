@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from fiona_dagster.errors import UnreadableDicom
+from fiona_dagster.studies import InstanceHeader, read_instance
 from fiona_dagster.studies.attributes import RECORD_TAGS
 from fiona_dagster.studies.keeping import BASIC_TAGS
 from fiona_dagster.transfers import layout
@@ -55,10 +56,12 @@ def test_headers_are_read_without_a_search_for_cycles_and_it_goes_on_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
-    read = layout.read_instance
-    monkeypatch.setattr(
-        layout, "read_instance", lambda *given: (seen.append(gc.isenabled()), read(*given))[1]
-    )
+
+    def note(path: Path, tags: frozenset[int]) -> InstanceHeader:
+        seen.append(gc.isenabled())
+        return read_instance(path, tags)
+
+    monkeypatch.setattr(layout, "read_instance", note)
     files = [_file(tmp_path / "1"), _file(tmp_path / "2", InstanceNumber=2)]
     assert gc.isenabled()
     [series] = lay_out(files)
