@@ -29,6 +29,8 @@ RECEIVED = 128 * 1024
 """Bytes that are taken from the socket at a time."""
 AT_FIRST = 64
 """Answers that are acknowledged at once: those to the handshake, to signing in and to opening the session."""
+RANDOM = 4096
+"""Bytes of padding that are asked for at a time."""
 _BLOCK = 16
 _LENGTH = struct.Struct(">I")
 _CHANNEL_DATA = struct.Struct(">BII")
@@ -84,6 +86,7 @@ class Packets(Packetizer):
         self._gcm: Any = None
         self._fixed, self._invocation = b"", 0
         self._sent = self._count = 0
+        self._random, self._random_used = b"", 0
         self._lock = threading.RLock()
         self._clear = bytearray()
         self._sealed = bytearray()
@@ -127,7 +130,6 @@ class Packets(Packetizer):
         if len(self._clear) < max(sizes) + OVERHEAD:
             self._clear = bytearray(max(sizes) + OVERHEAD)
         clear, sealed = memoryview(self._clear), memoryview(self._sealed)
-        random = os.urandom(2 * _BLOCK)
         at = 0
         for message, size in zip(messages, sizes, strict=True):
             # At least four bytes, up to a whole block (RFC 4253 section 6); the length is not encrypted.
@@ -138,7 +140,7 @@ class Packets(Packetizer):
             for part in message:
                 begin, end = end, end + len(part)
                 clear[begin:end] = part
-            clear[end:length] = random[:padding]
+            clear[end:length] = self._padding(padding)
             _LENGTH.pack_into(sealed, at, length)
             nonce = self._fixed + self._invocation.to_bytes(8, "big")
             self._gcm.encrypt_into(
@@ -147,6 +149,13 @@ class Packets(Packetizer):
             self._invocation += 1
             at += 4 + length + TAG
         return at
+
+    def _padding(self, size: int) -> bytes:
+        """Random bytes that were not used before; the system is asked for many at a time."""
+        if len(self._random) - self._random_used < size:
+            self._random, self._random_used = os.urandom(RANDOM), 0
+        begin, self._random_used = self._random_used, self._random_used + size
+        return self._random[begin : self._random_used]
 
 
 def send_all(channel: paramiko.Channel, head: bytes, data: memoryview) -> None:
