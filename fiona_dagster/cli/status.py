@@ -137,6 +137,11 @@ def _print_overview(document: dict[str, Any]) -> None:
     console.print(f"Instances: {states}; {document['quarantine']} objects in quarantine")
     if document["waiting_for_release"]:
         console.print(f"{document['waiting_for_release']} copies wait for a person: `fiona release`")
+    if document["to_adopt"]:
+        console.print(
+            f"REDCap has {document['to_adopt']} finished transfers that this gateway does not know: nothing "
+            "is assigned or sent until `fiona adopt` (look first: `fiona adopt --report`)"
+        )
     counts = ", ".join(f"{name} {count}" for name, count in sorted(document["dagster"].items())) or "none"
     console.print(f"Dagster runs: {counts}")
 

@@ -11,6 +11,7 @@ from fiona_dagster.config import DataRoot, Switches, read_switches
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.landing.inbox import count_waiting
 from fiona_dagster.ledger import STATES, AccountedInstance, Delivery, Ledger, Sending, Study, Transfer, Work
+from fiona_dagster.transfers.adoption import to_adopt
 from fiona_dagster.transfers.marks import marks_of
 
 
@@ -37,6 +38,7 @@ def overview(root: DataRoot) -> dict[str, Any]:
             ],
             "work": [_work(work, switches) for work in ledger.work.open()],
             "waiting_for_release": len(ledger.releases.waiting()),
+            "to_adopt": to_adopt(ledger),
             "targets_down": [asdict(circuit) for circuit in ledger.circuits.opened()],
             "switches": asdict(switches),
             "states": {state: totals[state] for state in STATES if totals[state]},

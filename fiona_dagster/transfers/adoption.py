@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fiona_dagster.errors import UsageError
+from fiona_dagster.ledger import Ledger
 from fiona_dagster.redcap import RequestReader, TransferRequest
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.words import as_request
 
 ADOPTED = "redcap_adopted"
 """Fact of the ledger: the address of the REDCap whose finished transfers are known."""
+TO_ADOPT = "redcap_to_adopt"
+"""Fact of the ledger: how many transfers have to be adopted before anything is assigned or sent."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,14 @@ def first_contact(gateway: Gateway, listing: Iterable[TransferRequest]) -> int:
     finished = sum(inventory(gateway, listing).finished.values())
     if not finished:
         gateway.ledger.store.remember(ADOPTED, gateway.settings.redcap.url)
+    if finished != to_adopt(gateway.ledger):
+        gateway.ledger.store.remember(TO_ADOPT, str(finished))
     return finished
+
+
+def to_adopt(ledger: Ledger) -> int:
+    """How many finished transfers of another system the last look found that hold everything up."""
+    return int(ledger.store.fact(TO_ADOPT) or 0)
 
 
 def inventory(gateway: Gateway, listing: Iterable[TransferRequest]) -> Inventory:
@@ -100,4 +110,5 @@ def adopt(gateway: Gateway, *, report: bool = False) -> Inventory:
             gateway.ledger.transfers.adopt(as_request(request), request.mapped_uid, request.transfer_date)
             adopted += 1
         gateway.ledger.store.remember(ADOPTED, gateway.settings.redcap.url)
+        gateway.ledger.store.remember(TO_ADOPT, "0")
     return Inventory(found.finished, found.unfinished, adopted)

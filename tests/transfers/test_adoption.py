@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fiona_dagster.errors import UsageError
+from fiona_dagster.operations.overview import overview
 from fiona_dagster.operations.reconciliation import reconcile
 from fiona_dagster.transfers import adoption, assignment, delivery, outcome
 from fiona_dagster.transfers.removal import confirm_removed
+from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
 from tests.tables import write
 
@@ -43,6 +45,8 @@ def test_the_first_contact_with_finished_transfers_changes_nothing_until_they_ar
     for _ in range(2):
         poll = site.poll()
         assert (poll.report_only, poll.foreign, poll.accepted, poll.refused) == (True, 2, (), ())
+    assert overview(site.root)["to_adopt"] == 2
+    assert "nothing is assigned or sent until `fiona adopt`" in fiona("status", data=site.root.path).stdout
     with site.open() as gateway:
         assert assignment.assign_held(gateway).asked == 0
         report = adoption.adopt(gateway, report=True)
@@ -58,6 +62,7 @@ def test_the_first_contact_with_finished_transfers_changes_nothing_until_they_ar
         }
     assert len(site.redcap.log("Incoming")) == before, "nothing is written to REDCap"
 
+    assert overview(site.root)["to_adopt"] == 0
     poll = site.poll()
     assert (poll.report_only, poll.accepted, poll.foreign) == (False, (), 0)
     with site.open() as gateway:
