@@ -119,7 +119,8 @@ def run_studies(
     failures: dict[str, tuple[str, bool]] = {}
     results: dict[str, StepResult] = {}
     waiting = False
-    for study in context.partition_keys:
+    studies = _studies_of(context)
+    for study in studies:
         outcome, result = _attempt(resource, body, on_failure, study)
         if outcome is not None:
             failures[study] = outcome
@@ -129,7 +130,7 @@ def run_studies(
         else:
             results[study] = result
     failures |= _finished(resource, finish, on_failure, results)
-    many = len(context.partition_keys) > 1
+    many = len(studies) > 1
     if failures or waiting:
         for study, result in results.items():
             yield _materialization(context, study, result)
@@ -159,6 +160,17 @@ def run_studies(
         data_version=dg.DataVersion(result.data_version) if result.data_version else None,
         check_results=list(result.checks),
     )
+
+
+def _studies_of(context: dg.AssetExecutionContext) -> list[str]:
+    try:
+        return list(context.partition_keys)
+    except dg.DagsterError:
+        raise dg.Failure(
+            "this run names no study that is listed here: it takes one that arrived and, for a project, was "
+            "requested; `fiona launch --study UID [--project P]` says what is missing",
+            allow_retries=False,
+        ) from None
 
 
 def _materialization(

@@ -58,6 +58,21 @@ def test_a_success_carries_its_metadata(gateway: GatewayResource) -> None:
     assert event.metadata["instances"].value == 3
 
 
+@pytest.mark.parametrize("tags", [{}, {"dagster/partition": "9.9"}])
+def test_a_run_for_no_known_study_says_what_to_do(gateway: GatewayResource, tags: dict[str, str]) -> None:
+    def step(context: dg.AssetExecutionContext) -> steps.Events:
+        yield from steps.run_studies(context, gateway, body=pytest.fail, on_failure=pytest.fail)
+
+    step.__annotations__ = {"context": dg.AssetExecutionContext}
+    made = dg.asset(name="step", partitions_def=studies)(step)
+    job = dg.Definitions([made], jobs=[dg.define_asset_job("by_hand", [made])]).resolve_job_def("by_hand")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("studies", ["1.2"])
+        result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "`fiona launch --study UID [--project P]` says what is missing" in str(failure.step_failure_data)
+
+
 def test_the_text_of_a_foreign_exception_is_withheld(gateway: GatewayResource) -> None:
     result, booked = run(gateway, ValueError(f"can't convert {PLANTED}"))
     assert not result.success
