@@ -191,9 +191,15 @@ def _sending(sending: dict[str, Any]) -> str:
         "begun": "sending began",
         "proven": "sent and proven, began",
         "agreed": "sent, unproven by agreement, began",
-        "unproven": f"present, content unproven ({len(sending['uncertain'])} instances), began",
+        "unproven": f"present, content unproven ({len(sending['problems'] or sending['uncertain'])} "
+        "instances), began",
     }
-    return f"{sending['target']}: {states[sending['state']]} {sending['began']}"
+    said = f"{sending['target']}: {states[sending['state']]} {sending['began']}"
+    reasons = Counter(sending["problems"].values())
+    if reasons:
+        said += "; at the last attempt " + ", ".join(f"{n} {why}" for why, n in sorted(reasons.items()))
+        said += " (--json names them)"
+    return said
 
 
 def _print_transfer(transfer: dict[str, Any], console: Screen) -> None:

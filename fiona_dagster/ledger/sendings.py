@@ -46,6 +46,8 @@ class Sending:
         changed: when the state was last set.
         removed: when a person confirmed the removal, or ``""``.
         removed_by: who.
+        problems: mapped SOP Instance UID -> why the target did not have it, or not provably, at the last
+            attempt.
     """
 
     id: int
@@ -62,6 +64,7 @@ class Sending:
     changed: str
     removed: str
     removed_by: str
+    problems: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ class Sendings:
         ).fetchone()["id"]
         if there is not None and there == newest:
             db.execute(
-                "UPDATE sendings SET uncertain = ?, state = 'begun', changed = ? WHERE id = ?",
+                """UPDATE sendings SET uncertain = ?, state = 'begun', changed = ?, problems = '{}'
+                   WHERE id = ?""",
                 (unsure, now, there),
             )
         else:
@@ -259,6 +263,19 @@ class Sendings:
                 """UPDATE sendings SET state = ?, changed = ?, proof = ? WHERE transfer = ?
                    AND target = ? AND sha256 = ? AND removed = ''""",
                 (state, utc_now(), json.dumps(dict(proof), sort_keys=True), transfer, target, sha256),
+            )
+
+    def complain(self, sending: Sending, problems: Mapping[str, str]) -> None:
+        """An attempt ended, and these instances are not there, or not provably.
+
+        Args:
+            sending: the attempt.
+            problems: mapped SOP Instance UID -> DIMSE status or reason.
+        """
+        with self._store.writing() as db:
+            db.execute(
+                "UPDATE sendings SET problems = ? WHERE id = ?",
+                (json.dumps(dict(problems), sort_keys=True), sending.id),
             )
 
     def unproven(self, sending: Sending) -> None:
@@ -315,4 +332,5 @@ def _sending(row: sqlite3.Row) -> Sending:
         changed=row["changed"],
         removed=row["removed"],
         removed_by=row["removed_by"],
+        problems=json.loads(row["problems"]),
     )

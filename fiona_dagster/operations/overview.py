@@ -183,6 +183,7 @@ def _sending(sending: Sending) -> dict[str, Any]:
         "sha256": sending.sha256,
         "instances": len(sending.instances),
         "uncertain": sorted(sending.uncertain),
+        "problems": sending.problems,
         "began": sending.began,
         "removed": sending.removed,
         "removed_by": sending.removed_by,

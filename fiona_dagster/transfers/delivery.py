@@ -26,7 +26,13 @@ from fiona_dagster.transfers.beside import companions_of, move_beside, record_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, remove_working_copy, working_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest
-from fiona_dagster.transfers.targets import ArrivedDamaged, InstancesMissing, Proof, together
+from fiona_dagster.transfers.targets import (
+    ArrivedDamaged,
+    InstancesMissing,
+    InstancesRefused,
+    Proof,
+    together,
+)
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 PROOFS = ".proofs.json"
@@ -171,8 +177,13 @@ def _send(
             transfer=transfer.id,
             may_go_on=may_go_on,
         )
-    except ContentUnproven:
+    except ContentUnproven as error:
         gateway.ledger.sendings.unproven(begun[0])
+        gateway.ledger.sendings.complain(begun[0], dict.fromkeys(error.instances, "content unproven"))
+        raise
+    except (InstancesMissing, InstancesRefused) as error:
+        if begun:
+            gateway.ledger.sendings.complain(begun[0], error.instances)
         raise
 
 

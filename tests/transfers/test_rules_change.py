@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fiona_dagster.errors import RequestRefused, Superseded
+from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.transfers import delivery, execution, packing, resending, rules
 from tests.accounting import assert_all_accounted
 from tests.sending import exchanging
@@ -164,6 +165,8 @@ def test_other_bytes_of_other_rules_at_a_pacs_are_not_proven(
     exchanging(monkeypatch, full)
     with pytest.raises(PeerUnavailable):
         deliver(site, "pacs")
+    (sending,) = study_detail(site.root, STUDY)["transfers"][0]["sendings"]
+    assert sending["problems"] == {sent[1]: "A700"}, "the exact instance is named"
     monkeypatch.undo()
     site.project(targets=["pacs"], options=[])
     settle(site)
@@ -171,6 +174,10 @@ def test_other_bytes_of_other_rules_at_a_pacs_are_not_proven(
 
     with pytest.raises(ContentUnproven, match="1 of 2 instances"):
         deliver(site, "pacs")
+    sendings = [each for one in study_detail(site.root, STUDY)["transfers"] for each in one["sendings"]]
+    assert [each["problems"] for each in sendings if each["state"] == "unproven"] == [
+        {sent[0]: "content unproven"}
+    ]
 
 
 def test_what_counts_as_a_rule(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
