@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.dicom.requestor import Context, Open, Requestor
+from fiona_dagster.dicom.opened import Open
+from fiona_dagster.dicom.requestor import Context, Requestor
 from fiona_dagster.ledger import Content, Ledger, Request
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.dicom.head import HeadReader, Refusal, judge
+from fiona_dagster.dicom.opened import DIFFERS, Open
 from fiona_dagster.dicom.part10 import read_file_meta
-from fiona_dagster.dicom.requestor import DIFFERS, Context, Open
+from fiona_dagster.dicom.requestor import Context
 from fiona_dagster.errors import NotVerified, UnreadableDicom
 
 IN_MEMORY = 16 * 1024 * 1024
-"""Larger files are not held in memory: they are sent from the page cache and compared meanwhile."""
-_PIECE = 1024 * 1024
+"""Larger files are not held in memory: they are sent part by part and compared meanwhile."""
 _STEP = 32 * 1024
 
 NO_ANSWER = "no answer"
@@ -133,46 +132,10 @@ class Room:
         return view
 
 
-class _Comparing:
-    """Takes the SHA-256 of a file in a thread.
-
-    Args:
-        descriptor: of the file; stays open until :meth:`stop`.
-        digest: what it should be.
-    """
-
-    def __init__(self, descriptor: int, digest: str) -> None:
-        self._descriptor = descriptor
-        self._digest = digest
-        self._same = self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="store-digest", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        piece, at, sha256 = memoryview(bytearray(_PIECE)), 0, hashlib.sha256()
-        try:
-            while not self._stopped and (count := os.preadv(self._descriptor, [piece], at)):
-                sha256.update(piece[:count])
-                at += count
-        except OSError:
-            return  # what can't be read is not the same
-        self._same = sha256.hexdigest() == self._digest
-
-    def same(self) -> bool:
-        """Waits for the end of the file; whether it is what it should be."""
-        self._thread.join()
-        return self._same
-
-    def stop(self) -> None:
-        """Waits for the thread, which has no use for the file any more."""
-        self._stopped = True
-        self._thread.join()
-
-
 class Ready:
     """An instance whose bytes are in hand, compared with what they should be.
 
-    A large file is compared while it is sent: :meth:`Open.require_sound` says so before its last part leaves.
+    A large file is compared while it is sent (:meth:`Open.parts`), before its last part leaves.
 
     Args:
         instance: which.
@@ -193,7 +156,6 @@ class Ready:
         self.instance = instance
         self.tries = 0
         self._descriptor = -1
-        self._comparing: _Comparing | None = None
         try:
             self._descriptor = os.open(instance.path, os.O_RDONLY | os.O_CLOEXEC)
             self.data, same = self._take(room, digest)
@@ -211,11 +173,8 @@ class Ready:
         status = os.fstat(self._descriptor)
         offset = self.instance.data_set_offset
         if status.st_size > IN_MEMORY:
-            same = _always
-            if digest is not None:
-                self._comparing = _Comparing(self._descriptor, digest)
-                same = self._comparing.same
-            return Open(self._descriptor, offset, status.st_size - offset, status.st_mtime_ns, same), True
+            size = status.st_size - offset
+            return Open(self._descriptor, offset, size, status.st_mtime_ns, digest), True
         view = room.read(self._descriptor, status.st_size)
         self.close()
         return view[offset:], digest is None or hashlib.sha256(view).hexdigest() == digest
@@ -227,13 +186,6 @@ class Ready:
 
     def close(self) -> None:
         """Lets go of the file; may be called again."""
-        if self._comparing is not None:
-            self._comparing.stop()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _always() -> bool:
-    """Nothing to compare a file with."""
-    return True

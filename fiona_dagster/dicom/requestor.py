@@ -6,19 +6,17 @@ Belongs here: negotiation, objects out and answers in, the end. Stays out: what 
 
 from __future__ import annotations
 
-import os
-import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from fiona_dagster.dicom import dimse, pdu
 from fiona_dagster.dicom.conversation import MAX_ANSWER, OUR_MAX_PDU, SLOWEST_BYTES_PER_SECOND, Conversation
+from fiona_dagster.dicom.opened import Open
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.wire import Broken, Wire, connect
-from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, UnreadableDicom
+from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, UnreadableDicom
 
 Context = tuple[str, str]
 """SOP class and transfer syntax."""
@@ -29,47 +27,11 @@ LARGEST_PDU = 262_144
 """What we send at most, also to a peer without a limit."""
 SMALLEST_PDU = 128
 """A peer that takes less at a time can't be served."""
-BLOCK = 4 * 1024 * 1024
+BLOCK = 1024 * 1024
 """Bytes that are read at a time from a file that is not held in memory."""
 
-_SENDFILE_FROM = 32 * 1024
-"""PDUs of this size are worth two system calls each."""
 _RELEASE_SECONDS = 5.0
-DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
-_SHORTER = "a file became shorter while it was sent; look at what the target received"
 _PDV = struct.Struct(">BxIIBB")
-
-
-@dataclass(frozen=True)
-class Open:
-    """A data set in an open file that is not held in memory.
-
-    Attributes:
-        descriptor: of the file.
-        offset: where the data set begins, bytes.
-        size: its length, bytes.
-        changed: the file's time of change, ns.
-        same: waits until the whole file is compared with its digest, and says whether it has it.
-    """
-
-    descriptor: int
-    offset: int
-    size: int
-    changed: int
-    same: Callable[[], bool]
-
-    def require_sound(self) -> None:
-        """Called before the last part goes out, without which the peer has no object.
-
-        Raises:
-            NotVerified: the file is not what it should be, or was written to.
-        """
-        same = self.same()
-        status = os.fstat(self.descriptor)
-        if (status.st_size, status.st_mtime_ns) != (self.offset + self.size, self.changed):
-            raise NotVerified("a file changed while it was sent; look at what the target received")
-        if not same:
-            raise NotVerified(DIFFERS)
 
 
 class Requestor(Conversation):
@@ -194,34 +156,10 @@ class Requestor(Conversation):
         yield data[at:]
 
     def _store_file(self, identifier: int, data: Open, deadline: float) -> None:
-        if self._wire.plain and self.step >= _SENDFILE_FROM:
-            self._send_pages(identifier, data, deadline)
-            return
-        block = memoryview(bytearray(max(BLOCK // self.step, 1) * self.step))
-        at, end = data.offset, data.offset + data.size
-        while at < end:
-            part = block[: min(len(block), end - at)]
-            count = os.preadv(data.descriptor, [part], at)
-            if count < len(part):
-                raise NotVerified(_SHORTER)
-            at += count
-            if at == end:
-                data.require_sound()
-            self._wire.send(list(self._pdus(identifier, part, last=at == end)), deadline)
-
-    def _send_pages(self, identifier: int, data: Open, deadline: float) -> None:
-        """From the page cache to the socket without a copy here."""
-        at, end = data.offset, data.offset + data.size
-        while at < end:
-            count = min(self.step, end - at)
-            last = 2 if at + count == end else 0
-            header = _PDV.pack(pdu.P_DATA, count + 6, count + 2, identifier, last)
-            if last:
-                data.require_sound()
-            self._wire.send([memoryview(header)], deadline, socket.MSG_MORE)
-            if not self._wire.send_file(data.descriptor, at, count, deadline):
-                raise NotVerified(_SHORTER)
-            at += count
+        left = data.size
+        for part in data.parts(max(BLOCK // self.step, 1) * self.step):
+            left -= len(part)
+            self._wire.send(list(self._pdus(identifier, part, last=not left)), deadline)
 
     def answer(self, seconds: float) -> int:
         """The status with which the peer answers the C-STORE that was sent last.

@@ -61,7 +61,7 @@ def store_files(
         DeliveryRefused: the peer refuses associations from us for good.
         ConfigurationError: the files for TLS can't be used.
         NotVerified: a file is not what its digest says, or changed while it was sent. Of a large one the last
-            part was held back then, and the association aborted: the peer has no such object.
+            part was held back then, and the association aborted: the peer has no whole object.
     """
     results: list[StoreResult] = []
 

@@ -56,13 +56,12 @@ class Wire:
         """Closes the connection."""
         self._socket.close()
 
-    def send(self, parts: list[memoryview], deadline: float, flags: int = 0) -> None:
+    def send(self, parts: list[memoryview], deadline: float) -> None:
         """Sends all parts, one behind the other.
 
         Args:
             parts: what; each at least one byte.
             deadline: when all must be out, on the monotonic clock.
-            flags: of the last system call, such as MSG_MORE.
 
         Raises:
             Broken: the peer takes nothing more, takes too long, or the connection broke.
@@ -72,7 +71,7 @@ class Wire:
                 self._send_joined(parts, deadline)
                 return
             for start in range(0, len(parts), _VECTORS):
-                more = socket.MSG_MORE if start + _VECTORS < len(parts) else flags
+                more = socket.MSG_MORE if start + _VECTORS < len(parts) else 0
                 self._send_some(parts[start : start + _VECTORS], deadline, more)
         except (TimeoutError, BlockingIOError):
             raise Broken("the peer takes nothing more", timed_out=True) from None
@@ -105,29 +104,6 @@ class Wire:
                 some, size = [], 0
                 self._in_time(deadline)
         self._socket.sendall(b"".join(some))
-
-    def send_file(self, descriptor: int, at: int, count: int, deadline: float) -> bool:
-        """From the page cache to the socket without a copy here; not with TLS.
-
-        Returns:
-            False if the file ends before.
-
-        Raises:
-            Broken: the peer takes nothing more, or the connection broke.
-        """
-        while count:
-            try:
-                sent = os.sendfile(self._socket.fileno(), descriptor, at, count)
-            except (TimeoutError, BlockingIOError):
-                raise Broken("the peer takes nothing more", timed_out=True) from None
-            except OSError:
-                raise Broken("the connection broke") from None
-            if not sent:
-                return False
-            at += sent
-            count -= sent
-            self._in_time(deadline)
-        return True
 
     def _in_time(self, deadline: float) -> None:
         if time.monotonic() > deadline:

@@ -21,7 +21,7 @@ from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.retrieving import Getter
 from fiona_dagster.dicom.sameness import same_data_set
 from fiona_dagster.dicom.sender import store_files
-from fiona_dagster.errors import Busy, ConfigurationError, ContentUnproven, PeerUnavailable
+from fiona_dagster.errors import Busy, ConfigurationError, ContentUnproven, NotVerified, PeerUnavailable
 from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
 from tests.peers.test_pacs_delivery import CT, EXPLICIT, IMPLICIT, MR, digests, make_file
@@ -330,3 +330,25 @@ def test_what_can_not_be_transcoded_is_named(tmp_path: Path, files: list[Path]) 
             deliver(Pacs(port, "QRSCP", {}), files, transcode=True)
         assert set(caught.value.instances) == {"2.25.77.4"}
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_a_copy_in_another_transfer_syntax_is_made_of_verified_bytes_alone(
+    tmp_path: Path, files: list[Path]
+) -> None:
+    files = rle(files)
+    expected = digests(files)
+    recorder = Recorder(tmp_path / "ledger")
+
+    def changed_meanwhile(*arguments: Any) -> frozenset[str]:
+        image = pydicom.dcmread(files[1])
+        image.PatientName = "Wagner^Eva"
+        image.save_as(files[1], enforce_file_format=True)
+        return recorder(*arguments)
+
+    with running_dcmqrscp(tmp_path / "qr") as port:
+        target = Pacs(port, "QRSCP", {}).target()
+        with pytest.raises(NotVerified, match="differs from its verification record"):
+            deliver_dicom(target, ROOT, files, expected, begin=changed_meanwhile, name="pacs", transcode=True)
+        kept = [pydicom.dcmread(path) for path in (tmp_path / "qr").rglob("MR*")]
+    assert [str(image.PatientName) for image in kept if image.PatientName == "Wagner^Eva"] == []
+    assert not list(tmp_path.rglob("*.verified"))

@@ -105,7 +105,7 @@ def deliver_dicom(
     may_go_on()
     listed = _listed(peer, study, instances)
     unsure = set(begin(digests, listed, count_instances(peer, study) if listed is None else len(listed)))
-    transcoded = Transcoded(peer, instances, allowed=transcode)
+    transcoded = Transcoded(peer, instances, expected, allowed=transcode)
     comparison = Comparison(target, peer, name, may_go_on, transcoded.as_sent)
     if target.compare != "none":  # a PACS that lists nothing may give something all the same
         unsure -= comparison.same(instances, unsure if listed is None else unsure & listed)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fiona_dagster.dicom.instances import NOT_ACCEPTED, Instance, StoreResult, read_instance
+from fiona_dagster.dicom.opened import DIFFERS
 from fiona_dagster.dicom.pdu import MAX_CONTEXTS
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Context, Requestor
 from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from fiona_dagster.dicom.wire import Broken
-from fiona_dagster.errors import PeerUnavailable, RefusedDicom, UnreadableDicom
+from fiona_dagster.errors import NotVerified, PeerUnavailable, RefusedDicom, UnreadableDicom
 from fiona_dagster.transfers.scratch import scratch_in
 
 BATCH_BYTES = 256 << 20
 """Copies that are made before they are sent: so many bytes, or one that is larger."""
+_PIECE = 1 << 20
 _OFFERED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
 
 
@@ -33,6 +35,7 @@ class Transcoded:
     Args:
         peer: the PACS.
         instances: all of the delivery.
+        expected: SHA-256 of every verified file by ``str(path)``; copies are made of these bytes alone.
         allowed: whether the project allows it; otherwise nothing goes so.
 
     Attributes:
@@ -43,8 +46,11 @@ class Transcoded:
         DeliveryRefused: it does not take associations from us.
     """
 
-    def __init__(self, peer: Peer, instances: Sequence[Instance], *, allowed: bool) -> None:
+    def __init__(
+        self, peer: Peer, instances: Sequence[Instance], expected: Mapping[str, str], *, allowed: bool
+    ) -> None:
         self._peer = peer
+        self._expected = expected
         self.to: dict[str, str] = {}
         if not allowed:
             return
@@ -70,6 +76,9 @@ class Transcoded:
 
         Returns:
             What became of each; what can't be transcoded has the reason.
+
+        Raises:
+            NotVerified: a file is not what was verified; nothing of it was sent.
         """
         results: list[StoreResult] = []
         waiting = [each for each in instances if each.sop_instance in self.to]
@@ -102,6 +111,7 @@ class Transcoded:
 
         Raises:
             RefusedDicom: it can't be transcoded.
+            NotVerified: it is not what was verified.
         """
         if instance.sop_instance not in self.to:
             yield instance
@@ -112,13 +122,42 @@ class Transcoded:
     def _made(self, instance: Instance, path: Path) -> Instance:
         from fiona_dagster.transfers.transcoding import transcode
 
-        transcode(instance.path, path, self.to[instance.sop_instance])
+        source = path.with_suffix(".verified")
+        try:
+            copy_verified(instance.path, source, self._expected.get(str(instance.path), ""))
+            transcode(source, path, self.to[instance.sop_instance])
+        finally:
+            source.unlink(missing_ok=True)
         made = read_instance(path)
         if replace(made, path=instance.path, transfer_syntax="", data_set_offset=0) != replace(
             instance, transfer_syntax="", data_set_offset=0
         ):
             raise RefusedDicom("a copy in another transfer syntax has other UIDs; it is not sent")
         return made
+
+
+def copy_verified(path: Path, to: Path, digest: str) -> None:
+    """Copies a file for work that reads it more than once, whatever happens to it meanwhile.
+
+    Args:
+        path: the file.
+        to: a new file.
+        digest: SHA-256 that the copied bytes must have.
+
+    Raises:
+        NotVerified: they have another, or the file can't be read.
+    """
+    sha256 = hashlib.sha256()
+    try:
+        stream = path.open("rb")
+    except OSError:
+        raise NotVerified(DIFFERS) from None
+    with stream, to.open("xb") as copy:
+        while piece := stream.read(_PIECE):
+            sha256.update(piece)
+            copy.write(piece)
+    if sha256.hexdigest() != digest:
+        raise NotVerified(DIFFERS)
 
 
 def _digest(path: Path) -> str:
