@@ -115,7 +115,7 @@ def tag_pattern(text: str) -> TagPattern:
         return TagPattern(mask, int(digits.replace("x", "0"), 16))
     from pydicom.datadict import tag_for_keyword  # costs half a second; the receiver reads this module too
 
-    tag = tag_for_keyword(text.strip())
+    tag = tag_for_keyword(text.strip()) if text.strip() else None  # retired attributes have an empty one
     if tag is None:
         raise ValueError(f"{text!r} is neither gggg,eeee nor a keyword of the DICOM dictionary")
     return TagPattern(0xFFFFFFFF, tag)

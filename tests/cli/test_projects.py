@@ -112,6 +112,8 @@ def test_what_has_no_copy_is_named_beforehand_too(data: Path, tmp_path: Path) ->
 def test_errors_say_what_to_do(data: Path) -> None:
     wrong = fiona(data, "deidentify", "--project", "NEURO", "--explain", "SeriesDescripton")
     assert (wrong.returncode, "keyword of the DICOM dictionary" in wrong.stderr) == (2, True)
+    wrong = fiona(data, "deidentify", "--project", "NEURO", "--explain", " ")
+    assert (wrong.returncode, "keyword of the DICOM dictionary" in wrong.stderr) == (2, True)
 
     write(data, {"options": ["retain_long_dates"]})
     broken = fiona(data, "config", "check")
