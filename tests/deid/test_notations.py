@@ -117,6 +117,8 @@ WRITTEN: list[tuple[dict[str, str], list[str]]] = [
     ({}, ["14·03·1972", "14\u201303\u20131972", "14\u201103\u201172", "١٤/٠٣/١٩٧٢", "March141972"]),
     ({}, ["٤٨١٥١٦٢٣", "48,151,623"]),
     ({"PatientTelephoneNumbers": "+47 55 12 34 56"}, ["(55) 12-34-56"]),
+    ({"CameraOwnerName": "Bjarne Wohlgemuth", "BarcodeValue": "B4711-08"}, ["by wohlgemuth", "b471108 x"]),
+    ({"HumanPerformerOrganization": "Institutt Fjellheimen"}, ["fjellheimen"]),
     ({"PatientAddress": ADDRESS}, ["storgata12", "of Storgata   12"]),
     (
         {"InstitutionName": HOSPITAL},
