@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,10 +39,13 @@ _REFERENCED = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (94, 95, 2
 
 
 @contextmanager
-def from_disk() -> Iterator[None]:
+def from_disk(other: Container[int | None] = ()) -> Iterator[None]:
     """Around what reads an original: what the disk does not give says nothing about the object.
 
     A project may leave out objects that can't be processed; a mount that is gone must not become one.
+
+    Args:
+        other: numbers of errors that are left as they are.
 
     Raises:
         OriginalUnavailable: in place of the system's error.
@@ -50,6 +53,8 @@ def from_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in other:
+            raise
         why = os.strerror(error.errno) if error.errno else type(error).__name__
         raise OriginalUnavailable(
             f"an original can't be read from the disk ({why}), which says nothing about the object; look at "

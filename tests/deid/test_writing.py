@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fiona_dagster.deid import writing
 from fiona_dagster.deid.elements import FileRange
-from fiona_dagster.deid.writing import Flusher, write
+from fiona_dagster.deid.writing import Flusher, part_of, write
+from fiona_dagster.errors import OriginalUnavailable
 
 
 def name_of(descriptor: object) -> str:
@@ -111,3 +115,110 @@ def test_room_is_made_and_a_file_is_as_long_as_what_was_written(
     finally:
         os.close(source)
         os.close(target)
+
+
+WHOLE = bytes(range(256)) * 10_007
+SPLICE = os.splice
+
+
+def refused(*_: object, **__: object) -> int:
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def into_pipe(where: dict[str, int]) -> bool:
+    return "offset_src" in where
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "in").write_bytes(WHOLE)
+    descriptor = os.open(tmp_path / "in", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, fail: Callable[[int, bool], int]) -> list[int]:
+    """``os.splice`` that fails: gives an error number, or 0, by the number of its call and its direction."""
+    calls: list[int] = []
+    monkeypatch.setattr(writing, "_on_disk", lambda _: True)  # folders of tests may be in memory
+
+    def splice(source: int, target: int, size: int, **where: int) -> int:
+        calls.append(size)
+        if number := fail(len(calls), into_pipe(where)):
+            raise OSError(number, os.strerror(number))
+        return SPLICE(source, target, size, **where)
+
+    monkeypatch.setattr(os, "splice", splice)
+    return calls
+
+
+def no_larger_pipe(*_: object) -> int:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize(
+    "case", ["all", "no splice", "none out of the pipe", "later none", "later none out", "no pipe", "no disk"]
+)
+def test_bytes_are_the_same_whatever_the_kernel_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: int, case: str, kernel: bool
+) -> None:
+    before = open_files()
+    calls = piped(
+        monkeypatch,
+        lambda number, into: (
+            errno.EINVAL
+            if case == "no splice"
+            or (case == "none out of the pipe" and not into)
+            or (case == "later none" and into and number > 1)
+            or (case == "later none out" and not into and number > 2)
+            else 0
+        ),
+    )
+    if not kernel:
+        monkeypatch.setattr(os, "copy_file_range", refused)
+    if case == "no pipe":
+        monkeypatch.setattr(fcntl, "fcntl", no_larger_pipe)
+    if case == "no disk":
+        monkeypatch.setattr(writing, "_on_disk", lambda _: False)
+    with part_of(tmp_path / "out") as part:
+        size = write(part, [b"ab", FileRange(3, 2_500_001), b"c" * 300_000, FileRange(7, 11), b"d"], source)
+
+    assert bool(calls) == (case not in ("no disk", "no pipe"))
+    made = (tmp_path / "out").read_bytes()
+    assert size == len(made)
+    assert made == b"ab" + WHOLE[3:2_500_004] + b"c" * 300_000 + WHOLE[7:18] + b"d"
+    assert not any("pipe:" in name and name not in before for name in open_files())
+
+
+@pytest.mark.parametrize(
+    ("number", "into", "error"),
+    [(1, True, OriginalUnavailable), (3, True, OriginalUnavailable), (2, False, OSError)],
+)
+def test_errors_of_the_disk_end_a_copy_and_get_into_no_other(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: int,
+    number: int,
+    into: bool,
+    error: type[Exception],
+) -> None:
+    """What waited in the pipe when one copy failed is not in the next."""
+    before = open_files()
+    with monkeypatch.context() as broken:
+        piped(broken, lambda call, inside: errno.EIO if call >= number and inside == into else 0)
+        with pytest.raises(error), part_of(tmp_path / "out") as part:
+            write(part, [b"ab", FileRange(3, 2_500_001)], source)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert not any("pipe:" in name and name not in before for name in open_files())
+
+    with part_of(tmp_path / "out") as part:
+        write(part, [b"ab", FileRange(300_000, 400_000)], source)
+    assert (tmp_path / "out").read_bytes() == b"ab" + WHOLE[300_000:700_000]
+
+
+def test_a_long_original_that_became_shorter(tmp_path: Path, source: int) -> None:
+    with pytest.raises(OriginalUnavailable, match="shorter"), part_of(tmp_path / "out") as part:
+        write(part, [FileRange(100, len(WHOLE))], source)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
