@@ -17,13 +17,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.config import AllowedCaller, ProjectSettings, configuration_digest, project_names
-from fiona_dagster.errors import (
-    ConfigurationError,
-    FionaError,
-    OptOutUnavailable,
-    RedcapRejected,
-    RequestRefused,
-)
+from fiona_dagster.errors import ConfigurationError, PermanentError, RedcapRejected, RequestRefused
 from fiona_dagster.ledger import Study, StudyAssignment
 from fiona_dagster.redcap import NewRequest
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
@@ -138,9 +132,7 @@ class _Known:
         study = self._gateway.ledger.receipts.study(uid)
         try:
             return study, self._place(study)
-        except OptOutUnavailable:
-            raise  # nobody is taken for willing
-        except FionaError as error:
+        except PermanentError as error:
             return study, Placing("waiting", reason=f"can't be looked at now: {error}", again=True)
 
     def _place(self, study: Study) -> Placing:
@@ -208,18 +200,18 @@ def _resolve(
 
 
 def _with_ids(gateway: Gateway, entry: ProjectEntry, studies: Sequence[Study]) -> list[tuple[Study, Placing]]:
-    client = gateway.table("AutoID")
-    if client is None:
-        reason = f"project {entry.name} makes participant ids, but no token of AutoID is configured"
-        return [(study, Placing("waiting", reason=reason)) for study in studies]
     try:
+        client = gateway.table("AutoID")
+        if client is None:
+            reason = f"project {entry.name} makes participant ids, but no token of AutoID is configured"
+            return [(study, Placing("waiting", reason=reason)) for study in studies]
         projects.require_open(gateway, entry.name)
         event = autoid_event(gateway, entry.name)
         persons = {study.study: person(gateway, study.study) for study in studies}
         ids = autoid.participants(gateway, client, entry, persons.values())
     except RequestRefused as error:
         return [(study, Placing("waiting", reason=str(error))) for study in studies]
-    except FionaError as error:  # its key, its token or its REDCap: other projects go on
+    except PermanentError as error:  # its key or its token: other projects go on
         reason = f"project {entry.name} can't make participant ids now: {error}"
         return [(study, Placing("waiting", reason=reason, again=True)) for study in studies]
     return [
