@@ -170,7 +170,7 @@ def _recognise_packages(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None
     unknown = [path for path in found if not _is_moved(ledger, root, path)]
     if not unknown:
         return
-    asked = _requests(root)
+    asked = _requests(root, ledger)
     read: list[tuple[Path, dict[str, Any]]] = []
     for path in unknown:
         problems = verify_package(path)
@@ -208,9 +208,9 @@ def _is_moved(ledger: Ledger, root: DataRoot, path: Path) -> bool:
     return True
 
 
-def _requests(root: DataRoot) -> list[TransferRequest]:
+def _requests(root: DataRoot, ledger: Ledger) -> list[TransferRequest]:
     """What REDCap has; without one the packages alone must do."""
-    with Gateway(root) as gateway:
+    with Gateway(root, ledger) as gateway:
         return gateway.incoming().requests() if gateway.settings.redcap.url else []
 
 
@@ -256,7 +256,7 @@ def _book_proven(
     size, digest, sum_ = _digests(path)
     files = len([entry for entry in manifest["files"] if entry["name"] != REPORT])
     package = Package(path.relative_to(root.path).as_posix(), size, sum_, digest, files, "")
-    targets = _targets(root, transfer.project)
+    targets = _targets(root, ledger, transfer.project)
     ledger.transfers.record_package(transfer, package, targets)
     for target in targets:
         ledger.transfers.record_delivery(transfer, target, digest, {"kind": "rebuilt", "why": REBUILT})
@@ -274,8 +274,8 @@ def _set_revision(ledger: Ledger, db: sqlite3.Connection, study: str, revision: 
     db.execute("UPDATE studies SET revision = max(revision, ?) WHERE study = ?", (before, study))
 
 
-def _targets(root: DataRoot, project: str) -> tuple[str, ...]:
-    with Gateway(root) as gateway:
+def _targets(root: DataRoot, ledger: Ledger, project: str) -> tuple[str, ...]:
+    with Gateway(root, ledger) as gateway:
         return tuple(gateway.project(project).targets)
 
 

@@ -40,6 +40,7 @@ class Gateway:
 
     Args:
         root: the data root; it must have a configuration.
+        ledger: one that is open and stays so, while it is rebuilt; else the root's own.
 
     Attributes:
         redcap_patience: seconds after which a call of REDCap is not tried again; for who must not wait long.
@@ -48,11 +49,12 @@ class Gateway:
         ConfigurationError: there is no usable configuration, not even a last good one.
     """
 
-    def __init__(self, root: DataRoot) -> None:
+    def __init__(self, root: DataRoot, ledger: Ledger | None = None) -> None:
         self.root = root
         self.redcap_patience = math.inf
         self.settings: Settings = load_settings_in_force(root)[0]
-        self.ledger = Ledger(root)
+        self._is_guest = ledger is not None
+        self.ledger = Ledger(root) if ledger is None else ledger
 
     def incoming(self) -> IncomingProject:
         """REDCap's project *Incoming*.
@@ -150,7 +152,8 @@ class Gateway:
 
     def close(self) -> None:
         """Closes the ledger."""
-        self.ledger.close()
+        if not self._is_guest:
+            self.ledger.close()
 
     def __enter__(self) -> Gateway:
         return self

@@ -180,6 +180,21 @@ def test_packages_alone_are_recognised_when_records_are_lost_too(site: Site) -> 
     assert_all_accounted(site.root)
 
 
+def test_a_package_is_recognised_when_only_its_own_record_is_lost(site: Site) -> None:
+    delivered(site)
+    site.arrive(5, StudyInstanceUID="1.2.3.99")
+    assert site.complete() == ["1.2.3.99"]
+    site.register("1.2.3.99")
+    delete_ledger(site)
+    (site.root.site / ".ledger" / f"{STUDY}.json").unlink()
+    result = rebuild(site.root)
+
+    assert (result.records, result.packages, result.problems) == (1, 1, [])
+    assert site.transfer().state == "delivered"
+    assert result.kept == "", "no empty ledger was made on the way"
+    assert_all_accounted(site.root)
+
+
 def test_late_images_are_sent_also_without_records(site: Site) -> None:
     delivered(site)
     site.arrive(3)
