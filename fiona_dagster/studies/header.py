@@ -30,6 +30,11 @@ _VENDOR_READERS: dict[int, Callable[[bytes], dict[str, str | tuple[str, ...]]]] 
 }
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What is another one after a file was replaced or written to: inode, size, time of change (ns)."""
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
 @dataclass
 class InstanceHeader:
     """What is known of one file.
@@ -37,6 +42,7 @@ class InstanceHeader:
     Attributes:
         path: the file.
         size: its bytes.
+        stamp: see :func:`stamp_of`; tells whether the file was written to since.
         transfer_syntax: as the file says it; empty without file meta.
         broken_at: byte at which the structure breaks, ends too early or gets too deep, of the inflated data
             set where it is deflated; ``None`` where it doesn't.
@@ -52,6 +58,7 @@ class InstanceHeader:
 
     path: Path
     size: int = 0
+    stamp: tuple[int, int, int] = field(default=(0, 0, 0), repr=False, compare=False)
     transfer_syntax: str = ""
     damage: list[str] = field(default_factory=list)
     broken_at: int | None = None

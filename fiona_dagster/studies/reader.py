@@ -36,7 +36,7 @@ from fiona_dagster.dicom.walker import (
     Walk,
 )
 from fiona_dagster.studies import plain
-from fiona_dagster.studies.header import InstanceHeader
+from fiona_dagster.studies.header import InstanceHeader, stamp_of
 from fiona_dagster.studies.keeping import PIXELS, Keeper
 from fiona_dagster.studies.plain import is_known, sniff
 from fiona_dagster.studies.values import MAX_TEXT, number
@@ -74,7 +74,7 @@ def read_instance(path: Path, tags: Collection[int] | None = None) -> InstanceHe
         if not stat.S_ISREG(status.st_mode):
             header.flag("unreadable")
             return header
-        header.size = status.st_size
+        header.size, header.stamp = status.st_size, stamp_of(status)
         wanted = tags if tags is None or isinstance(tags, frozenset) else frozenset(tags)
         found = plain.read(descriptor, header, wanted)
         if found is not None:

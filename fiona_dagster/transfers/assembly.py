@@ -23,7 +23,7 @@ from fiona_dagster.transfers.documents import (
     series_rows,
     series_table,
 )
-from fiona_dagster.transfers.layout import PackedSeries, lay_out
+from fiona_dagster.transfers.layout import PackedFile, PackedSeries, lay_out, require_unchanged
 from fiona_dagster.transfers.nifti import Converted, Partial, digest_of
 from fiona_dagster.transfers.package import (
     PackageInfo,
@@ -35,7 +35,7 @@ from fiona_dagster.transfers.package import (
 from fiona_dagster.transfers.pictures import glimpse, picture
 from fiona_dagster.transfers.signature import SigningKey
 from fiona_dagster.transfers.triple import write_triples
-from fiona_dagster.transfers.writing import WHOLE, Blocks
+from fiona_dagster.transfers.writing import WHOLE, Blocks, changed
 
 
 def assemble(
@@ -81,7 +81,8 @@ def assemble(
     rows = series_rows(laid_out, types)
     manifest = {**manifest, **_contents(laid_out, verified, target, types, look=look, images=images)}
     head = {"software": software_version(), **manifest}
-    packed = [file for series in laid_out for file in series.files] if "dicom" in look.deliver else []
+    every = [file for series in laid_out for file in series.files]
+    packed = every if "dicom" in look.deliver else []
     looked_at: dict[str, Blocks] = {}
     page = index_page(
         head,
@@ -89,6 +90,9 @@ def assemble(
         lambda index: _picture(laid_out[index], verified, looked_at if packed else None),
         report,
     )
+    if not packed:
+        for file in every:  # what the documents say of it is compared all the same
+            _require_verified(file, verified)
     files = [(file.name, file.path) for file in packed]
     expected = {file.name: verified[file.record] for file in packed}
     if images is not None:
@@ -104,6 +108,7 @@ def assemble(
         documents={INDEX: page, TABLE: series_table(rows), REPORT_PAGE: _report_page(report)},
         record=record_json(series_records(laid_out, types)),
         looked_at=looked_at,
+        unchanged=lambda: require_unchanged(every),
         progress=progress,
     )
 
@@ -143,6 +148,15 @@ def _report_page(report: Mapping[str, Any]) -> bytes:
     from fiona_dagster.deid import report as reports
 
     return reports.page(report.get("deidentification", {}), report.get("verification", {}))
+
+
+def _require_verified(file: PackedFile, verified: Mapping[str, str]) -> None:
+    try:
+        same = digest_of(file.path) == verified[file.record]
+    except OSError:
+        same = False
+    if not same:
+        raise changed()
 
 
 def _picture(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from fiona_dagster.config import PackageSettings
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.studies import InstanceHeader, read_instance
 from fiona_dagster.studies.attributes import RECORD_TAGS
+from fiona_dagster.studies.header import stamp_of
+from fiona_dagster.transfers.writing import changed
 
 PATIENT_ID, MODALITY, STUDY_DATE = 0x00100020, 0x00080060, 0x00080020
 SERIES_NUMBER, SERIES_DESCRIPTION = 0x00200011, 0x0008103E
@@ -102,6 +104,7 @@ def lay_out(
 
     Raises:
         UnreadableDicom: a file is no DICOM.
+        NotVerified: one changed meanwhile.
     """
     series: dict[str, dict[str, list[tuple[str, InstanceHeader]]]] = {}
     given = {"project": project, "participant": participant, "event": event, "separator": separator}
@@ -120,6 +123,21 @@ def lay_out(
             folder = _free(wanted, taken)
             laid_out.append(PackedSeries(folder, _number(folder, series[wanted][uid])))
     return sorted(laid_out, key=lambda each: each.folder)
+
+
+def require_unchanged(files: Iterable[PackedFile]) -> None:
+    """What the headers say is what was packed: asked when all bytes were compared with their records.
+
+    Raises:
+        NotVerified: a file was replaced or written to since its header was read.
+    """
+    for file in files:
+        try:
+            same = stamp_of(file.path.stat()) == file.header.stamp
+        except OSError:
+            same = False
+        if not same:
+            raise changed()
 
 
 def arcnames(
@@ -155,7 +173,10 @@ def _free(name: str, taken: set[str]) -> str:
 def _number(folder: str, headers: list[tuple[str, InstanceHeader]]) -> tuple[PackedFile, ...]:
     ordered = sorted(headers, key=lambda each: (each[1].instance_number, each[1].sop_instance, each[0]))
     name, first = ordered[0]
-    ordered[0] = (name, _read(first.path, FIRST_TAGS))
+    again = _read(first.path, FIRST_TAGS)
+    if again.stamp != first.stamp:
+        raise changed()
+    ordered[0] = (name, again)
     return tuple(
         PackedFile(f"{folder}/{index:05d}.dcm", name, header.path, header)
         for index, (name, header) in enumerate(ordered, 1)

@@ -94,6 +94,7 @@ def build_package(
     documents: Mapping[str, bytes] | None = None,
     record: bytes | None = None,
     looked_at: Mapping[str, Blocks] | None = None,
+    unchanged: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
 ) -> PackageInfo:
     """Packs verified files; every byte that goes in is compared with the verification record.
@@ -109,6 +110,7 @@ def build_package(
         documents: further files at the top of the package, by their names.
         record: goes into ``<package>.json`` beside the package; the manifest has its size and SHA-256.
         looked_at: by name, what of a large file the documents show; compared with what is packed.
+        unchanged: called when all bytes were compared; what it raises lets nothing appear.
         progress: called with (bytes packed, bytes in all).
 
     Returns:
@@ -145,6 +147,7 @@ def build_package(
                     if progress is not None:
                         progress(writer.offset, total)
                 writer.finish(key)
+            unchanged()
             info = PackageInfo(
                 target_zip, writer.offset, writer.md5.hexdigest(), writer.sha256.hexdigest(), len(content)
             )

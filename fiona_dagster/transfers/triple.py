@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.documents import record_json, series_records
-from fiona_dagster.transfers.layout import PackedFile, PackedSeries
+from fiona_dagster.transfers.layout import PackedFile, PackedSeries, require_unchanged
 from fiona_dagster.transfers.pictures import stored_blocks
 from fiona_dagster.transfers.writing import changed, write_synced
 
@@ -62,6 +62,7 @@ def write_triples(
         part = archive.with_name(f".{archive.name}.part")
         try:
             md5 = _write(part, series.files, verified, text)
+            require_unchanged(series.files)
             write_synced(base.with_name(f"{base.name}.json"), text)
             write_synced(base.with_name(f"{base.name}.md5sum"), f"{md5} *{archive.name}\n".encode())
             part.replace(archive)
@@ -96,6 +97,10 @@ def _add(tar: tarfile.TarFile, name: str, file: PackedFile, expected: str) -> No
                 raise changed()
     except FileNotFoundError:
         raise changed() from None
+    except OSError as error:
+        if error.errno is None:  # tarfile's word for a file that became shorter
+            raise changed() from None
+        raise
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

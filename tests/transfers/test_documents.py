@@ -28,6 +28,7 @@ from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers import assembly, looked, pictures, writing
 from fiona_dagster.transfers.assembly import assemble
 from fiona_dagster.transfers.layout import lay_out
+from fiona_dagster.transfers.nifti import Converted
 from fiona_dagster.transfers.package import PackageInfo
 from fiona_dagster.transfers.pictures import glimpse, picture, png
 from fiona_dagster.transfers.verify import verify_package
@@ -215,6 +216,46 @@ def test_a_picture_of_a_large_file_is_of_the_bytes_that_are_packed(
     with pytest.raises(NotVerified):
         pack("bad.zip")
     assert not list(tmp_path.glob("*bad.zip*"))
+
+
+def test_documents_say_what_is_packed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is another one only while its header is read."""
+    path = image(tmp_path / "1.dcm", SeriesDescription="T1")
+    true = path.read_bytes()
+    verified = {path.name: hashlib.sha256(true).hexdigest()}
+    other = image(tmp_path / "other", SeriesDescription="Wagner").read_bytes()
+
+    def read_then(files: Any, **given: Any) -> Any:
+        path.write_bytes(other)
+        laid_out = lay_out(files, **given)
+        path.write_bytes(true)
+        return laid_out
+
+    monkeypatch.setattr(assembly, "lay_out", read_then)
+    for deliver in (("dicom",), ("dicom", "tgz")):
+        with pytest.raises(NotVerified):
+            assemble(
+                tmp_path, verified, tmp_path / "bad.zip", manifest=HEAD, report={}, key=KEY,
+                look=PackageSettings(deliver=deliver),
+            )  # fmt: skip
+        assert not [each for each in tmp_path.rglob("*") if each.suffix in {".zip", ".json", ".tgz"}]
+
+
+def test_documents_beside_images_alone_are_of_verified_files(tmp_path: Path) -> None:
+    path = image(tmp_path / "1.dcm", SeriesDescription="T1")
+    verified = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    image(path, SeriesDescription="Wagner")
+    picture_of_it = tmp_path / "1.nii.gz"
+    picture_of_it.write_bytes(b"nifti")
+    with pytest.raises(NotVerified):
+        assemble(
+            tmp_path, verified, tmp_path / "bad.zip", manifest=HEAD, report={}, key=KEY,
+            look=PackageSettings(deliver=("nifti",)),
+            images=Converted((("sub-1/1.nii.gz", picture_of_it),), ()),
+        )  # fmt: skip
+    assert not list(tmp_path.glob("bad.zip*"))
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.booleans())
