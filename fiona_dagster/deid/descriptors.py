@@ -25,7 +25,7 @@ CLEANABLE = frozenset(["LO", "SH", "ST", "LT", "UT", "UC", "CS", "AE", "UR"])
 _SINGLE = frozenset(["CS", "AE", "UR"])
 """A part of these means nothing: the value is kept or emptied."""
 
-_ADDRESS = re.compile(r"[\w.+\-]+@[\w\-]+\.[\w.\-]+|\b(?:https?://|www\.)\S+", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?<![\w.+\-])[\w.+\-]+@[\w\-]+\.[\w.\-]+|\b(?:https?://|www\.)\S+", re.IGNORECASE)
 _PHONE = re.compile(
     r"(?<![\w.])\+\d[\d \-().]{6,}\d"
     r"|\b(?:tele(?:ph|f)on|phone|tel|tlf|mob|fax|pager)[.: ]*\+?\d[\d \-/().]{4,}\d",

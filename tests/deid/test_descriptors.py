@@ -148,3 +148,13 @@ def test_in_a_file_descriptors_stay_and_are_searched(
     assert copy.ImageComments == "ordered by Dr. REMOVED on REMOVED, long axis"
     assert copy.PatientComments == "moved to REMOVED's mother, REMOVED"
     assert verify_outputs([source], out, make("clean_descriptors")).findings == []
+
+
+@pytest.mark.parametrize(
+    "unit", ["a1.2-", "a.", "-", "+1 ", "tel. ", "Dr. A ", "acc nr ", "1 2 ", "25 lut ", "www."]
+)
+def test_cleaning_long_text_takes_time_as_it_is_long(unit: str) -> None:
+    """Quadratic cleaning of these would take minutes, and end at the test's time limit."""
+    text = unit * (200_000 // len(unit)) + " of jane.doe@example.org"
+
+    assert cleaned(text, Terms()).endswith(" of REMOVED")
