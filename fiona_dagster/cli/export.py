@@ -37,6 +37,9 @@ def export(
     Each is de-identified again from its originals, searched again, and must have exactly the bytes that were
     verified before; otherwise it is refused and named, and the exit code is 1. So are series that can't be
     converted wholly to NIfTI. Nothing is sent anywhere.
+
+    What stands in the headers, dates and descriptions too, is as the project's rules say: an export changes
+    nothing of it. Other rules are a matter of the project's file.
     """
     from fiona_dagster.transfers import export as exporting
     from fiona_dagster.transfers.context import Gateway
