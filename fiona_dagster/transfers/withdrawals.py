@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,8 @@ log = logging.getLogger("fiona.transfers")
 
 FEW = 20
 """Studies whose transfers are read one study at a time; of more of them all transfers are read at once."""
+PATIENCE_SECONDS = 5.0
+"""A REDCap that does not answer for so long is not asked again before something is sent."""
 LISTS = 2
 """Complete lists that must lack a request."""
 SIDE_FILES = ("", ".md5", ".sha256", ".json", ".proofs.json")
@@ -308,11 +310,22 @@ def require_not_withdrawn(gateway: Gateway, transfer: Transfer) -> None:
     if not gateway.settings.redcap.url or not transfer.request:
         return
     try:
-        reader = RequestReader(gateway.incoming(), gateway.settings.LOCALTIMEZONE)
+        with _impatient(gateway):
+            reader = RequestReader(gateway.incoming(), gateway.settings.LOCALTIMEZONE)
         look(gateway, reader, reader.of([transfer.study]), complete=False)
     except RedcapUnavailable as error:
         log.warning("sending without having asked REDCap once more: %s", error)
     transfers.require_wanted(transfer)
+
+
+@contextlib.contextmanager
+def _impatient(gateway: Gateway) -> Iterator[None]:
+    """A client that is made meanwhile asks once when REDCap does not answer: a delivery waits for it."""
+    before, gateway.redcap_patience = gateway.redcap_patience, PATIENCE_SECONDS
+    try:
+        yield
+    finally:
+        gateway.redcap_patience = before
 
 
 def _key(transfer: Transfer) -> tuple[str, str, int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -116,6 +117,23 @@ def test_it_is_asked_again_directly_before_sending(site: Site) -> None:
         delivery.deliver(gateway, transfer, "archive")
     assert not list(site.sftp["archive"].files.glob("*.zip"))
     assert newest(site).state == "withdrawn"
+
+
+def test_a_redcap_that_does_not_answer_is_asked_once_before_sending(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer, _ = site.packaged()
+    redcap = json.loads(site.root.config_file.read_text())["redcap"]
+    site.configure(redcap={**redcap, "timeout_seconds": 0.4})
+    monkeypatch.setattr(withdrawals, "PATIENCE_SECONDS", 0.1)
+    site.redcap.faults.delay(0.9, calls=20)
+    before = len(site.redcap.calls)
+    with site.open() as gateway:
+        delivery.deliver(gateway, transfer, "archive")
+        assert gateway.redcap_patience > 1000
+    time.sleep(1)
+    assert len(site.redcap.calls) - before == 1
+    assert list(site.sftp["archive"].files.glob("*.zip"))
 
 
 def test_while_it_is_sent_it_stops_between_two_pieces(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
