@@ -23,22 +23,19 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid
 from fiona_dagster.errors import StorageFull, UnreadableDicom
 from fiona_dagster.landing.ahead import Ahead
+from fiona_dagster.landing.aside import Aside
 from fiona_dagster.landing.claim import Use
-from fiona_dagster.landing.compare import digest_of, same_object
-from fiona_dagster.landing.conflicts import SUPERSEDED, kept_at
+from fiona_dagster.landing.compare import same_object
 from fiona_dagster.landing.files import (
     HERE,
     as_room_error,
     check_room,
     make_directory,
-    rename_new,
-    sync_directory,
 )
 from fiona_dagster.landing.flush import flush_data
 from fiona_dagster.landing.journal import FlushGroups, Journal
 from fiona_dagster.landing.names import NamesCache, StudyNames
 from fiona_dagster.landing.prefix import archive_prefix
-from fiona_dagster.landing.quarantine import write_json_new
 from fiona_dagster.landing.receipt import Caller, Kind, Receipt, now
 from fiona_dagster.landing.recovery import recover
 from fiona_dagster.landing.workshop import NewFile, Workshop, workshops
@@ -88,8 +85,8 @@ class Landing:
         self.names = NamesCache(root, flushed=self._flushed)
         self.journals = FlushGroups()
         self.ahead = Ahead(self._workshop)
+        self.aside = Aside(root)
         self._unwritten: dict[str, Kind] = {}
-        self._doubtful: set[Path] = set()
         self._mutex = threading.Lock()
         self._visits: set[Visit] = set()
 
@@ -148,18 +145,6 @@ class Landing:
         flush_file(temp_path)
         with self.visit(caller) as visit:
             return visit.file_object(temp_path, uids, transfer_syntax)
-
-    def doubt(self, path: Path) -> None:
-        """Notes a file whose directory entry could not be flushed."""
-        with self._mutex:
-            self._doubtful.add(path)
-
-    def dispel(self, path: Path) -> bool:
-        """Whether a file was in doubt; from now on it is not."""
-        with self._mutex:
-            known = path in self._doubtful
-            self._doubtful.discard(path)
-            return known
 
     def remember_unwritten(self, path: str, kind: Kind) -> None:
         """Notes a file that was placed but whose journal line could not be written."""
@@ -315,7 +300,7 @@ class Visit:
             return "stored", relative, names, name, own if _is_rooted(source) else ""
         target = names.folder / there
         if not same_object(target, _path(source)):
-            return *self._keep_aside(_path(source), target, uids), names, there, ""
+            return *self._landing.aside.keep(self.caller, _path(source), target, uids), names, there, ""
         return self._repeat(names, fd, own, there, uids.sop_instance), relative, names, there, ""
 
     def _repeat(self, names: StudyNames, fd: int, own: str, there: str, instance: str) -> Kind:
@@ -331,44 +316,6 @@ class Visit:
                 flush_file(names.folder / there)  # it may have come at another durability
             os.unlink(own, dir_fd=fd if fd >= 0 else None)
         return "stored" if doubtful else "repeat"
-
-    def _keep_aside(self, temp_path: Path, archived: Path, uids: StorageUids) -> tuple[Kind, str]:
-        folder = self._root.conflicts / uids.study
-        make_directory(folder)
-        sync_directory(folder.parent)
-        path = folder / f"{archive_prefix(uids)}.{uids.sop_instance}.{digest_of(temp_path)[:16]}.dcm"
-        reason = {
-            "time": now(),
-            "code": "conflict",
-            "message": "same SOP Instance UID with another data set; accept or reject it",
-            "StudyInstanceUID": uids.study,
-            "SeriesInstanceUID": uids.series,
-            "SOPInstanceUID": uids.sop_instance,
-            "archived": archived.relative_to(self._root.path).as_posix(),
-            "calling_ae": self.caller.calling_ae,
-            "called_ae": self.caller.called_ae,
-            "caller_ip": self.caller.ip,
-        }
-        kept = kept_at(self._root, uids.study, path.name)
-        if kept is not None:  # it waits for a decision, or a person has decided about these very bytes
-            kind: Kind = "repeat"
-            if self._landing.dispel(kept):
-                temp_path.replace(kept)
-            else:
-                temp_path.unlink()
-            path = kept if kept.parent.parent.name == SUPERSEDED else path
-        else:
-            kind = "conflict"
-            write_json_new(path.with_suffix(".json"), reason)
-            if not rename_new(temp_path, path):
-                temp_path.unlink()
-                kind = "repeat"
-        try:
-            sync_directory(folder)
-        except OSError:
-            self._landing.doubt(path)
-            raise
-        return kind, path.relative_to(self._root.path).as_posix()
 
     def _journal(self, study: str) -> Journal:
         journal = self._journals.get(study)
