@@ -77,8 +77,12 @@ class RedcapClient(Structure):
         if groups:
             base["exportDataAccessGroups"] = "true"
         rows: list[Row] = []
-        for batch in batches(list(dict.fromkeys(records))) if records else [[]]:
-            rows += self._rows({**base, **indexed("records", batch)}, sent=batch)
+        try:
+            for batch in batches(list(dict.fromkeys(records))) if records else [[]]:
+                rows += self._rows({**base, **indexed("records", batch)}, sent=batch)
+        except RedcapRejected:  # perhaps a field is gone that is remembered
+            self.forget_structure()
+            raise
         return rows
 
     def import_records(

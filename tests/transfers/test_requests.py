@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fiona_dagster.errors import RedcapUnavailable, RequestRefused, UnknownStudy
+from fiona_dagster.errors import RedcapRejected, RedcapUnavailable, RequestRefused, UnknownStudy
 from fiona_dagster.redcap import ANONYMIZATION_ERROR, TransferRequest
+from fiona_dagster.redcap.dictionary import Dictionary
 from fiona_dagster.transfers import delivery, outcome, requests
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
 from tests.tables import write
@@ -123,6 +124,19 @@ def test_many_that_wait_for_their_images_cost_no_calls(site: Site) -> None:
 
     assert (poll.complete, poll.waiting, len(poll.accepted)) == (True, 250, 1)
     assert len([call for call in site.redcap.calls if call.content == "record"]) == 1
+
+
+def test_a_field_that_people_take_out_of_incoming_stops_one_poll_at_most(site: Site) -> None:
+    """What a project is made of is remembered for minutes; a refusal makes it be asked for anew."""
+    site.receive(1)
+    site.ask()
+    site.poll()
+    incoming = site.redcap.store.project("Incoming")
+    rows = [row for row in incoming.dictionary.rows() if row["field_name"] != "transfer_withdrawn"]
+    site.redcap.store.change_project("Incoming", Dictionary.from_rows(rows), incoming.setup)
+    with pytest.raises(RedcapRejected, match="transfer_withdrawn"):
+        site.poll()
+    assert site.poll().open == 1
 
 
 def test_what_another_system_finished_is_reported_and_left_alone(site: Site) -> None:
