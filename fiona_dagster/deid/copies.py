@@ -29,12 +29,13 @@ from fiona_dagster.deid.elements import (
     nothing,
 )
 from fiona_dagster.deid.encoding import encode, flat, in_memory, written
-from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY, Tally
+from fiona_dagster.deid.engine import SOP_INSTANCE, STUDY
 from fiona_dagster.deid.files import became_shorter, beginning, from_disk, viewed
 from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.kinds import held_kind
 from fiona_dagster.deid.rewriting import Rewriter, Rewritten
 from fiona_dagster.deid.rows import Cut, Unsure
+from fiona_dagster.deid.tally import Tally
 from fiona_dagster.errors import UnreadableDicom
 
 IMPLEMENTATION_CLASS_UID = "2.25.229451862133703155108373893150541573905"

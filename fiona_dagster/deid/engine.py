@@ -8,9 +8,7 @@ files (``deidentify``).
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fiona_dagster.deid import conditions, pixels
@@ -31,6 +29,7 @@ from fiona_dagster.deid.leftovers import Leftovers, charset_of, source_values
 from fiona_dagster.deid.plan import REMOVED, Context, Place, Step
 from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
 from fiona_dagster.deid.stand_ins import dummy_items, reference_items
+from fiona_dagster.deid.tally import UNCOUNTED, Tally
 from fiona_dagster.deid.terms import Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
 from fiona_dagster.dicom.walker import MAX_DEPTH
@@ -53,31 +52,6 @@ _PDF = (
     b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
 )
 """A document without pages."""
-
-
-def counted_name(tag: int) -> str:
-    """The name under which elements are counted; private ones by group."""
-    return f"({tag >> 16:04X},private)" if tag >> 16 & 1 else name_of(tag)
-
-
-@dataclass
-class Tally:
-    """What was done: by action, and by attribute.
-
-    Attributes:
-        actions: action -> elements.
-        tags: ``(gggg,eeee)`` and action -> elements.
-        unchecked: what the pixel data hold besides pixels is not known.
-    """
-
-    actions: Counter[str] = field(default_factory=Counter)
-    tags: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unchecked: bool = False
-
-    def add(self, action: str, tag: int) -> None:
-        """Counts one element."""
-        self.actions[action] += 1
-        self.tags[counted_name(tag), action] += 1
 
 
 class Engine:
@@ -195,10 +169,6 @@ class Engine:
         element = source.find(tag)
         if not is_uid(text(element.value) if element else ""):
             raise RefusedDicom(f"{name} {name_of(tag)} is missing or is no UID; it is not passed on")
-
-
-UNCOUNTED = frozenset(("keep", "sequence", "pixels"))
-"""Actions after which an element is as it was, or is counted by what is in it."""
 
 
 class Now(NamedTuple):

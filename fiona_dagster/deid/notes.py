@@ -22,8 +22,6 @@ from fiona_dagster.deid.engine import (
     STUDY,
     Engine,
     Now,
-    Tally,
-    counted_name,
     is_uid,
 )
 from fiona_dagster.deid.leftovers import (
@@ -38,6 +36,7 @@ from fiona_dagster.deid.leftovers import (
 from fiona_dagster.deid.person import Header, Outcome, Person
 from fiona_dagster.deid.rows import Counted, Cut, Row, Rows, Unsure
 from fiona_dagster.deid.stretches import Hint, Suspect
+from fiona_dagster.deid.tally import Tally, counted_name
 from fiona_dagster.errors import RefusedDicom, UnreadableDicom
 
 SMALL = 4096

@@ -20,13 +20,14 @@ from typing import NamedTuple
 from fiona_dagster.deid.assignment import Insertion
 from fiona_dagster.deid.elements import IMPLICIT, PIXELS, DicomFile
 from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Tally, Task
+from fiona_dagster.deid.engine import SOP_CLASS, STUDY, Engine, Task
 from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.leftovers import Leftovers
 from fiona_dagster.deid.passage import BEHIND, Run
 from fiona_dagster.deid.person import Header, Person
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.rows import Counted, Cut, Rows, Unsure
+from fiona_dagster.deid.tally import Tally
 
 _PEOPLE, _TALLIES = 8, 64
 """Of so many something is remembered before all are forgotten."""

@@ -12,11 +12,12 @@ from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
 from fiona_dagster.deid.conditions import DEPENDENT, NEVER_EMPTY
 from fiona_dagster.deid.elements import LONG, PIXELS, SHORT, Element
 from fiona_dagster.deid.encoding import written
-from fiona_dagster.deid.engine import UNCOUNTED, Engine, counted_name
+from fiona_dagster.deid.engine import Engine
 from fiona_dagster.deid.identities import dummy
 from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.leftovers import CHARACTER_SET, MOMENTS, NUMBERS, SYMBOLS, WORDS
 from fiona_dagster.deid.plan import REMOVED, Place, Step
+from fiona_dagster.deid.tally import UNCOUNTED, counted_name
 from fiona_dagster.dicom.dictionary import dictionary_vr
 
 TEXT, DATA, DROP, CONSTANT, UID, SEQUENCE, PIXEL, EXACT, PRIVATE, CHARSET = range(10)
