@@ -162,7 +162,7 @@ class Sendings:
         """
         rows = self._store.rows(
             """SELECT rules FROM sendings WHERE study = ? AND project = ? AND revision = ? AND generation = ?
-               GROUP BY rules ORDER BY min(id)""",
+               AND rules != '' GROUP BY rules ORDER BY min(id)""",  # nobody knows them after a rebuild
             transfer.study,
             transfer.project,
             transfer.revision,

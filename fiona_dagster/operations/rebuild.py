@@ -23,7 +23,15 @@ from fiona_dagster import deid, landing
 from fiona_dagster.config import DataRoot, has_project, load_project_in_force, project_names
 from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
 from fiona_dagster.landing.files import sync_directory
-from fiona_dagster.ledger import Ledger, Package, Request, read_records, restore_common, restore_record
+from fiona_dagster.ledger import (
+    Content,
+    Ledger,
+    Package,
+    Request,
+    read_records,
+    restore_common,
+    restore_record,
+)
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.redcap import TransferRequest
 from fiona_dagster.transfers import intake
@@ -259,6 +267,10 @@ def _book_proven(
     targets = _targets(root, ledger, transfer.project)
     ledger.transfers.record_package(transfer, package, targets)
     for target in targets:
+        with (
+            ledger.store.writing() as db
+        ):  # a copy lies there: another participant's must not be sent beside it
+            ledger.sendings.begin(db, transfer=number, target=target, content=Content(digest))
         ledger.transfers.record_delivery(transfer, target, digest, {"kind": "rebuilt", "why": REBUILT})
     ledger.transfers.set_state(transfer, "delivered")
     ledger.transfers.outcome_due(transfer)

@@ -195,6 +195,24 @@ def test_a_package_is_recognised_when_only_its_own_record_is_lost(site: Site) ->
     assert_all_accounted(site.root)
 
 
+def test_another_participant_waits_for_the_removal_also_without_records(site: Site) -> None:
+    delivered(site)
+    sent = uploads(site)
+    delete_ledger(site)
+    shutil.rmtree(site.root.site / ".ledger")
+    rebuild(site.root)
+    settle(site)
+    site.ask(participant="H002")
+    poll = site.poll()
+
+    assert (poll.accepted, len(poll.refused)) == ((), 1)
+    with site.open() as gateway:
+        states = {each.participant: (each.state, each.reason) for each in gateway.ledger.transfers.all()}
+    assert states["H002"][0] == "refused"
+    assert "`fiona removed" in states["H002"][1]
+    assert uploads(site) == sent
+
+
 def test_late_images_are_sent_also_without_records(site: Site) -> None:
     delivered(site)
     site.arrive(3)
