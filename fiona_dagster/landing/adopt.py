@@ -16,8 +16,8 @@ from fiona_dagster.landing.inspect import inspect_file
 from fiona_dagster.landing.journal import Journal, JournalDamage, open_associations, read_journals
 from fiona_dagster.landing.quarantine import quarantine_file
 from fiona_dagster.landing.receipt import UNKNOWN, Receipt, now
-from fiona_dagster.landing.recovery import recover
 from fiona_dagster.landing.tidy import tidy
+from fiona_dagster.landing.workshop import clear_workshops
 
 log = logging.getLogger("fiona.landing")
 
@@ -66,7 +66,7 @@ def adopt_orphans(root: DataRoot, *, everything: bool = False, thorough: bool = 
 
 def _adopt_orphans(root: DataRoot, *, everything: bool, thorough: bool) -> Adoption:
     everything = everything or (thorough and _full_pass_is_due(root))
-    result = Adoption(removed=recover(root))
+    result = Adoption(removed=clear_workshops(root))
     mark = root.arrived / _MARK
     since = 0.0 if everything else _since(root)
     begun = root.arrived / f"{_MARK}.begun"

@@ -1,15 +1,15 @@
 """The one door by which objects enter the archive.
 
 Order, and with it durability: bytes flushed, journal claimed (flock), name taken by a rename that never
-replaces, journal line written; then name and line flushed. Only then may a sender be told Success.
+replaces, journal line written and flushed, folder flushed. Only then may a sender be told Success.
 
-The first object of a visit has its line and its folder flushed. For those behind it one flush of
-:mod:`fiona_dagster.landing.ahead` says both, and line and folder are flushed for many at once.
+The folder comes last since file systems with a log (ext4, XFS) then have nothing left to do: the flush of the
+line has written the log with the rename in it. Nothing rests on that. Should a disk keep the line and lose
+the name, then nobody was told Success, and the object comes again.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import StorageUids, is_uid
 from fiona_dagster.errors import StorageFull, UnreadableDicom
-from fiona_dagster.landing.ahead import Ahead
 from fiona_dagster.landing.aside import Aside
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.landing.compare import same_object
@@ -37,22 +36,18 @@ from fiona_dagster.landing.journal import FlushGroups, Journal
 from fiona_dagster.landing.names import NamesCache, StudyNames
 from fiona_dagster.landing.prefix import archive_prefix
 from fiona_dagster.landing.receipt import Caller, Kind, Receipt, now
-from fiona_dagster.landing.recovery import recover
-from fiona_dagster.landing.workshop import NewFile, Workshop, workshops
+from fiona_dagster.landing.workshop import NewFile, Workshop, clear_workshops, workshops
 
 if TYPE_CHECKING:
     from fiona_dagster.config import Durability
-
-log = logging.getLogger("fiona.landing")
 
 _MAX_JOURNALS = 32
 _TRIES = 5
 _ROOM_HOLDS = 0.1
 """Seconds for which a look at the free space holds; below the smallest sensible reserve at any speed."""
 
-_Placed = tuple[Kind, str, StudyNames, str, str]
-"""What became of an object, the path of its file below the data root, its folder and its name in there; its
-first name if that is rooted and the object new, else ""."""
+_Placed = tuple[Kind, str, StudyNames, str]
+"""What became of an object, the path of its file below the data root, its folder and its name in there."""
 
 
 class Landing:
@@ -77,18 +72,16 @@ class Landing:
         try:
             make_directory(root.arrived)
             make_directory(root.archive)
-            recover(root)
+            clear_workshops(root)
             self._workshop = Workshop(workshops(root))
         except BaseException:
             self._use.close()
             raise
         self.names = NamesCache(root, flushed=self._flushed)
         self.journals = FlushGroups()
-        self.ahead = Ahead(self._workshop)
         self.aside = Aside(root)
         self._unwritten: dict[str, Kind] = {}
         self._mutex = threading.Lock()
-        self._visits: set[Visit] = set()
 
     def new_file(self) -> NewFile:
         """An empty file to write an object to.
@@ -98,16 +91,6 @@ class Landing:
         """
         self.look_for_room()
         return self._workshop.new_file(flushed=self._flushed)
-
-    def rooted_file(self) -> NewFile:
-        """The same for an object that will be promised (:mod:`fiona_dagster.landing.ahead`), if any is.
-
-        Raises:
-            StorageFull: as above.
-            OSError: its name could not be flushed.
-        """
-        self.look_for_room()
-        return self._workshop.rooted_file() if self._flushed else self._workshop.new_file(flushed=False)
 
     def look_for_room(self) -> None:
         """The same as :meth:`check_room`, unless that was done a moment ago."""
@@ -125,18 +108,7 @@ class Landing:
 
     def visit(self, caller: Caller) -> Visit:
         """Begins a visit: one association, or one import."""
-        visit = Visit(self, caller)
-        with self._mutex:
-            self._visits.add(visit)
-        return visit
-
-    def end(self, visit: Visit) -> None:
-        """Notes the end of a visit; with the last one what was made ready for its objects goes."""
-        with self._mutex:
-            self._visits.discard(visit)
-            if not self._visits:
-                self._workshop.clear_up()
-                self.ahead.put_away()
+        return Visit(self, caller)
 
     def file_object(
         self, temp_path: Path, uids: StorageUids, transfer_syntax: str, caller: Caller
@@ -158,7 +130,7 @@ class Landing:
 
     def close(self) -> None:
         """Removes what is unfinished."""
-        self._workshop.close(remove=self.ahead.close())
+        self._workshop.close()
         self._use.close()
 
     def __enter__(self) -> Landing:
@@ -182,7 +154,6 @@ class Visit:
         self._root = landing.root
         self._journals: OrderedDict[str, Journal] = OrderedDict()
         self._spare: NewFile | None = None
-        self._promised = False
         self._prefix = f"{landing.root.archive.relative_to(landing.root.path).as_posix()}/scp_"
 
     def new_file(self) -> NewFile:
@@ -195,20 +166,11 @@ class Visit:
 
     def prepare(self) -> None:
         """Makes the next object's file now, while the sender reads the answer to the last one."""
-        if self._landing.ahead.is_full:
-            self._settle()
         if self._spare is None:
             try:
-                self._spare = self._landing.rooted_file()
+                self._spare = self._landing.new_file()
             except (OSError, StorageFull):
                 return  # the next object meets the same, and its sender is told
-
-    def _settle(self) -> None:
-        """Has what was promised flushed in its place; all promises hold whether that succeeds or not."""
-        try:
-            self._landing.ahead.settle()
-        except OSError as error:
-            log.error("what was promised can't be settled (%s); it stays written ahead", error.strerror)  # noqa: TRY400
 
     def file_object(self, source: Path | NewFile, uids: StorageUids, transfer_syntax: str) -> Receipt:
         """Files one object; it is durable and in the journal when this returns.
@@ -230,7 +192,7 @@ class Visit:
         try:
             journal = self._journal(uids.study)
             size = source.size if isinstance(source, NewFile) else source.stat().st_size
-            kind, relative, names, name, part = self._place(source, uids)
+            kind, relative, names, name = self._place(source, uids)
             if kind == "repeat":  # the file that is there may have other file meta, from another sender
                 with suppress(FileNotFoundError):  # of a decided conflict only the name is still there
                     size = (self._root.path / relative).stat().st_size
@@ -251,29 +213,21 @@ class Visit:
             called_ae=self.caller.called_ae,
             caller_ip=self.caller.ip,
         )
-        self._write(journal, receipt, names, name, part)
+        self._write(journal, receipt, names, name)
         return receipt
 
-    def _write(self, journal: Journal, receipt: Receipt, names: StudyNames, name: str, part: str) -> None:
-        """Writes the line, and returns when line and name are safe."""
-        promised = False
+    def _write(self, journal: Journal, receipt: Receipt, names: StudyNames, name: str) -> None:
         try:
             try:
-                line = self._append(journal, receipt, settle=not part)
-                if part:
-                    promised = self._landing.ahead.promise(part, line, journal, names)
-                    self._promised = self._promised or promised
-                if part and not promised:
-                    journal.settle()
+                self._append(journal, receipt)
             finally:  # also without the line: from now on the name is flushed or in doubt
-                if not promised:
-                    names.flush(name)
+                names.flush(name)
         except OSError as error:
             raise as_room_error(error, self._root.archive) from None
 
-    def _append(self, journal: Journal, receipt: Receipt, *, settle: bool) -> bytes:
+    def _append(self, journal: Journal, receipt: Receipt) -> None:
         try:
-            return journal.append(receipt, settle=settle)
+            journal.append(receipt)
         except (OSError, StorageFull):
             # The file stays: another association may have been told Success for it meanwhile.
             if receipt.kind != "repeat":
@@ -297,11 +251,11 @@ class Visit:
         there = names.place(fd, own, name)
         relative = f"{self._prefix}{uids.study}/{there or name}"
         if there is None:
-            return "stored", relative, names, name, own if _is_rooted(source) else ""
+            return "stored", relative, names, name
         target = names.folder / there
         if not same_object(target, _path(source)):
-            return *self._landing.aside.keep(self.caller, _path(source), target, uids), names, there, ""
-        return self._repeat(names, fd, own, there, uids.sop_instance), relative, names, there, ""
+            return *self._landing.aside.keep(self.caller, _path(source), target, uids), names, there
+        return self._repeat(names, fd, own, there, uids.sop_instance), relative, names, there
 
     def _repeat(self, names: StudyNames, fd: int, own: str, there: str, instance: str) -> Kind:
         """The same object is there. Success rests on its file, so that is flushed as if it were new."""
@@ -328,8 +282,6 @@ class Visit:
                 groups=self._landing.journals,
             )
             if len(self._journals) > _MAX_JOURNALS:
-                if self._promised:
-                    self._settle()
                 self._journals.popitem(last=False)[1].close()
         self._journals.move_to_end(study)
         return journal
@@ -339,12 +291,9 @@ class Visit:
         if self._spare is not None:
             self._spare.discard()
             self._spare = None
-        if self._promised:
-            self._settle()
         for journal in self._journals.values():
             journal.close()
         self._journals.clear()
-        self._landing.end(self)
 
     def __enter__(self) -> Visit:
         return self
@@ -353,10 +302,6 @@ class Visit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _is_rooted(source: Path | NewFile) -> bool:
-    return isinstance(source, NewFile) and source.rooted
 
 
 def _path(source: Path | NewFile) -> Path:

@@ -34,9 +34,8 @@ from fiona_dagster.landing.evidence import (
 from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.landing.journal import journals_of, open_associations
 from fiona_dagster.landing.mpps import step_file
-from fiona_dagster.landing.recovery import recover
 from fiona_dagster.landing.shelf import REASON, log_file, quarantined
-from fiona_dagster.landing.workshop import dead_workshops, workshops
+from fiona_dagster.landing.workshop import clear_workshops
 
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 
@@ -50,16 +49,13 @@ def erase_landed(root: DataRoot, study: str, instances: Collection[str]) -> None
         instances: SOP Instance UIDs of the study, as far as they are known.
 
     Raises:
-        Busy: an association that sent to the study is still open, or a dead process left what it promised.
+        Busy: an association that sent to the study is still open.
     """
     for tree in root.site_trees():
         if open_associations(tree, study):
             raise Busy(f"study {study}: an association that sends to it is open; erase it when it is closed")
     known = frozenset(instances)
     for tree in root.site_trees():
-        recover(tree)  # what was promised gets its name, so that it is found here; the rest goes
-        if dead_workshops(tree):
-            raise Busy(f"{workshops(tree)}: what was received can't be put in place; see the log, then again")
         _forget_evidence(tree, study, known)
         _remove(tree.archive / f"scp_{study}")
         for name in ("", ACCEPTED, REJECTED, SUPERSEDED):
@@ -68,6 +64,7 @@ def erase_landed(root: DataRoot, study: str, instances: Collection[str]) -> None
             path.unlink(missing_ok=True)
         if tree.arrived.is_dir():
             sync_directory(tree.arrived)
+        clear_workshops(tree)  # half-received, and nobody was told Success
     _forget_quarantined(root, study)
 
 

@@ -134,15 +134,8 @@ class Journal:
         """Whether a line without its end stands there: a crash, or a full disk, maybe not ours."""
         return size not in (0, self._end) and os.pread(self._fd, 1, size - 1) != b"\n"
 
-    def append(self, receipt: Receipt, *, settle: bool = True) -> bytes:
+    def append(self, receipt: Receipt) -> None:
         """Appends one line by a single write and flushes it; one flush serves all who wait for it.
-
-        Args:
-            receipt: what the line says.
-            settle: False if it is not to be flushed now; see :meth:`settle`.
-
-        Returns:
-            The line.
 
         Raises:
             StorageFull: no room; the line is not there, or torn and so without effect.
@@ -157,18 +150,12 @@ class Journal:
             if os.write(self._fd, line) < len(line):
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
             self._end = size + len(line)  # if somebody else appends as well, the next look is a closer one
-            if settle and self._flushed:
-                self.settle()
+            if self._flushed:
+                self._flush_line()
         except OSError as error:
             raise as_room_error(error, self.path.parent) from None
-        return line
 
-    def settle(self) -> None:
-        """Flushes what was appended.
-
-        Raises:
-            OSError: a later flush says nothing about the lines that this one covered.
-        """
+    def _flush_line(self) -> None:
         try:
             self._flush(self._fd)
         except OSError:

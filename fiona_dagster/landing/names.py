@@ -183,23 +183,6 @@ class StudyNames:
         finally:
             self._unflushed.discard(name.partition(".")[2])
 
-    def settle(self) -> None:
-        """Flushes all entries; those that were not flushed before are in doubt if that fails.
-
-        Raises:
-            OSError: the flush failed.
-        """
-        unflushed = list(self._unflushed)
-        try:
-            self._flush(self.fd)
-        except OSError:
-            with self:
-                for name in filter(None, map(self.find, unflushed)):
-                    self._announce(_DOUBT + name)
-            raise
-        finally:
-            self._unflushed.difference_update(unflushed)
-
 
 class NamesCache:
     """The studies that this process is filing; the least recently used ones are forgotten."""

@@ -7,7 +7,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +18,6 @@ from fiona_dagster.landing.flush import flush_data
 _MAX_VECTORS = 512
 _WRITE_BACK_EVERY = 4 * 1024 * 1024
 _SYNC_FILE_RANGE_WRITE = 2
-_READY = 16
-"""Files that are made at once, so that one flush serves the names of all."""
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _SYNC_FILE_RANGE is not None:
     _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -44,14 +41,12 @@ class NewFile:
         folder_fd: see above.
         name: see above.
         size: bytes written so far.
-        rooted: its name is on the disk, so that its flushed bytes can be found by it after a power loss.
     """
 
     def __init__(self, folder: Path, folder_fd: int, name: str, *, flushed: bool) -> None:
         self.folder_fd = folder_fd
         self.name = name
         self.size = 0
-        self.rooted = False
         self._folder = folder
         self._flushed = flushed
         self._written_back = 0
@@ -153,8 +148,6 @@ class Workshop:
 
     def __init__(self, parent: Path) -> None:
         self._numbers = itertools.count(1)
-        self._mutex = threading.Lock()
-        self._ready: list[NewFile] = []
         make_directory(parent)
         while True:
             self.path = parent / f"{os.getpid()}-{os.urandom(4).hex()}"
@@ -180,52 +173,10 @@ class Workshop:
         except OSError as error:
             raise as_room_error(error, self.path) from None
 
-    def rooted_file(self) -> NewFile:
-        """A new empty file whose bytes will be flushed, and whose name is; one flush serves many of them.
-
-        Raises:
-            StorageFull: no room, no inodes or no descriptors.
-            OSError: the names could not be flushed.
-        """
-        with self._mutex:
-            if not self._ready:
-                self._ready = self._make_ready()
-            return self._ready.pop()
-
-    def _make_ready(self) -> list[NewFile]:
-        files: list[NewFile] = []
-        try:
-            files += (self.new_file() for _ in range(_READY))
-            self.flush()
-        except BaseException:
-            for file in files:
-                file.discard()
-            raise
-        for file in files:
-            file.rooted = True
-        return files
-
-    def clear_up(self) -> None:
-        """Removes what :meth:`rooted_file` has made ready."""
-        with self._mutex:
-            ready, self._ready = self._ready, []
-        for file in ready:
-            file.discard()
-
-    def flush(self) -> None:
-        """Flushes the names in here."""
-        os.fsync(self._fd)
-
-    def close(self, *, remove: bool = True) -> None:
-        """Lets go of the folder.
-
-        Args:
-            remove: together with everything unfinished in it; else the next process that begins looks at it
-                (:mod:`fiona_dagster.landing.recovery`).
-        """
+    def close(self) -> None:
+        """Removes the folder with everything unfinished in it."""
         if self._fd >= 0:
-            if remove:
-                shutil.rmtree(self.path, ignore_errors=True)
+            shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._fd)
             self._fd = -1
 
@@ -257,3 +208,18 @@ def dead_workshops(root: DataRoot) -> list[Path]:
             if is_dead:
                 dead.append(folder)
     return dead
+
+
+def clear_workshops(root: DataRoot) -> int:
+    """Removes the workshops of processes that are gone; nobody was told Success for what is in there.
+
+    Returns:
+        Number of unfinished files that were removed.
+    """
+    removed = 0
+    for folder in sorted(workshops(root).iterdir()) if workshops(root).is_dir() else []:
+        with dead_workshop(folder) as is_dead:
+            if is_dead:
+                removed += len(list(folder.iterdir()))
+                shutil.rmtree(folder, ignore_errors=True)
+    return removed

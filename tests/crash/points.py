@@ -12,9 +12,7 @@ from tests.crash import calls
 from tests.crash.events import Event, answers
 from tests.crash.scripts import COMMAND, DATA, OBJECT, REQUEST
 
-WORKSHOPS = r"site/archive/\.incoming/[^/]+"
-WORKSHOP = WORKSHOPS + r"/.+"
-AHEAD = WORKSHOPS + r"/ahead\.log"
+WORKSHOP = r"site/archive/\.incoming/[^/]+/.+"
 STUDY_FOLDER = r"site/archive/scp_[0-9.]+"
 ARCHIVED = STUDY_FOLDER + r"/[A-Z]+\.[0-9.]+"
 JOURNAL = r"site/\.arrived/[^.].* scp_[0-9.]+"
@@ -225,21 +223,9 @@ def _second(points: dict[str, Callable[[], Point]]) -> dict[str, Callable[[], Po
     return {name: make(point) for name, point in points.items()}
 
 
-PROMISE: dict[str, Callable[[], Point]] = {
-    "log of promises filled": _watch(_call(calls.WRITING, "exit", AHEAD)),
-    "first names flushed": _watch(_call(_FLUSH, "exit", WORKSHOPS)),
-    "after the promise is written": _watch(_call(calls.WRITING, "exit", AHEAD), 2),
-    "before the promise is flushed": _watch(_call(_FLUSH, "entry", AHEAD), 2),
-    "after the promise is flushed": _watch(_call(_FLUSH, "exit", AHEAD), 2),
-}
-
-
 MATRIX: dict[str, dict[str, Callable[[], Point]]] = {
     "the first object of a study": {**ASSOCIATION, **FILE, **FIRST, **FILING, **LINE},
-    "a second object": {
-        **_second({"new file opened": FILE["new file opened"], **FILING, **LINE}),
-        **PROMISE,
-    },
+    "a second object": _second({"new file opened": FILE["new file opened"], **FILING, **LINE}),
     "a repeat": {**REPEAT, **LINE},
     "a conflict": {**CONFLICT_, **LINE},
     "a refusal": {"after the file's flush": FILE["after the file's flush"], **REFUSAL},

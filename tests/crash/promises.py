@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.landing import Receipt, adopt_orphans, dead_workshops, read_journals
-from fiona_dagster.landing.ahead import LOG, read_entries
-from fiona_dagster.landing.receipt import decode_line
+from fiona_dagster.landing import Receipt, adopt_orphans, read_journals
 
 
 @dataclass
@@ -68,31 +66,12 @@ def _archived(root: DataRoot) -> Iterator[Path]:
         yield from (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _written_ahead(root: DataRoot) -> dict[str, list[tuple[Receipt, Path]]]:
-    """What a log says of objects that may not be in their place yet: their receipt and first name.
-
-    There is none any more once a receiver has started again.
-    """
-    found: dict[str, list[tuple[Receipt, Path]]] = {}
-    for log in (root.archive / ".incoming").glob(f"*/{LOG}"):
-        for entry in read_entries(log):
-            receipt = decode_line(entry.line.strip())
-            if receipt is not None:
-                found.setdefault(receipt.SOPInstanceUID, []).append((receipt, log.parent / entry.part))
-    return found
-
-
 def _kept(root: DataRoot, promised: Promised) -> Iterator[str]:
-    """Whether each acknowledged object is at the place that a valid journal line names, with equal bytes.
-
-    Before a restart both the line and the bytes may still be those that were written ahead.
-    """
-    receipts, ahead = _receipts(root), _written_ahead(root)
+    """Whether each acknowledged object is at the place that a valid journal line names, with equal bytes."""
+    receipts = _receipts(root)
     for instance, data_sets in promised.success.items():
-        early = ahead.get(instance, [])
-        lines = [*receipts.get(instance, []), *(receipt for receipt, _ in early)]
-        places = [root.path / line.path for line in lines] + [part for _, part in early]
-        contents = [data_set_of(_read(path)) for path in places]
+        lines = receipts.get(instance, [])
+        contents = [data_set_of(_read(root.path / line.path)) for line in lines]
         for data in data_sets:
             if not lines:
                 yield f"{instance}: acknowledged, but no journal has a line of it"
@@ -181,8 +160,7 @@ def broken_when_settled(root: DataRoot, promised: Promised, *, early_lines: bool
             excused = early_lines and instance not in promised.success
             if not (excused or (root.path / line.path).is_file()):
                 faults.append(f"{line.SOPInstanceUID}: the journal names a file that is not there")
-    left = [path for path in (root.archive / ".incoming").glob("*/*") if path.name != LOG]
-    left += dead_workshops(root)
+    left = [path for path in (root.archive / ".incoming").glob("*/*") if path.is_file()]
     left += [
         path for path in (*root.conflicts.glob("*/.*"), *root.quarantine.glob(".*.part")) if path.is_file()
     ]

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.landing.ahead import LOG
 from tests.accounting import assert_all_accounted
 from tests.crash.events import read_record
 from tests.crash.matrix import FOREIGN, OTHER, SCENARIOS, once
@@ -155,9 +154,7 @@ def fill(raw: Raw, promised: Promised, size: int, *, pause: float = 0.0) -> str:
 def sound(root: DataRoot, promised: Promised) -> None:
     assert not broken_promises(root, promised)
     # An open association has an empty file ready for the next object.
-    assert not [
-        path for path in (root.archive / ".incoming").glob("*/*") if path.stat().st_size and path.name != LOG
-    ]
+    assert not [path for path in (root.archive / ".incoming").glob("*/*") if path.stat().st_size]
 
 
 def goes_on(root: DataRoot, raw: Raw, promised: Promised, uid: str) -> None:

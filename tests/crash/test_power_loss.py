@@ -18,17 +18,8 @@ from pathlib import Path
 import pytest
 
 from fiona_dagster.config import DataRoot
-from tests.crash import calls
 from tests.crash.events import Event, read_record
-from tests.crash.points import (
-    AHEAD,
-    CONFLICT_FOLDER,
-    JOURNAL,
-    QUARANTINE_REASON,
-    STUDY_FOLDER,
-    WORKSHOP,
-    WORKSHOPS,
-)
+from tests.crash.points import CONFLICT_FOLDER, JOURNAL, QUARANTINE_REASON, STUDY_FOLDER, WORKSHOP
 from tests.crash.power import flushes, losses
 from tests.crash.traced import Traced, need_tracing
 from tests.making import data_set
@@ -60,11 +51,11 @@ def memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-def send(address: tuple[str, int], number: int, sent: dict[str, list[bytes]], new: int = 3) -> None:
+def send(address: tuple[str, int], number: int, sent: dict[str, list[bytes]]) -> None:
     """Everything that can happen to an object, on one association."""
     with Raw(address) as raw:
         raw.associate(calling=f"SENDER{number}")
-        for step in range(new):
+        for step in range(3):
             uid = f"1.2.{number}.{step}"
             data = data_set(uid, study=f"1.9.{step % 2}", pixels=uid.encode() * 300)
             sent[uid] = [data]
@@ -80,7 +71,7 @@ def send(address: tuple[str, int], number: int, sent: dict[str, list[bytes]], ne
         raw.release()
 
 
-def record(folder: Path, associations: int, new: int = 3, **settings: object) -> Reception:
+def record(folder: Path, associations: int, **settings: object) -> Reception:
     """The very first reception of a data root that nobody has made yet."""
     need_tracing()
     root = DataRoot(folder / "data")
@@ -94,7 +85,7 @@ def record(folder: Path, associations: int, new: int = 3, **settings: object) ->
     (folder / "start" / "logs" / "receiver.log").touch()
     sent: dict[str, list[bytes]] = {}
     senders = [
-        threading.Thread(target=send, args=(traced.address, n, sent, new), daemon=True)
+        threading.Thread(target=send, args=(traced.address, n, sent), daemon=True)
         for n in range(associations)
     ]
     for sender in senders:
@@ -102,7 +93,7 @@ def record(folder: Path, associations: int, new: int = 3, **settings: object) ->
     for sender in senders:
         sender.join(60)
     assert traced.terminate() == 0, traced.log.read_text()
-    assert len(sent) == (new + 1) * associations
+    assert len(sent) == 4 * associations
     return Reception(folder / "start", read_record(folder / "record"), sent)
 
 
@@ -140,11 +131,9 @@ def test_durability_rename_promises_less(tmp_path: Path, memory: Path) -> None:
 
 
 CLASSES = {
-    "data": WORKSHOP + r"\.part",
+    "data": WORKSHOP,
     "name in the study's folder": STUDY_FOLDER,
     "journal line": JOURNAL,
-    "log of promises": AHEAD,
-    "first names of objects": WORKSHOPS,
     "new study folder": r"site/archive",
     "new journal": r"site/\.arrived",
     "name of a conflict": CONFLICT_FOLDER,
@@ -165,24 +154,6 @@ def test_a_record_without_one_of_the_flushes_fails(one: Reception, memory: Path,
         return bool(pattern.fullmatch(event.path))
 
     assert losses(one.start, one.events, one.sent, memory, without=without, only_first=True)
-
-
-def test_nothing_is_lost_when_the_log_of_promises_is_used_again(
-    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A log so short that each of its blocks is written over."""
-    (tmp_path / "sitecustomize.py").write_text("from fiona_dagster.landing import ahead\nahead.HALF = 1\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    short = record(tmp_path, 1, new=5)
-    written = [e for e in short.events if re.fullmatch(AHEAD, e.path) and e.name in calls.WRITING and e.ok]
-    places = [event.offset for event in written if event.at == "exit"]
-    assert places[1:] == [0, 4096, 0, 4096]
-    assert not losses(short.start, short.events, short.sent, memory, seed=SEED)
-
-    def without(event: Event) -> bool:
-        return bool(re.fullmatch(STUDY_FOLDER, event.path))
-
-    assert losses(short.start, short.events, short.sent, memory, without=without, only_first=True)
 
 
 MUTANTS = {

@@ -34,16 +34,6 @@ def file_one(
     return visit.file_object(new.path, uids(instance, **changes), EXPLICIT)
 
 
-def promise_one(visit: Visit, instance: str) -> Receipt:
-    """As the receiver does it: the file was made, and its name flushed, before the object came."""
-    visit.prepare()
-    new = visit.new_file()
-    assert new.rooted
-    new.write([part10(data_set(instance), instance)])
-    new.commit()
-    return visit.file_object(new, uids(instance), EXPLICIT)
-
-
 def archived(root: DataRoot) -> list[str]:
     return sorted(p.relative_to(root.archive).as_posix() for p in root.archive.rglob("*") if p.is_file())
 
@@ -226,9 +216,9 @@ def test_the_order_of_flushes_is_what_durability_needs(
         steps.append("rename")
         return rename(source_fd, source, target_fd, target)
 
-    def watched_append(journal: Journal, receipt: Receipt, *, settle: bool = True) -> bytes:
+    def watched_append(journal: Journal, receipt: Receipt) -> None:
         steps.append("line")
-        return append(journal, receipt, settle=settle)
+        append(journal, receipt)
 
     monkeypatch.setattr(os, "fsync", watched_sync)
     monkeypatch.setattr(os, "fdatasync", watched_sync)
@@ -239,17 +229,7 @@ def test_the_order_of_flushes_is_what_durability_needs(
         file_one(landing, visit, "1.2.1")
         first, steps[:] = list(steps), []
         file_one(landing, visit, "1.2.2")
-        second, steps[:] = list(steps), []
-        promise_one(visit, "1.2.3")
-        third, steps[:] = list(steps), []
-        promise_one(visit, "1.2.4")
-        fourth, steps[:] = list(steps), []
-    assert second == ["sync file", "rename", "line", "sync line", f"sync scp_{STUDY}"]
-    workshop = f"sync {landing._workshop.path.name}"
-    assert third[:4] == [workshop, "sync file", "rename", "line"]
-    assert third[4:] == ["sync ahead.log", workshop, "sync .incoming", "sync ahead.log"]
-    assert fourth == ["sync file", "rename", "line", "sync ahead.log"]
-    assert set(steps) == {f"sync scp_{STUDY}", "sync line"}, "at the end of the visit"
+    assert steps == ["sync file", "rename", "line", "sync line", f"sync scp_{STUDY}"]
     assert first.index("sync file") < first.index("rename") < first.index("line")
     assert "sync .arrived" in first[: first.index("line")]
     assert "sync archive" in first[: first.index("line")]
@@ -272,7 +252,7 @@ def test_the_reserve_is_kept(root: DataRoot) -> None:
 def test_a_line_that_could_not_be_written_is_written_by_the_repeat(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(journal: Journal, receipt: Receipt, *, settle: bool) -> None:
+    def full(journal: Journal, receipt: Receipt) -> None:
         raise StorageFull("no room")
 
     with Landing(root) as landing, landing.visit(CALLER) as visit:

@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pydicom
@@ -25,7 +24,6 @@ from fiona_dagster.config import DataRoot, Settings
 from fiona_dagster.dicom import pdu
 from fiona_dagster.errors import ConfigurationError, StorageFull
 from fiona_dagster.landing import NewFile, Visit, open_associations, read_journals
-from fiona_dagster.landing.ahead import LOG
 from receiver import Receiver
 from tests.making import CT, EXPLICIT, IMPLICIT, MR, STUDY, data_set, element
 from tests.receiver.conftest import Start
@@ -33,9 +31,8 @@ from tests.receiver.raw import VERIFICATION, Raw, associate_request, command_set
 
 
 def archived(root: DataRoot) -> list[Path]:
-    """All files, but for those that are ready for an open association's next object."""
-    found = (p for p in root.archive.rglob("*") if p.is_file() and p.name != LOG)
-    return sorted(p for p in found if p.stat().st_size)
+    """All files, but for those that are empty and ready for an open association's next object."""
+    return sorted(p for p in root.archive.rglob("*") if p.is_file() and p.stat().st_size)
 
 
 def data_set_of(path: Path) -> bytes:
@@ -231,24 +228,25 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
     assert not list(root.quarantine.iterdir())
 
 
-@pytest.mark.parametrize("ending", [".part", f"/scp_{STUDY}", f" scp_{STUDY}"])
+@pytest.mark.parametrize(
+    ("call", "ending"), [("fdatasync", ".part"), ("fsync", f"scp_{STUDY}"), ("fdatasync", f" scp_{STUDY}")]
+)
 def test_a_flush_that_fails_is_never_success(
-    root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, ending: str
+    root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, call: str, ending: str
 ) -> None:
-    """Bytes; directory entry or journal line, if they can't be written ahead either."""
-    real = {call: getattr(os, call) for call in ("fsync", "fdatasync")}
+    """Bytes, directory entry, journal line: each on its own."""
+    real = getattr(os, call)
 
-    def failing(call: str, fd: int) -> None:
-        if str(Path(f"/proc/self/fd/{fd}").readlink()).endswith((ending, LOG)):
+    def failing(fd: int) -> None:
+        if str(Path(f"/proc/self/fd/{fd}").readlink()).endswith(ending):
             raise OSError(errno.EIO, "input/output error")
-        real[call](fd)
+        real(fd)
 
     with Raw(start().address) as raw:
         raw.associate()
         assert raw.store("1.2.1").status == 0
         with monkeypatch.context() as patch:
-            for call in real:
-                patch.setattr(os, call, partial(failing, call))
+            patch.setattr(os, call, failing)
             assert raw.store("1.2.3").status == 0xA700
             assert raw.store("1.2.3").status == 0xA700
         assert raw.store("1.2.3").status == 0
