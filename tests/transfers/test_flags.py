@@ -8,6 +8,7 @@ import pytest
 
 from fiona_dagster.errors import UsageError
 from fiona_dagster.ledger import Ledger
+from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.transfers.intake import accept_flag, register
 from tests.running import fiona
 from tests.site import STUDY, Site
@@ -75,8 +76,7 @@ def test_a_ledger_built_anew_knows_the_decision(site: Site) -> None:
     accept(site)
     for path in site.root.ledger_file.parent.glob("ledger.sqlite*"):
         path.unlink()
-    with site.open() as gateway:
-        gateway.ledger.evidence.read_journals()
+    rebuild(site.root)
     process(site)
 
     assert flags(site) == ()
