@@ -218,8 +218,8 @@ def clear_workshops(root: DataRoot) -> int:
     """
     removed = 0
     for folder in sorted(workshops(root).iterdir()) if workshops(root).is_dir() else []:
-        with dead_workshop(folder) as is_dead:
+        with suppress(FileNotFoundError), dead_workshop(folder) as is_dead:
             if is_dead:
-                removed += len(list(folder.iterdir()))
+                removed += len(list(folder.iterdir()))  # not there: another process has just removed it
                 shutil.rmtree(folder, ignore_errors=True)
     return removed

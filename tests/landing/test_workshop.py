@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
+from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing import workshop
-from fiona_dagster.landing.workshop import NewFile
+from fiona_dagster.landing.workshop import NewFile, clear_workshops, workshops
 
 
 @pytest.fixture
@@ -58,3 +60,20 @@ def test_a_failed_flush_is_what_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(workshop.os, "close", fail)
     with pytest.raises(OSError, match="flush"):
         new.commit()
+
+
+def test_two_processes_may_clear_up_at_once(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one was faster, with the folder open here already."""
+    for name in ("1-a", "2-b"):
+        (workshops(root) / name).mkdir(parents=True)
+    (workshops(root) / "2-b" / "1.part").touch()
+    flock = fcntl.flock
+
+    def too_late(fd: int, how: int) -> None:
+        if (workshops(root) / "1-a").exists():
+            (workshops(root) / "1-a").rmdir()
+        flock(fd, how)
+
+    monkeypatch.setattr(workshop.fcntl, "flock", too_late)
+    assert clear_workshops(root) == 1
+    assert list(workshops(root).iterdir()) == []
