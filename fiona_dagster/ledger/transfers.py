@@ -226,6 +226,10 @@ class Transfers(Requests):
             time=row["time"],
         )
 
+    def package_paths(self) -> set[str]:
+        """Where all packages lie that are booked, relative to the data root."""
+        return {row["path"] for row in self._store.rows("SELECT path FROM packages WHERE path != ''")}
+
     def move_package(self, transfer: Transfer, path: str) -> None:
         """The package lies elsewhere now; ``path`` is relative to the data root."""
         with self._store.writing() as db:

@@ -37,11 +37,10 @@ from fiona_dagster.operations.erasure_redcap import asked_for_by_others, erase_i
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
 from fiona_dagster.studies.tree import forget_study
-from fiona_dagster.transfers.beside import remove_beside
+from fiona_dagster.transfers.beside import remove_package
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.packing import package_prefix
 from fiona_dagster.transfers.scratch import SCRATCH
-from fiona_dagster.transfers.withdrawals import SIDE_FILES
 
 
 @dataclass(frozen=True)
@@ -283,9 +282,7 @@ def _on_disk(root: DataRoot, link: Link) -> None:
         paths |= {f"outbox/{link.project}/{name}" for name in names - kept}
     for path in paths:
         for place in {path, path.replace("outbox/", "DAIC/", 1)}:
-            remove_beside(root.path / place)
-            for ending in SIDE_FILES:
-                Path(f"{root.path / place}{ending}").unlink(missing_ok=True)
+            remove_package(root.path / place)
     for part in root.outbox.rglob(".*.part"):
         part.unlink()
     remove_parts(root, older_than_seconds=-1)

@@ -17,6 +17,9 @@ from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.verify import read_manifest
 
+SIDE_FILES = ("", ".md5", ".sha256", ".json", ".proofs.json")
+"""A package and what lies next to it, by what their names end in."""
+
 
 @dataclass(frozen=True)
 class Companion:
@@ -88,6 +91,13 @@ def move_beside(package: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         path.replace(folder / path.name)
     source.rmdir()
+
+
+def remove_package(package: Path) -> None:
+    """Removes a package, its side files and the files beside it, as far as they are there."""
+    remove_beside(package)
+    for ending in SIDE_FILES:
+        Path(f"{package}{ending}").unlink(missing_ok=True)
 
 
 def remove_beside(package: Path) -> None:

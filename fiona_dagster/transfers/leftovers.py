@@ -14,13 +14,14 @@ from fiona_dagster.errors import Busy
 from fiona_dagster.ledger import Transfer, remove_parts
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.scratch import SCRATCH
+from fiona_dagster.transfers.unbooked import remove_unbooked
 
 STALE_SECONDS = 3600.0
 _COPY = re.compile(r"\.?transfer-(\d+)-r(\d+)(\.part|\.report\.json)?")
 
 
 def remove_leftovers(gateway: Gateway) -> int:
-    """Removes working copies of transfers that are over, those of killed exports, and unfinished packages.
+    """Removes working copies of transfers that are over, and what killed steps left of exports and packages.
 
     Returns:
         How many files and folders went.
@@ -39,7 +40,7 @@ def remove_leftovers(gateway: Gateway) -> int:
         if _age(path) > STALE_SECONDS:
             path.unlink(missing_ok=True)
             removed += 1
-    return removed + remove_parts(gateway.root, STALE_SECONDS)
+    return removed + remove_unbooked(gateway) + remove_parts(gateway.root, STALE_SECONDS)
 
 
 def _remove_copy(gateway: Gateway, path: Path, transfer: Transfer | None, revision: int) -> int:

@@ -40,17 +40,19 @@ def package_name(transfer: Transfer, edition: int = 1, *, derived: bool = False)
         edition: of the copies of this revision and generation, see :meth:`Sendings.edition`.
         derived: the study was made of copies; its package stands beside theirs.
     """
-    parts = [
-        package_prefix(transfer.project, transfer.participant),
-        _safe(transfer.event),
-        transfer.mapped_uid[-12:],
-    ]
+    parts = [package_base(transfer)]
     if derived:
         parts.append("derived")
     if transfer.generation:
         parts.append(f"g{transfer.generation}")
     again = f"-{edition}" if edition > 1 else ""
     return "_".join(part for part in parts if part) + f"_r{transfer.revision}{again}.zip"
+
+
+def package_base(transfer: Transfer) -> str:
+    """What all packages of a transfer are called first, up to the next underscore."""
+    prefix = package_prefix(transfer.project, transfer.participant)
+    return "_".join(part for part in (prefix, _safe(transfer.event), transfer.mapped_uid[-12:]) if part)
 
 
 def package_prefix(project: str, participant: str) -> str:

@@ -12,15 +12,15 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from fiona_dagster import landing
 from fiona_dagster.errors import Busy, RedcapUnavailable, UsageError
 from fiona_dagster.ledger import OTHER_WORDS, Sending, Transfer, Withdrawal
 from fiona_dagster.redcap import RequestReader, TransferRequest
-from fiona_dagster.transfers.beside import remove_beside
+from fiona_dagster.transfers.beside import remove_package
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import remove_working_copy
+from fiona_dagster.transfers.unbooked import remove_unbooked
 from fiona_dagster.transfers.words import as_request, request_of, same_words
 
 log = logging.getLogger("fiona.transfers")
@@ -31,8 +31,6 @@ PATIENCE_SECONDS = 5.0
 """A REDCap that does not answer for so long is not asked again before something is sent."""
 LISTS = 2
 """Complete lists that must lack a request."""
-SIDE_FILES = ("", ".md5", ".sha256", ".json", ".proofs.json")
-"""What lies beside a package, by what its name ends in."""
 _WORDS = {
     "marked": "withdrawn in REDCap",
     "missing": "withdrawn: the request was deleted in REDCap",
@@ -191,7 +189,7 @@ def clean(gateway: Gateway) -> int:
     A study that somebody works on at this moment is left for the next call: what runs there stops by itself.
 
     Returns:
-        How many transfers had something.
+        How many transfers had something, and packages that a kill had left unbooked.
     """
     cleaned = 0
     for transfer, packages in gateway.ledger.withdrawals.to_clean():
@@ -201,12 +199,10 @@ def clean(gateway: Gateway) -> int:
         with contextlib.suppress(Busy), landing.study_lock(gateway.root, transfer.study, blocking=False):
             remove_working_copy(gateway, transfer)
             for path in packages:
-                remove_beside(gateway.root.path / path)
-                for ending in SIDE_FILES:
-                    Path(f"{gateway.root.path / path}{ending}").unlink(missing_ok=True)
+                remove_package(gateway.root.path / path)
             gateway.ledger.withdrawals.cleaned(transfer)
             cleaned += 1
-    return cleaned
+    return cleaned + remove_unbooked(gateway)
 
 
 def decide(gateway: Gateway, study: str | None, *, confirm: bool, by: str) -> list[Withdrawal]:

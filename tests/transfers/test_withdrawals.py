@@ -24,6 +24,8 @@ from fiona_dagster.redcap import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary
 from fiona_dagster.redcap.sandbox.setup import Setup
 from fiona_dagster.transfers import delivery, execution, intake, outcome, requests, withdrawals
+from fiona_dagster.transfers.leftovers import remove_leftovers
+from fiona_dagster.transfers.unbooked import remove_unbooked
 from tests.accounting import assert_all_accounted
 from tests.site import PARTICIPANT, PROJECT, STUDY, Site
 
@@ -156,6 +158,40 @@ def test_while_it_is_sent_it_stops_between_two_pieces(site: Site, monkeypatch: p
     assert not list(site.sftp["archive"].files.glob("*.zip"))
     assert "Something of it may be at: archive" in newest(site).reason
     assert newest(site).state == "withdrawn"
+
+
+def test_a_package_that_a_kill_left_unbooked_goes_with_its_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    site.project(package={"deliver": ["dicom", "tgz"]})
+    with monkeypatch.context() as patched:
+        patched.setattr(Transfers, "record_package", killed)
+        with pytest.raises(Killed):
+            site.packaged()
+    left = sorted(path.suffix for path in site.root.outbox.glob("*/*"))
+    assert left == ["", ".json", ".md5", ".sha256", ".zip"]
+    with site.open() as gateway:
+        assert remove_unbooked(gateway) == 0, "the step is repeated"
+    assert_all_accounted(site.root)
+
+    site.fill(1, transfer_withdrawn="1")
+    with monkeypatch.context() as patched:
+        patched.setattr(withdrawals, "remove_unbooked", lambda _: 0)
+        site.poll()
+    assert newest(site).state == "withdrawn"
+    assert len(list(site.root.outbox.glob("*/*"))) == len(left)
+    assert_all_accounted(site.root)
+    with site.open() as gateway:
+        with intake.study_lock(gateway, STUDY):
+            assert remove_unbooked(gateway) == 0, "somebody is at it"
+        assert remove_leftovers(gateway) == 1
+    assert not list(site.root.outbox.glob("*/*"))
 
 
 def test_what_was_delivered_is_named_for_follow_up(site: Site) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from fiona_dagster.config import DataRoot, InstanceTarget, load_project_in_force, load_settings_in_force
 from fiona_dagster.errors import ConfigurationError
-from fiona_dagster.ledger import Ledger, work_key
+from fiona_dagster.ledger import Ledger, Transfer, work_key
 from fiona_dagster.operations.accounting.findings import MAINTENANCE, Account
+from fiona_dagster.transfers.unbooked import OVER, owner
 
 KINDS = ("process", "transfer", "deliver", "status")
 SENSOR = "the sensor transfer_requests, while `fiona up` runs"
@@ -27,6 +28,8 @@ class Books:
     work: dict[str, sqlite3.Row]
     packages: dict[tuple[int, int], sqlite3.Row]
     deliveries: dict[tuple[int, int], dict[str, str]]
+    every: list[Transfer]
+    """All transfers, those that count no more among them."""
 
     @classmethod
     def read(cls, ledger: Ledger) -> Books:
@@ -46,6 +49,7 @@ class Books:
             {row["key"]: row for row in store.rows("SELECT * FROM work")},
             {(row["transfer"], row["revision"]): row for row in store.rows("SELECT * FROM packages")},
             deliveries,
+            ledger.transfers.all(),
         )
 
     def current(self) -> Iterator[sqlite3.Row]:
@@ -188,9 +192,12 @@ def check_packages(root: DataRoot, books: Books, account: Account) -> None:
                 )
     underway = {row["project"] for row in books.current() if row["state"] == "accepted"}
     for path in sorted(on_disk.keys() - known - moving):
-        # made by a step that was killed before it was booked: its repetition replaces the file
-        project = path.split("/")[1]
+        # made by a step that was killed before it was booked: its repetition, if any, replaces it
+        _, project, name = path.split("/")
         handled = f"the next run of transfer_{project}" if project in underway else ""
+        whose = owner(name, (each for each in books.every if each.project == project))
+        if path.startswith("outbox/") and whose is not None and whose.state in OVER:
+            handled = MAINTENANCE
         account.add(
             "unknown_package", "", path, "a package that the ledger does not know; `fiona rebuild`", handled
         )
