@@ -41,8 +41,8 @@ class UsualRequest:
         number, instance = _value(whole, _MESSAGE_ID), _value(whole, _INSTANCE)
         if number is None or instance is None or number.stop - number.start != 2:
             return None
-        if number.start > instance.start:
-            return None
+        if number.start > instance.start or instance.start == instance.stop:
+            return None  # where nothing stands, a slice of another request would find nothing, too
         return cls(whole, request, number.start, instance)
 
     def read(self, whole: bytes) -> dimse.Command | None:

@@ -7,11 +7,12 @@ and nobody else renames. Most studies have one prefix, and then there is nothing
 is taken by a rename that never replaces.
 
 A prefix is announced before its first file is renamed, by that name. A name behind ``!`` is in doubt: the
-flush of its directory entry failed.
+flush of its directory entry failed. The same name without it ends the doubt: another file took its place.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -26,6 +27,8 @@ from fiona_dagster.landing.flush import GroupFlush, flush_entries
 
 _MAX_STUDIES = 64
 _DOUBT = "!"
+_SPOILT = b"?\n"
+"""Ends a line that a full disk or a crash has cut, so that nobody takes it for a shorter name."""
 _PREFIX = re.compile(r"[A-Z0-9]{1,16}")
 
 
@@ -51,9 +54,11 @@ class StudyNames:
         make_directory(root.locks, flushed=flushed)
         self._mutex = threading.Lock()
         self._prefixes: set[str] = set()
+        self._announced: set[str] = set()
         self._doubtful: set[str] = set()
-        self._unflushed: set[str] = set()
+        self._unflushed: set[tuple[str, int]] = set()
         self._read = 0
+        self._torn = False
         self._listed = False
         self._flush = GroupFlush(flush_entries)
         self.fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,23 +92,27 @@ class StudyNames:
     def _catch_up(self) -> None:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size > self._read or not self._listed:
-            for line in os.pread(self._fd, size - self._read, self._read).split(b"\n"):
+            *lines, rest = os.pread(self._fd, size - self._read, self._read).split(b"\n")
+            for line in lines:
                 self._remember(line.decode("ascii", "replace"))
-            self._read = size
+            self._torn = bool(rest)
+            self._read = size - len(rest)
         if not self._listed:
             for name in os.listdir(self.fd):  # noqa: PTH208 - the open folder, whatever its path means now
-                self._remember(name, announced=False)
+                prefix, instance = _parts(name)
+                if instance:
+                    self._prefixes.add(prefix)
             self._listed = True
 
-    def _remember(self, name: str, *, announced: bool = True) -> None:
-        doubtful = name.startswith(_DOUBT)
-        prefix, _, instance = name.removeprefix(_DOUBT).partition(".")
-        if not _PREFIX.fullmatch(prefix) or not is_uid(instance):
+    def _remember(self, line: str) -> None:
+        prefix, instance = _parts(line.removeprefix(_DOUBT))
+        if not instance:
             return  # also what a power loss has left of a line
         self._prefixes.add(prefix)
-        if doubtful:
+        self._announced.add(prefix)
+        if line.startswith(_DOUBT):
             self._doubtful.add(instance)
-        elif announced:
+        else:
             self._doubtful.discard(instance)
 
     def find(self, instance: str, *, but: str = "") -> str | None:
@@ -129,7 +138,7 @@ class StudyNames:
 
     def is_unflushed(self, instance: str) -> bool:
         """Whether the flush of its directory entry is still to come, and may fail."""
-        return instance in self._unflushed
+        return any(instance == other for other, _ in list(self._unflushed))
 
     def place(self, source_fd: int, source: str, name: str) -> str | None:
         """Moves a file here, unless its instance is here already.
@@ -145,23 +154,42 @@ class StudyNames:
         """
         prefix, _, instance = name.partition(".")
         with self:
-            if prefix not in self._prefixes:
+            if (
+                prefix not in self._announced
+            ):  # a name in the folder need not be known to those who listed it before
                 self._announce(name)
             there = self.find(instance, but=prefix) if len(self._prefixes) > 1 else None
             if there is None and not rename_new_at(source_fd, source, self.fd, name):
                 there = name
-            if there is None and self._flushed:
-                self._unflushed.add(instance)
+            if there is None:
+                self._taken(name, instance)
         return there
+
+    def _taken(self, name: str, instance: str) -> None:
+        """A file has just got its name, by an entry that is not flushed yet."""
+        if self._flushed:
+            self._unflushed.add((instance, threading.get_ident()))
+        if instance in self._doubtful:  # that was another file, or an entry that a power loss took back
+            self._announce(name)
 
     def replace(self, source_fd: int, source: str, name: str) -> None:
         """Puts the same object once more in place of a file that is in doubt. Only as a context."""
         os.replace(source, name, src_dir_fd=source_fd if source_fd >= 0 else None, dst_dir_fd=self.fd)
-        self._announce(name)
+        self._taken(name, name.partition(".")[2])
 
-    def _announce(self, name: str) -> None:
-        self._read += os.write(self._fd, name.encode("ascii") + b"\n")
-        self._remember(name)
+    def _announce(self, line: str) -> None:
+        """Tells all who file into this study; they read it, as we do, before their next name."""
+        whole = (_SPOILT if self._torn else b"") + line.encode("ascii") + b"\n"
+        if os.write(self._fd, whole) < len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        self._remember(line)
+
+    def _doubt(self, name: str) -> None:
+        """What we know holds for us, whether or not the disk takes it for the others."""
+        self._doubtful.add(name.partition(".")[2])
+        with self:  # which catches up with what was said before
+            self._remember(_DOUBT + name)
+            self._announce(_DOUBT + name)
 
     def flush(self, name: str) -> None:
         """Flushes all entries; one flush serves everybody who waits.
@@ -177,11 +205,16 @@ class StudyNames:
         try:
             self._flush(self.fd)
         except OSError:
-            with self:
-                self._announce(_DOUBT + name)
+            self._doubt(name)
             raise
         finally:
-            self._unflushed.discard(name.partition(".")[2])
+            self._unflushed.discard((name.partition(".")[2], threading.get_ident()))
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Prefix and SOP Instance UID of a file's name; the latter is empty if it is none of ours."""
+    prefix, _, instance = name.partition(".")
+    return (prefix, instance) if _PREFIX.fullmatch(prefix) and is_uid(instance) else ("", "")
 
 
 class NamesCache:

@@ -52,6 +52,7 @@ def test_only_a_c_store_of_one_shape_is_learned() -> None:
         command_set(0x30, 1, CT, data=False),
         command_set(1, 1, CT, "1.2.3", data=False),
         command_set(1, 1, CT, data=True),
+        command_set(1, 1, CT, data=True) + struct.pack("<HHI", 0, 0x1000, 0),
         command_set(1, 1, CT, "1.2.3", data=True) + struct.pack("<HHIH", 0, 0x0110, 2, 9),
     ):
         whole = p_data(3, command, command=True)
