@@ -133,7 +133,8 @@ class RedcapSettings(Section):
     """Tokens of the tables that assign studies without a person; a table without a token is not asked."""
     trusted_senders: tuple[AeTitle, ...] = ()
     """Calling AE titles whose studies bear participant ids as PatientID already: a routing rule may take
-    them, and every project trusts them. Empty: rules go by ``allowed_callers``, where a project takes it."""
+    them, and what it placed may keep its PatientID. Empty: rules go by ``allowed_callers``, where a project
+    takes it."""
     coupling_days: float = Field(14.0, gt=0)
     """How long an entry of the coupling list counts after its date."""
     poll_seconds: int = Field(60, ge=5)

@@ -103,6 +103,20 @@ class AssignmentBook:
         told = (state, way, project, reason[:1000])
         return before is None or (before.state, before.way, before.project, before.reason) != told
 
+    def record_routed(self, routed: Iterable[tuple[str, str]], requested_date: str) -> None:
+        """Routing rules are about to write these requests.
+
+        Booked first, since a kill in between must not make a person's request of them.
+
+        Args:
+            routed: studies and projects.
+            requested_date: what the requests will have as date.
+        """
+        rows = [(study, project, requested_date) for study, project in routed]
+        if rows:
+            with self._store.writing() as db:
+                db.executemany("INSERT OR IGNORE INTO routed VALUES (?, ?, ?)", rows)
+
     def of(self, study: str) -> StudyAssignment | None:
         """What was made of a study; None if it was never looked at."""
         row = self._store.row("SELECT * FROM assignments WHERE study = ?", study)

@@ -34,6 +34,7 @@ _BY_STUDY = (
     "withdrawals",
     "releases",
     "derived_studies",
+    "routed",
 )
 _BY_TRANSFER = {
     "packages": "SELECT * FROM packages WHERE transfer = ?",
@@ -63,6 +64,7 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("withdrawals", "INSERT", _BY_STUDY_NEW),
     ("withdrawals", "UPDATE", _BY_STUDY_NEW),
     ("derived_studies", "INSERT", _BY_STUDY_NEW),
+    ("routed", "INSERT", _BY_STUDY_NEW),
     ("releases", "INSERT", _BY_STUDY_NEW),
     ("work", "INSERT", _BY_STUDY_NEW),
     ("work", "UPDATE OF revision, blocked", _BY_STUDY_NEW),

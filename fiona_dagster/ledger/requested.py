@@ -71,6 +71,22 @@ class Requested:
         )
         return None if row is None else int(row["request"])
 
+    def was_routed(self, transfer: Transfer) -> bool:
+        """Whether a routing rule wrote the request: its place in REDCap, project and participant.
+
+        A later date asks for the same again, and an event that a person corrected makes no other participant
+        of it.
+        """
+        found = self._store.row(
+            """SELECT 1 FROM routed r JOIN transfers t USING (study, project, requested_date)
+               WHERE t.study = ? AND t.project = ? AND t.request = ? AND t.participant = ?""",
+            transfer.study,
+            transfer.project,
+            transfer.request,
+            transfer.participant,
+        )
+        return found is not None
+
     def last_change(self, study: str, instance: int) -> str | None:
         """When the last transfer of this very request changed (UTC); None: it never was one."""
         row = self._store.row(

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from fiona_dagster.config import AllowedCaller, ProjectSettings, configuration_digest, project_names
 from fiona_dagster.errors import ConfigurationError, PermanentError, RedcapRejected, RequestRefused
 from fiona_dagster.ledger import Study, StudyAssignment
-from fiona_dagster.redcap import NewRequest
+from fiona_dagster.redcap import NewRequest, site_time
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
 from fiona_dagster.transfers import adoption, autoid, derived, optout, projects
 from fiona_dagster.transfers.context import Gateway
@@ -158,7 +158,9 @@ class _Known:
             called_ae=study.called_ae,
             trusted=self._trusted(study, senders),
             accepting=frozenset(
-                name for name, project in self._settings.items() if takes_patient_ids(project, senders)
+                name
+                for name, project in self._settings.items()
+                if takes_patient_ids(gateway, project, senders)
             ),
             patterns=self._of_site(study),
             requested=frozenset(transfer.project for transfer in transfers),
@@ -251,7 +253,12 @@ def _book(gateway: Gateway, decided: Sequence[tuple[Study, Placing]], seen: str)
         for study, placing in decided
         if placing.state == "asked"
     ]
-    written, refused = _write(gateway, wanted)
+    now = datetime.now(UTC)
+    gateway.ledger.assignments.record_routed(
+        ((study.study, placing.project) for study, placing in decided if placing.way == "routing"),
+        site_time(now, gateway.settings.LOCALTIMEZONE),
+    )
+    written, refused = _write(gateway, wanted, now)
     book, changed, waiting = gateway.ledger.assignments, [], 0
     with gateway.ledger.store.writing():
         for study, found in decided:
@@ -277,7 +284,9 @@ def _book(gateway: Gateway, decided: Sequence[tuple[Study, Placing]], seen: str)
     return Round(len(written), waiting, tuple(each for each in changed if each is not None))
 
 
-def _write(gateway: Gateway, wanted: Sequence[NewRequest]) -> tuple[frozenset[str], dict[str, str]]:
+def _write(
+    gateway: Gateway, wanted: Sequence[NewRequest], now: datetime
+) -> tuple[frozenset[str], dict[str, str]]:
     """Writes requests; one that REDCap does not take holds up no other.
 
     Returns:
@@ -287,13 +296,13 @@ def _write(gateway: Gateway, wanted: Sequence[NewRequest]) -> tuple[frozenset[st
         return frozenset(), {}
     zone = gateway.settings.LOCALTIMEZONE
     try:
-        return gateway.incoming().write_requests(wanted, datetime.now(UTC), zone=zone), {}
+        return gateway.incoming().write_requests(wanted, now, zone=zone), {}
     except RedcapRejected as error:
         if len(wanted) == 1:
             return frozenset(), {wanted[0].study: str(error)}
     half = len(wanted) // 2  # which of them?
-    written, refused = _write(gateway, wanted[:half])
-    more, others = _write(gateway, wanted[half:])
+    written, refused = _write(gateway, wanted[:half], now)
+    more, others = _write(gateway, wanted[half:], now)
     return written | more, refused | others
 
 

@@ -118,18 +118,14 @@ class Gateway:
         return has_project(self.root, name)
 
     def project(self, name: str) -> ProjectSettings:
-        """The project's settings in force: its file, and what holds for it elsewhere.
+        """The project's settings in force: its file, and what REDCap's table of projects adds to it.
 
-        That are ``redcap.trusted_senders``, which every project trusts, and the import filter of REDCap's
-        *DataTransferProjects*, as last read; a filter in the file goes before it.
+        That is the import filter of *DataTransferProjects* as last read; one in the file goes before it.
 
         Raises:
             ConfigurationError: no such project, its file was never good, or the table's filter is wrong.
         """
         project = load_project_in_force(self.root, name)[0]
-        if trusted := set(self.settings.redcap.trusted_senders) - set(project.trusted_senders):
-            every = (*project.trusted_senders, *sorted(trusted))
-            project = project.model_copy(update={"trusted_senders": every})
         if project.project_import_rule_1_tag or "DataTransferProjects" not in self.settings.redcap.tokens:
             return project
         found = self.ledger.assignments.project_entry(name)

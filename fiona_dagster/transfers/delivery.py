@@ -25,7 +25,7 @@ from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.beside import companions_of, move_beside, record_of
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import give_up, remove_working_copy, working_copy
-from fiona_dagster.transfers.rules import Watch, rules_digest
+from fiona_dagster.transfers.rules import Watch, rules_digest, settings_of
 from fiona_dagster.transfers.targets import (
     ArrivedDamaged,
     InstancesMissing,
@@ -252,7 +252,7 @@ def settle(gateway: Gateway) -> Settled:
         if name in problems:
             continue
         targets = projects[name].targets
-        if _start_over(gateway, transfer, projects[name]):
+        if _start_over(gateway, transfer, settings_of(gateway, transfer, projects[name])):
             restarted += 1
             continue
         more, fewer = gateway.ledger.transfers.align_deliveries(transfer, targets)

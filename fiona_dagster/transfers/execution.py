@@ -28,7 +28,7 @@ from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.digests import check_digests
 from fiona_dagster.transfers.left_out import hold_back, named, not_sent
 from fiona_dagster.transfers.release import reasons_for_review
-from fiona_dagster.transfers.rules import require_project, require_site, rules_digest
+from fiona_dagster.transfers.rules import require_project, require_site, rules_digest, settings_of
 from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
@@ -226,19 +226,23 @@ def remove_working_copy(gateway: Gateway, transfer: Transfer) -> None:
 
 
 def from_trusted_senders(gateway: Gateway, study: str, project: ProjectSettings) -> bool:
-    """Whether all of a study came from senders that the project trusts to use its own participant ids."""
+    """Whether all of a study came from senders that are trusted to use the project's own participant ids.
+
+    Args:
+        gateway: the open gateway.
+        study: StudyInstanceUID.
+        project: the settings as they hold for the transfer, see :func:`rules.settings_of`.
+    """
     if gateway.ledger.derived.of(study) is not None:
         return True  # made of copies, which name the participant
-    return _all_trusted(project, gateway.ledger.evidence.senders(study))
-
-
-def takes_patient_ids(project: ProjectSettings, senders: frozenset[str]) -> bool:
-    """Whether the PatientID of what came from these senders may be a participant id of the project."""
-    return project.participant_may_be_identifier or _all_trusted(project, senders)
-
-
-def _all_trusted(project: ProjectSettings, senders: frozenset[str]) -> bool:
+    senders = gateway.ledger.evidence.senders(study)
     return bool(senders) and senders <= set(project.trusted_senders)
+
+
+def takes_patient_ids(gateway: Gateway, project: ProjectSettings, senders: frozenset[str]) -> bool:
+    """Whether a routing rule may take the PatientID of what came from these senders as participant id."""
+    trusted = {*project.trusted_senders, *gateway.settings.redcap.trusted_senders}
+    return project.participant_may_be_identifier or (bool(senders) and senders <= trusted)
 
 
 def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
@@ -257,7 +261,7 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     deidentifier = deidentifier_of(gateway, transfer)
     originals = [original.path for original in sources(gateway, transfer)]
     verification = deid.verify_outputs(originals, folder, deidentifier)
-    project = gateway.project(transfer.project)
+    project = settings_of(gateway, transfer)
     if not from_trusted_senders(gateway, transfer.study, project):
         verification.findings += deid.identifiers_used(originals, deidentifier)
     not_sent = sum(report["held_back"].values()) + report["left_out"]

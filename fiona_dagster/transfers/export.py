@@ -24,7 +24,7 @@ from fiona_dagster.transfers.intake import study_lock
 from fiona_dagster.transfers.layout import lay_out
 from fiona_dagster.transfers.left_out import hold_back
 from fiona_dagster.transfers.package import require_records
-from fiona_dagster.transfers.rules import require_project, rules_digest
+from fiona_dagster.transfers.rules import require_project, rules_digest, settings_of
 from fiona_dagster.transfers.scratch import scratch_folder
 from fiona_dagster.transfers.triple import write_triples
 from fiona_dagster.transfers.withdrawals import require_not_withdrawn
@@ -135,7 +135,7 @@ def _deidentify(gateway: Gateway, transfer: Transfer, copy: Path) -> None:
     deidentifier = execution.deidentifier_of(gateway, transfer)
     originals = [original.path for original in execution.sources(gateway, transfer)]
     report = deid.deidentify_study(deidentifier, originals, copy)
-    project = gateway.project(transfer.project)
+    project = settings_of(gateway, transfer)
     if report.failures and project.unprocessable == "stop":
         raise NotVerified(f"study {transfer.study}: {len(report.failures)} instances can't be de-identified")
     hold_back(report, copy, project)

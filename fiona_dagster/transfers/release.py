@@ -11,7 +11,7 @@ from fiona_dagster.errors import ConfigurationError, ReleaseAwaited, UsageError
 from fiona_dagster.ledger import FIRST_STUDIES, Review, Transfer, Work, work_key
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
-from fiona_dagster.transfers.rules import rules_digest
+from fiona_dagster.transfers.rules import rules_digest, settings_of
 
 
 def reasons_for_review(project: ProjectSettings, weak_hits: int, unsearchable: int = 0) -> dict[str, int]:
@@ -139,7 +139,7 @@ def still_waits(gateway: Gateway, work: Work) -> bool:
     if transfer is None or review is None or not review.waits or transfer.state != "accepted":
         return False
     try:
-        if transfer.rules != rules_digest(gateway.project(work.project)):
+        if transfer.rules != rules_digest(settings_of(gateway, transfer)):
             return False
         gateway.ledger.releases.require(transfer)
     except ConfigurationError:

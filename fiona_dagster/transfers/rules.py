@@ -14,10 +14,11 @@ from importlib.resources import files
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.config.deid import Deidentification
-from fiona_dagster.errors import RequestRefused, Superseded
+from fiona_dagster.errors import PermanentError, RequestRefused, Superseded
 from fiona_dagster.ledger import Study, Transfer
 from fiona_dagster.transfers import optout, projects
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.intake import person
 
 
 def rules_digest(project: ProjectSettings) -> str:
@@ -48,8 +49,38 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
+def settings_of(
+    gateway: Gateway, transfer: Transfer, project: ProjectSettings | None = None
+) -> ProjectSettings:
+    """The project's settings as they hold for one transfer.
+
+    Who stands in ``redcap.trusted_senders`` is trusted to name the participant where a routing rule placed
+    the study and the participant is its one PatientID. What a person, the coupling list or auto-ID assigned
+    goes by the project's file alone: there an id that the hospital knows is a mistake.
+
+    Args:
+        gateway: the open gateway.
+        transfer: of a study to the project.
+        project: its settings in force, if they are at hand.
+
+    Raises:
+        ConfigurationError: no such project, or its file was never good.
+    """
+    project = project or gateway.project(transfer.project)
+    everywhere = set(gateway.settings.redcap.trusted_senders) - set(project.trusted_senders)
+    if not everywhere or not gateway.ledger.transfers.was_routed(transfer):
+        return project
+    try:
+        (patient_id,) = person(gateway, transfer.study).patient_ids
+    except (ValueError, PermanentError):  # late images brought another one, or the archive can't say
+        return project
+    if patient_id != transfer.participant:
+        return project
+    return project.model_copy(update={"trusted_senders": (*project.trusted_senders, *sorted(everywhere))})
+
+
 def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
-    """The project's settings in force, if it still takes this participant and event.
+    """The project's settings in force for this transfer, if it still takes this participant and event.
 
     Raises:
         RequestRefused: the project was ended, its participants or events are others now, or the person opted
@@ -57,7 +88,7 @@ def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
         OptOutUnavailable: the opt-out list is configured and can't be used.
         ConfigurationError: its file is gone.
     """
-    project = gateway.project(transfer.project)
+    project = settings_of(gateway, transfer)
     if not project.active:
         raise RequestRefused(
             f"project {transfer.project} is not active any more; nothing is sent for it. What waits goes on "

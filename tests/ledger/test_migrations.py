@@ -150,3 +150,26 @@ def test_version_3_learns_what_was_sent(root: DataRoot) -> None:
         assert ledger.store.rows("PRAGMA foreign_key_check") == []
         new = ledger.transfers.accept(Request("1.3", "P", 2, "d", "X3", "E"), 1)
         assert new.id == 4
+
+
+def test_version_15_learns_what_was_routed(root: DataRoot) -> None:
+    """The history tells which requests a routing rule wrote; what a person asked for later is none."""
+    old = at_version(root.ledger_file, 15)
+    for study, request, project in (("1.1", 1, "P"), ("1.1", 2, "P"), ("1.2", 1, "P"), ("1.1", 3, "Q")):
+        old.execute(
+            """INSERT INTO transfers (study, project, request, requested_date, participant, event, revision,
+               state, created, changed) VALUES (?, ?, ?, ?, 'X1', 'E', 1, 'delivered', 't', 't')""",
+            (study, project, request, f"d{request}"),
+        )
+    told = [("1.1", "request for project P written by a routing rule"), ("1.2", "another thing")]
+    old.executemany("INSERT INTO history (study, time, what) VALUES (?, 't', ?)", told)
+    old.close()
+
+    with Ledger(root) as ledger:
+        found = ledger.store.rows("SELECT * FROM routed")
+        assert [tuple(row) for row in found] == [("1.1", "P", "d1")]
+        assert [ledger.transfers.was_routed(each) for each in ledger.transfers.all("1.1")] == [
+            True,
+            False,
+            False,
+        ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -17,14 +19,16 @@ from fiona_dagster.errors import (
     ConfigurationError,
     OptOutUnavailable,
     RedcapRejected,
+    RedcapUnavailable,
     RequestRefused,
     ResidualIdentifier,
     Superseded,
 )
-from fiona_dagster.ledger import StudyAssignment, person_of
+from fiona_dagster.ledger import Request, StudyAssignment, Transfer, person_of
+from fiona_dagster.ledger.records import records_folder
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
-from fiona_dagster.transfers import assignment, delivery, outcome, projects
+from fiona_dagster.transfers import assignment, delivery, outcome, projects, rules
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
 
@@ -170,6 +174,69 @@ def test_what_a_trusted_sender_s_patient_id_says_goes_all_the_way(held: Site) ->
         assert gateway.ledger.transfers.current(STUDY, PROJECT) is not None
     with pytest.raises(ResidualIdentifier):
         held.make_package()
+
+
+@pytest.mark.parametrize("way", ["person", "coupling"])
+def test_only_a_routing_rule_makes_a_participant_of_a_hospital_s_number(held: Site, way: str) -> None:
+    """A person who types the hospital's number by mistake is refused, trusted sender or not."""
+    held.project(participant_pattern="ZX[0-9]+")
+    use_tables(held, redcap={"trusted_senders": ["CT1"]})
+    if way == "person":
+        held.ask(PATIENT_ID)
+    else:
+        couple(held, 0, ACCESSION, participant=PATIENT_ID, date=ago())
+        assert look(held).way == "coupling"
+    assert len(held.poll().accepted) == 1
+
+    with pytest.raises(ResidualIdentifier, match="is the assigned participant id"):
+        held.make_package()
+
+
+def test_a_request_of_routing_stays_one_when_it_is_asked_again(
+    held: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REDCap's answer to the write is lost, and a person asks for the same again; a second id ends it."""
+    held.project(participant_pattern="ZX[0-9]+")
+    use_tables(held, redcap={"trusted_senders": ["CT1"]})
+    rule(held, routing_incoming_aetitle="HEART_IN")
+    write_requests = IncomingProject.write_requests
+
+    def and_lose_the_answer(self: IncomingProject, *values: Any, **named: Any) -> frozenset[str]:
+        write_requests(self, *values, **named)
+        raise RedcapUnavailable("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IncomingProject, "write_requests", and_lose_the_answer)
+        with pytest.raises(RedcapUnavailable):
+            look(held)
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+    assert held.transfer().state == "packaged"
+    record = json.loads((records_folder(held.root) / f"{STUDY}.json").read_bytes())
+    assert [row["project"] for row in record["routed"]] == [PROJECT], "a lost ledger knows it again"
+
+    held.fill(1, transfer_requested_date=ago(minutes=-5))
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+
+    held.arrive(2, PatientID="ZX1")
+    with held.open() as gateway:
+        gateway.ledger.assignments.record_person(STUDY, person_of([PATIENT_ID, "ZX1"]))
+        assert rules.settings_of(gateway, held.transfer()).trusted_senders == ()
+
+
+def test_what_routing_wrote_is_known_by_its_place_and_words(held: Site) -> None:
+    def transfer(instance: int, participant: str, date: str = "2026-11-25 10:00") -> Transfer:
+        return ledger.transfers.accept(Request(STUDY, PROJECT, instance, date, participant, EVENT), 1)
+
+    with held.open() as gateway:
+        ledger = gateway.ledger
+        ledger.assignments.record_routed([(STUDY, PROJECT)], "2026-11-25 10:00")
+        was_routed = ledger.transfers.was_routed
+        assert was_routed(transfer(1, "ZX1"))
+        assert was_routed(transfer(1, "ZX1", "2026-11-26 10:00")), "the same, asked again"
+        assert not was_routed(transfer(1, "ZX2", "2026-11-27 10:00")), "a person corrected it"
+        assert not was_routed(transfer(2, "ZX1", "2026-11-27 10:00")), "a person's own"
 
 
 def test_automatic_ids_are_drawn_once_for_a_person(held: Site) -> None:
