@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fiona_dagster.deid.copies import file_start
 from fiona_dagster.deid.elements import PIXEL_DATA, SHORT, DicomFile, Element, Streamed
@@ -25,6 +26,7 @@ from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.dicom.dictionary import ATTRIBUTES
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from fiona_dagster.errors import RefusedDicom
+from fiona_dagster.transfers.coded import coded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,10 @@ MAX_DECODED = 0xFFFFFFFE
 
 _PHOTOMETRIC, _PLANAR, _SIGNED, _LOSSY = 0x00280004, 0x00280006, 0x00280103, 0x00282110
 _WAVEFORM, _WAVEFORM_BITS = 0x54001010, 0x54001004
-_ALWAYS_LOSSY = frozenset(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"))
+_RLE = "1.2.840.10008.1.2.5"
+_REVERSIBLE, _IRREVERSIBLE = "YBR_RCT", "YBR_ICT"
+_DECODERS = r"pydicom|pylibjpeg|libjpeg|openjpeg|jpeg_ls|numpy|fiona_dagster\.transfers\.transcoding"
+_WARNINGS = threading.Lock()
 _SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 _WIDTH = {
     **dict.fromkeys(("US", "SS", "OW", "AT"), 2),
@@ -65,6 +70,7 @@ def transcode(source: Path, target: Path, transfer_syntax: str) -> None:
         pixels = found.find(PIXEL_DATA)
         if pixels is not None and pixels.encapsulated:
             elements = _decompressed(found, pixels, elements, source)
+        _require_native(elements)
         if not found.little:
             elements = _swapped(elements)
         implicit = transfer_syntax == IMPLICIT_LITTLE
@@ -80,6 +86,15 @@ def transcode(source: Path, target: Path, transfer_syntax: str) -> None:
             os.close(original)
         with opened(target, lambda _: False) as made:
             _require_same(made.elements, elements)
+
+
+def _require_native(elements: Sequence[Element]) -> None:
+    """Refuses what would stay compressed in a native data set, as an icon may be (PS3.5 section A.4)."""
+    for each in elements:
+        if each.encapsulated:
+            raise RefusedDicom("compressed data beside the pixel data, as of an icon, are not decompressed")
+        for item in each.items or ():
+            _require_native(item)
 
 
 def _chain(start: bytes, pieces: Iterable[Any]) -> Iterator[Any]:
@@ -103,19 +118,19 @@ class _Frames:
         start: where the value of its pixel data begins.
         decoder: of its transfer syntax.
         shape: what the header says.
-        planar: Planar Configuration.
 
     Attributes:
-        shown: Photometric Interpretation of what was decoded last.
+        shown: Photometric Interpretation of what was decoded; the same for all of them.
+        lossy: the compressed frames say that they are not what they were.
     """
 
-    def __init__(self, path: Path, start: int, decoder: Decoder, shape: Geometry, planar: int) -> None:
+    def __init__(self, path: Path, start: int, decoder: Decoder, shape: Geometry) -> None:
         self._path = path
         self._start = start
         self._decoder = decoder
         self._shape = shape
-        self._planar = planar
         self.shown = ""
+        self.lossy = False
 
     def __iter__(self) -> Iterator[bytes]:
         seen = 0
@@ -129,34 +144,70 @@ class _Frames:
 
     def decoded(self) -> Iterator[bytes]:
         """What the decoder gives, until it has no more."""
-        shape = self._shape
-        with self._path.open("rb") as file:
+        with self._path.open("rb") as file, self._path.open("rb") as again:
             file.seek(self._start)
-            frames = self._decoder.iter_array(
-                file,
-                as_rgb=False,
-                pixel_keyword="PixelData",
-                rows=shape.rows,
-                columns=shape.columns,
-                number_of_frames=shape.frames,
-                samples_per_pixel=shape.samples,
-                bits_allocated=shape.allocated,
-                bits_stored=shape.stored,
-                pixel_representation=int(shape.signed),
-                photometric_interpretation=shape.photometric,
-                planar_configuration=self._planar,
-            )
+            again.seek(self._start)
+            images, frames = self._images(again), self._arrays(file)
             while True:
-                try:
-                    with _quiet():
-                        array, said = next(frames)
-                except StopIteration:
+                with _decoding():
+                    image, (array, said) = next(images, None), next(frames, (None, None))
+                if array is None or said is None or image is None:
                     return
-                except Exception as error:  # noqa: BLE001 - decoders raise anything, and quote values
-                    why = type(error).__name__
-                    raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
-                self.shown = str(said["photometric_interpretation"])
+                shown = str(said["photometric_interpretation"])
+                if self.shown not in ("", shown):
+                    raise RefusedDicom("compressed frames are of different colour spaces")
+                self.shown = shown
+                self._check(image)
                 yield self._fitting(array)
+
+    def _images(self, file: BinaryIO) -> Iterator[bytes]:
+        """The compressed frames."""
+        from pydicom.encaps import generate_frames
+
+        return generate_frames(file, number_of_frames=self._shape.frames)
+
+    def _arrays(self, file: BinaryIO) -> Iterator[tuple[Any, Any]]:
+        """The decoded frames as numbers."""
+        shape = self._shape
+        return self._decoder.iter_array(
+            file,
+            as_rgb=False,
+            pixel_keyword="PixelData",
+            rows=shape.rows,
+            columns=shape.columns,
+            number_of_frames=shape.frames,
+            samples_per_pixel=shape.samples,
+            bits_allocated=shape.allocated,
+            bits_stored=shape.stored,
+            pixel_representation=int(shape.signed),
+            photometric_interpretation=shape.photometric,
+            # JPEG has its own order, whatever a header says (PS3.5 section 8.2.1); decoders of others set it.
+            planar_configuration=0,
+            # Bits beside those stored may be an overlay, or all there is where High Bit is not the usual one.
+            correct_unused_bits=False,
+        )
+
+    def _check(self, image: bytes) -> None:
+        """Holds against the header what a compressed frame says about itself; of RLE it says nothing.
+
+        Decoders extend signs, of JPEG-LS always and of JPEG 2000 where the two disagree: that touches nothing
+        but unused bits, unless there are fewer bits than the header says.
+
+        Raises:
+            RefusedDicom: it contradicts the header, so that nobody knows what the values are.
+        """
+        shape = self._shape
+        if self._decoder.UID == _RLE:
+            return
+        said = coded(image)
+        if said is None:
+            raise RefusedDicom("a compressed frame does not say what it is")
+        moved = shape.high != shape.stored - 1 and said.precision <= shape.high
+        unsigned = said.precision < shape.stored and said.signed != shape.signed
+        colours = shape.photometric in (_REVERSIBLE, _IRREVERSIBLE) and not said.transformed
+        if said.precision > shape.allocated or moved or unsigned or colours:
+            raise RefusedDicom("a compressed frame contradicts its header: bits, signs or colours")
+        self.lossy = self.lossy or said.lossy
 
     def _fitting(self, array: np.ndarray[Any, Any]) -> bytes:
         """The frame in as many bits as the header says; a decoder may use fewer where they suffice."""
@@ -170,12 +221,19 @@ class _Frames:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Log lines of pydicom quote values; what a decoder warns of is no decoding without loss."""
+def _decoding() -> Iterator[None]:
+    """Whatever a decoder raises or warns of is no decoding without loss; texts of pydicom quote values.
+
+    Warnings are filtered for the whole process: by one at a time, and only those of decoders.
+    """
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.filterwarnings("error", module=_DECODERS)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - decoders raise anything
+            why = type(error).__name__
+            raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
 
 
 def _decompressed(found: DicomFile, pixels: Element, elements: list[Element], path: Path) -> list[Element]:
@@ -185,8 +243,7 @@ def _decompressed(found: DicomFile, pixels: Element, elements: list[Element], pa
         raise RefusedDicom(
             "compressed pixel data whose header does not say their size, or that are too large"
         )
-    planar = _number(elements, _PLANAR, 0)
-    frames = _Frames(path, pixels.at, _decoder(found.transfer_syntax), shape, planar)
+    frames = _Frames(path, pixels.at, _decoder(found.transfer_syntax), shape)
     for _ in frames.decoded():
         break  # the first one says how it is to be shown
     shown = "YBR_FULL" if frames.shown in _SUBSAMPLED else frames.shown
@@ -197,7 +254,7 @@ def _decompressed(found: DicomFile, pixels: Element, elements: list[Element], pa
     }
     if shape.samples > 1:
         made[_PLANAR] = Element(_PLANAR, "US", b"\0\0")
-    if found.transfer_syntax in _ALWAYS_LOSSY and found.find(_LOSSY) is None:
+    if frames.lossy and found.find(_LOSSY) is None:
         made[_LOSSY] = Element(_LOSSY, "CS", b"01")  # PS3.3 section C.7.6.1.1.5: once lossy, always said
     dropped = {OFFSET_TABLE, OFFSET_LENGTHS, TOTAL_LENGTH, *made}
     kept = [each for each in elements if each.tag not in dropped]

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import generate_frames
 
 from fiona_dagster.errors import RefusedDicom
+from fiona_dagster.transfers.coded import Coded, coded
 from fiona_dagster.transfers.transcoding import transcode
 
 EXPLICIT, IMPLICIT = str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
@@ -141,6 +143,108 @@ def test_what_dcmtk_compressed_is_what_it_was(
         assert pydicom.dcmread(made).PatientName == "Müller^Zoë"
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("compress", "decompress"),
+    [
+        ("dcmcrle", "dcmdrle"),
+        ("dcmcjpeg +e1", "dcmdjpeg +cn"),
+        ("dcmcjpeg +el", "dcmdjpeg +cn"),
+        ("dcmcjpls", "dcmdjpls"),
+    ],
+)
+def test_no_bit_is_another_than_where_dcmtk_decompresses(
+    tmp_path: Path, dcmtk: Callable[[str], str], compress: str, decompress: str
+) -> None:
+    """Also those beside the stored ones: an overlay, or all there is where High Bit is not the usual one."""
+    odd = grey("<u2", 3)
+    cases = {
+        "12 in 16": (odd, {"BitsStored": 12, "HighBit": 11}),
+        "12 in 16, from the top": (odd, {"BitsStored": 12, "HighBit": 15}),
+        "12 in 16, in the middle": (odd.astype("<i2"), {"BitsStored": 12, "HighBit": 13}),
+        "signed": (grey("<i2", 3), {"BitsStored": 12, "HighBit": 11}),
+        "6 in 8": (grey("|u1", 3), {"BitsStored": 6, "HighBit": 5}),
+        "overlay": (odd, {"BitsStored": 12, "HighBit": 11, "overlay": True}),
+        "colours": (_colours(), {}),
+        "colours said to stand in planes": (_colours(), {"PlanarConfiguration": 1}),
+        "other colours": (_colours(), {"PhotometricInterpretation": "YBR_FULL"}),
+    }
+    for name, (pixels, header) in cases.items():
+        stored, made, theirs = (tmp_path / f"{name}-{kind}.dcm" for kind in ("stored", "made", "theirs"))
+        native = image(pixels)
+        native.PhotometricInterpretation = header.get(
+            "PhotometricInterpretation", native.PhotometricInterpretation
+        )
+        program, *options = compress.split()
+        original = save(native, tmp_path / f"{name}.dcm")
+        subprocess.run([dcmtk(program), *options, str(original), str(stored)], check=True)
+        compressed = pydicom.dcmread(stored)
+        for keyword, value in header.items():
+            if keyword == "overlay":
+                compressed.add_new(0x60000010, "US", compressed.Rows)
+                compressed.add_new(0x60000011, "US", compressed.Columns)
+                compressed.add_new(0x60000040, "CS", "G")
+                compressed.add_new(0x60000050, "SS", [1, 1])
+                compressed.add_new(0x60000100, "US", 16)
+                compressed.add_new(0x60000102, "US", 12)
+            else:
+                setattr(compressed, keyword, value)
+        save(compressed, stored)
+        program, *options = decompress.split()
+        subprocess.run([dcmtk(program), *options, str(stored), str(theirs)], check=True)
+
+        transcode(stored, made, EXPLICIT)
+
+        size = len(pixels.tobytes())
+        assert pixels_of(made)[:size] == pixels.astype(pixels.dtype.newbyteorder("<")).tobytes(), name
+        if "planes" not in name:  # we write colours by pixel, as JPEG has them
+            assert pixels_of(made) == pixels_of(theirs), name
+        ours = pydicom.dcmread(made)
+        assert (ours.BitsStored, ours.HighBit) == (compressed.BitsStored, compressed.HighBit), name
+        assert ours.get("PlanarConfiguration", 0) == 0
+
+
+def test_a_frame_that_contradicts_its_header_is_refused(tmp_path: Path) -> None:
+    """Nobody knows then what the values are: another decoder would find others."""
+    values = np.random.default_rng(4).integers(-2048, 2048, (1, 9, 12)).astype("<i2")
+
+    def stored(name: str, signed: bool, **header: int) -> Path:
+        made = image(values if signed else values.astype("<u2") & 0xFFF)
+        made.BitsStored, made.HighBit = 12, 11
+        made.compress(uid.JPEGLSLossless, generate_instance_uid=False)
+        for keyword, value in header.items():
+            setattr(made, keyword, value)
+        return save(made, tmp_path / name)
+
+    sound = stored("sound.dcm", True)
+    transcode(sound, tmp_path / "made.dcm", EXPLICIT)
+    assert pixels_of(tmp_path / "made.dcm") == values.tobytes()
+    wider = stored("wider.dcm", False, BitsStored=16, HighBit=15)
+    transcode(wider, tmp_path / "wider-made.dcm", EXPLICIT)
+    assert pixels_of(tmp_path / "wider-made.dcm") == (values.astype("<u2") & 0xFFF).tobytes()
+    for path in (
+        stored("sign.dcm", True, BitsStored=16, HighBit=15),
+        stored("moved.dcm", False, HighBit=15),
+    ):
+        with pytest.raises(RefusedDicom, match="contradicts its header"):
+            transcode(path, tmp_path / "no.dcm", EXPLICIT)
+    assert not (tmp_path / "no.dcm").exists()
+
+
+def test_what_stays_compressed_beside_the_pixels_is_refused(tmp_path: Path) -> None:
+    made = image(grey("<u2"))
+    made.compress(uid.RLELossless, generate_instance_uid=False)
+    icon = image(grey("|u1", 1))
+    icon.compress(uid.RLELossless, generate_instance_uid=False)
+    del icon.file_meta
+    made.IconImageSequence = [icon]
+    original = save(made, tmp_path / "icon.dcm")
+    for syntax in (EXPLICIT, IMPLICIT):
+        with pytest.raises(RefusedDicom, match="beside the pixel data"):
+            transcode(original, tmp_path / "made.dcm", syntax)
+    assert not (tmp_path / "made.dcm").exists()
+
+
 def _colours() -> np.ndarray[Any, Any]:
     return np.random.default_rng(2).integers(0, 255, (1, 8, 8, 3), dtype="u1")
 
@@ -171,6 +275,33 @@ def test_jpeg_2000(tmp_path: Path, dtype: str) -> None:
     made.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
     transcode(save(made, tmp_path / "a.dcm"), tmp_path / "b.dcm", EXPLICIT)
     assert pixels_of(tmp_path / "b.dcm")[: len(expected)] == expected
+
+
+def test_jpeg_2000_that_is_lossy_or_of_other_colours_is_told(tmp_path: Path) -> None:
+    colours = image(np.tile(_colours(), (1, 8, 8, 1)))
+    expected = bytes(colours.PixelData)
+    colours.PhotometricInterpretation = "RGB"
+    colours.compress(uid.JPEG2000Lossless, generate_instance_uid=False)
+    frame = next(generate_frames(colours.PixelData, number_of_frames=1))
+    assert coded(frame) == Coded(8, signed=False, lossy=False, transformed=False)
+    colours.PlanarConfiguration = 1  # what a header says does not change the order of the codestream
+    transcode(save(colours, tmp_path / "a.dcm"), tmp_path / "b.dcm", EXPLICIT)
+    assert pixels_of(tmp_path / "b.dcm") == expected
+    assert "LossyImageCompression" not in pydicom.dcmread(tmp_path / "b.dcm")
+    colours.PhotometricInterpretation = "YBR_RCT"
+    with pytest.raises(RefusedDicom, match="contradicts its header"):  # nothing was transformed
+        transcode(save(colours, tmp_path / "c.dcm"), tmp_path / "d.dcm", EXPLICIT)
+    lossy = image(np.tile(grey("|u1", 1), (1, 8, 8)))
+    lossy.compress(uid.JPEG2000, j2k_cr=[10], generate_instance_uid=False)
+    transcode(save(lossy, tmp_path / "e.dcm"), tmp_path / "f.dcm", EXPLICIT)
+    assert pydicom.dcmread(tmp_path / "f.dcm").LossyImageCompression == "01"
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\xff\xd8\xff\xf7"]))
+def test_whatever_is_read_as_a_compressed_frame_ends(content: bytes, start: bytes) -> None:
+    said = coded(start + content)
+    assert said is None or said.precision >= 0
 
 
 def test_what_can_not_be_done_without_loss_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
