@@ -10,6 +10,7 @@ import csv
 import datetime
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.resources import files
 
 from fiona_dagster.deid.dates import Found
@@ -36,6 +37,19 @@ _ABROAD = re.compile(
 )
 _ROMANS = ("", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _ROMAN = re.compile(r"(?<!\d)(\d{1,2})([./\- ]) ?([ivx]{1,4})\2 ?(\d{4}|\d{2})(?!\d)")
+_ROMAN_LAST = re.compile(r"(?<!\d)(\d{4})([./\- ]) ?([ivx]{1,4})\2 ?(\d{1,2})(?!\d)")
+
+
+@lru_cache(maxsize=1)
+def _of_birth() -> re.Pattern[str]:
+    """What stands before a year of birth, and the year."""
+    content = (files(__package__) / "data" / "birth_words.txt").read_text("utf-8")
+    words = "|".join(w for line in content.splitlines() if not line.startswith("#") for w in line.split())
+    return re.compile(
+        rf"(?<![^\W\d_])(?:{words})[^\W\d_]*(?:[\W_]|in|year|i|im|en|el){{0,12}}?((?:18|19|20)\d\d)(?!\d)"
+    )
+
+
 _ERAS = {
     **dict.fromkeys(("明治", "m"), 1867),
     **dict.fromkeys(("大正", "t"), 1911),
@@ -61,6 +75,9 @@ def abroad(text: str) -> Iterator[Found]:
     for match in _ROMAN.finditer(text):
         if match[3] in _ROMANS and (match[2] != " " or len(match[3]) > 1):  # 3 x 20 is none
             yield match.start(), match.end(), (int(match[4]), _ROMANS.index(match[3]), int(match[1]))
+    for match in _ROMAN_LAST.finditer(text):
+        if match[3] in _ROMANS:
+            yield match.start(), match.end(), (int(match[1]), _ROMANS.index(match[3]), int(match[4]))
     for match in _OF_ERA.finditer(text):
         year = _ERAS[match[1]] + int(match[2].replace("元", "1"))
         yield match.start(), match.end(), (year, int(match[3]), int(match[4]))
@@ -76,3 +93,9 @@ def coded(text: str) -> Iterator[Found]:
         if 1 <= number <= 366 and 1850 <= year < 2100:
             of_year = datetime.date(year, 1, 1) + datetime.timedelta(number - 1)
             yield match.start(), match.end(), (of_year.year, of_year.month, of_year.day)
+
+
+def born(text: str) -> Iterator[tuple[int, int, int]]:
+    """Years that a text calls those of a birth: where they begin and end, and the year."""
+    for match in _of_birth().finditer(text):
+        yield *match.span(1), int(match[1])

@@ -33,6 +33,8 @@ _IDEOGRAPHIC = re.compile(
     r"(?<!\d)(\d{2,4}) ?[\u5e74\ub144] ?(\d{1,2}) ?[\u6708\uc6d4] ?(\d{1,2}) ?[\u65e5\uc77c]"
 )
 _LOOSE = re.compile(r"(?<!\d)(\d{1,4})(?: ([./\-]) ?| ?([./\-]) )(\d{1,2}) ?(?:\2|\3) ?(\d{2,4})(?!\d)")
+_SIGN = r"([./\-,;:|~'\\ \r\n]{1,3})"
+_MIXED = re.compile(rf"(?=(?<!\d)(\d{{1,4}}){_SIGN}(\d{{1,2}}){_SIGN}(\d{{1,4}})(?!\d))")
 _SIX = re.compile(r"(?<![\d.])\d{6}(?![\d.]|\.\d)")
 _APART = re.compile(r"(?<![\d.])(?<!\d )(\d\d) (\d\d) (\d\d)(?! ?\d|\.\d)")
 _ELEVEN = re.compile(r"(?<!\d)(\d{6})\d{5}(?!\d)")
@@ -102,6 +104,24 @@ def loose(text: str) -> Iterator[Found]:
         days = [(a, b, c)] if len(match[1]) == 4 else [(c, b, a), (c, a, b)]
         for day in days:
             yield match.start(), match.end(), day
+
+
+def mixed(text: str) -> Iterator[Found]:
+    """Days of three numbers with whatever signs between them: ``14/3-1972``, ``14|03|1972``."""
+    for match in _MIXED.finditer(text):
+        first, one, second, two, third = match.groups()
+        a, b, c, place = int(first), int(second), int(third), (match.start(), match.end(5))
+        match len(first), len(third):
+            case 4, 1 | 2:
+                days = [(a, b, c), (a, c, b)]
+            case 1 | 2, 4:
+                days = [(c, b, a), (c, a, b)]
+            case 1 | 2, 2 if {one, two} in ({"/", "-"}, {"/", "."}, {"/", " "}):
+                days = [(c, b, a), (c, a, b)]
+            case _:
+                continue
+        for day in days:
+            yield *place, day
 
 
 def _of_month(match: re.Match[str], year: str, month: str, day: str) -> Iterator[Found]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from fiona_dagster.deid import calendars, dates, spread
+from fiona_dagster.deid import calendars, counted_time, dates, spread
 from fiona_dagster.deid.folding import other_text, raw_view
 from fiona_dagster.deid.learned import Learned
 from fiona_dagster.deid.spread import Hit, Term
 from fiona_dagster.deid.words import GLUED, common_words
 
 _RUN = re.compile(r"[a-z]+|[0-9]+")
-_INTEGER = re.compile(r"[+-]?0*(\d+)(?:\.0*)?")
+_DECIMAL = re.compile(r"([+-]?)0*(\d+)((?:\.\d*)?)")
+_LONGEST = 20
+"""Digits of a number that is an id or a time."""
 BINARY = frozenset(
     ["OB", "OD", "OF", "OL", "OV", "OW", "UN", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV", "AT"]
 )
@@ -118,37 +120,59 @@ class Terms(Learned):
             return
         readers: list[Callable[[str], Iterator[dates.Found]]] = [dates.compact, dates.separated]
         if thorough:
-            readers += [dates.named, dates.loose, calendars.abroad, calendars.coded]
+            readers += [dates.named, dates.loose, dates.mixed, calendars.abroad, calendars.coded]
         for reader in readers:
             for start, end, day in reader(text):
                 term = self.days.get(day)
                 if term:
                     yield Hit(start, end, term)
+        for (start, end, day), by_sheet in counted_time.written(text):
+            term = self.days.get(day)
+            if term and (not by_sheet or (thorough and term.kind == "birth_date")):
+                yield Hit(start, end, term)
         if thorough:
-            for start, end, day in dates.six_digits(text):
-                term = self.days.get(day)
-                if term and term.kind == "birth_date":
-                    yield Hit(start, end, term)
+            yield from self._birth(text)
+
+    def _birth(self, text: str) -> Iterator[Hit]:
+        """Notations that only the day of birth is looked for in, or chance would find too much."""
+        born = {day: term for day, term in self.days.items() if term.kind == "birth_date"}
+        if not born:
+            return
+        for start, end, day in dates.six_digits(text):
+            if day in born:
+                yield Hit(start, end, born[day])
+        years = {day[0]: term for day, term in born.items()}
+        for start, end, year in calendars.born(text):
+            if year in years:
+                yield Hit(start, end, years[year])
 
     def is_value(self, text: str) -> bool:
         """Whether one of the values of an attribute is an id and nothing else."""
         return any(part.strip(" \0") in self.values for part in text.split("\\"))
 
     def is_number(self, text: str) -> bool:
-        """Whether one of the values of DS or IS is a strong id of digits, or a date."""
+        """Whether one of the values of DS or IS is a strong id of digits, a date, or seconds since 1970."""
         for part in text.split("\\"):
-            whole = _INTEGER.fullmatch(part.strip(" \0"))
-            if whole and self._is_telling(whole[1]):
+            number = _DECIMAL.fullmatch(part.strip(" \0"))
+            if not number or len(number[2]) >= _LONGEST:
+                continue
+            whole = not number[3].strip(".0")
+            if self._is_time(number[1] + number[2]) or (whole and self._is_telling(number[2])):
                 return True
         return False
 
     def are_numbers(self, numbers: Iterable[int | float] | None) -> bool:
-        """Whether one of the numbers of a binary value is a strong id of digits, or a date."""
-        return any(
-            self._is_telling(str(int(abs(number))))
-            for number in numbers or ()
-            if abs(number) >= 10 ** (GLUED - 1) and abs(number) < 1e18 and number == int(number)
-        )
+        """Whether one of the numbers of a binary value is a strong id, a date, or seconds since 1970."""
+        for number in numbers or ():
+            if not 10 ** (GLUED - 1) <= abs(number) < 1e19:  # nor is it none
+                continue
+            whole = int(number)
+            if self._is_time(whole) or (number == whole and self._is_telling(str(abs(whole)))):
+                return True
+        return False
+
+    def _is_time(self, number: int | str) -> bool:
+        return any(day in self.days for day in counted_time.of_number(int(number)))
 
     def _is_telling(self, digits: str) -> bool:
         term = self.numbers.get(digits)

@@ -113,6 +113,10 @@ WRITTEN: list[tuple[dict[str, str], list[str]]] = [
     ({"PatientName": "Παπαδόπουλος^Νίκος"}, ["ΠΑΠΑΔΟΠΟΥΛΟΣ"]),
     ({}, ["b 14/III/1972", "b 14.III.1972", "b 14 III 72", "b 14-iii-72", "b 14 03 72"]),
     ({}, ["14 марта 1972", "14 marca 1972", "14. ožujka 1972"]),
+    ({}, ["14/3-1972", "14/3 1972", "14|03|1972", "1972,3,14", "14\n03\n1972", "14/3-72", "1972-III-14"]),
+    ({}, ["1972074", "1972/074", "JD 2441391", "2441390.5", "day 26372", "t=69379200", "69375600000"]),
+    ({}, ["1715940672", "at 1715940672000", "1715940733.25", "133604142720000000", "638515374720000000"]),
+    ({}, ["born 1972", "geb. 1972", "YOB:1972", "(*1972)", "født i 1972", "рожд. 1972"]),
     ({}, ["昭和47年3月14日", "S47.3.14", "14/03/2515", "1972-074", "14\\03\\1972"]),
     ({}, ["14·03·1972", "14\u201303\u20131972", "14\u201103\u201172", "١٤/٠٣/١٩٧٢", "March141972"]),
     ({}, ["٤٨١٥١٦٢٣", "48,151,623"]),
@@ -128,6 +132,8 @@ WRITTEN: list[tuple[dict[str, str], list[str]]] = [
 IN_EVERY_SYNTAX = len(LEFT)
 LEFT += [(changes, "SoftwareVersions", text) for changes, texts in WRITTEN for text in texts]
 KEPT = [
+    *(({}, "SoftwareVersions", text) for text in ("near 1972", "R1972", "day 26373", "69379201", "2024140")),
+    *(({}, "SoftwareVersions", text) for text in ("1516000000", "14/3-1973", "fw 1972", "1.2.1715940672.3")),
     *(({}, "SoftwareVersions", text) for text in ("3 x 2000", "2000-150", "R8.11.25", "15.III.1972")),
     ({"PatientName": "Sharp^Vibe"}, "SoftwareVersions", "sharp kernel t1_vibe_fs"),
     ({"PatientName": "Pine^Stan"}, "SoftwareVersions", "spine  v2"),
@@ -285,7 +291,13 @@ NUMBERS = [
     ("SV", "SelectorSVValue", 48151623),
     ("UV", "SelectorUVValue", 48151623),
     ("IS", "AcquisitionNumber", 19720314),
+    ("FD", "DiffusionBValue", 1715940672.5),
+    ("UL", "SelectorULValue", 1715940672),
+    ("UL", "SelectorULValue", 69379200),
+    ("SV", "SelectorSVValue", 1715940672000),
+    ("SL", "SelectorSLValue", 1972074),
 ]
+NEXT_DAYS = 3 * 86400000
 
 
 @pytest.mark.parametrize(("vr", "keyword", "number"), NUMBERS)
@@ -294,7 +306,7 @@ def test_a_number_that_is_an_id_or_a_day_of_birth_goes_and_is_found(
     make: Make, tmp_path: Path, out: Path, vr: str, keyword: str, number: float, syntax: str
 ) -> None:
     ds = person({}, syntax)
-    kept = number + 1
+    kept = number + NEXT_DAYS
     tag = tag_for_keyword(keyword) or 0
     ds.add_new(tag, vr, number)
     ds.add_new(0x00189073, "FD", kept)
