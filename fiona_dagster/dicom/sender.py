@@ -18,7 +18,7 @@ from fiona_dagster.dicom.pdu import MAX_CONTEXTS
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Context, Requestor
 from fiona_dagster.dicom.wire import Broken
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
+from fiona_dagster.errors import DeliveryRefused, PeerNotTrusted, PeerUnavailable
 
 ATTEMPTS = 3
 """How often an instance without an answer is sent in all."""
@@ -59,6 +59,7 @@ def store_files(
     Raises:
         PeerUnavailable: no association could be had, or the peer takes associations and then says nothing.
         DeliveryRefused: the peer refuses associations from us for good.
+        PeerNotTrusted: it is not who its certificate should say, on whichever of the associations.
         ConfigurationError: the files for TLS can't be used.
         NotVerified: a file is not what its digest says, or changed while it was sent. Of a large one the last
             part was held back then, and the association aborted: the peer has no whole object.
@@ -207,6 +208,11 @@ class _Stopped(Exception):
     """The sending ended while this lane still had something."""
 
 
+def _done_without(error: BaseException) -> bool:
+    """Whether it only means one association too many, which some peers refuse for good."""
+    return isinstance(error, PeerUnavailable | DeliveryRefused) and not isinstance(error, PeerNotTrusted)
+
+
 class _Several:
     """One or several lanes that share the instances; whatever is called back is called in this thread."""
 
@@ -269,9 +275,7 @@ class _Several:
                 event.granted.set()
                 continue
             lanes -= 1
-            # Some peers refuse for good what is one association too many.
-            done_without = lanes and isinstance(event.error, PeerUnavailable | DeliveryRefused)
-            if event.error is not None and not done_without:
+            if event.error is not None and not (lanes and _done_without(event.error)):
                 raise event.error
             handed -= len(event.unfinished)
             self._left.extendleft(event.unfinished)

@@ -15,7 +15,7 @@ from fiona_dagster.config import DataRoot, DicomTarget
 from fiona_dagster.dicom.commitment import CommitmentReport, request_commitment
 from fiona_dagster.dicom.instances import Instance
 from fiona_dagster.dicom.peers import Peer
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, ProofAwaited
+from fiona_dagster.errors import DeliveryRefused, PeerNotTrusted, PeerUnavailable, ProofAwaited
 from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_answer, keep_asked
 from fiona_dagster.transfers.targets import InstancesMissing, utc_now
 
@@ -70,6 +70,7 @@ class Commitment:
 
         Raises:
             ProofAwaited: it was asked and did not answer yet.
+            PeerNotTrusted: it is not who its certificate should say.
             InstancesMissing: it does not keep some of it; these are sent again.
         """
         if not self._hours:
@@ -112,12 +113,12 @@ class Commitment:
         references = [(each.sop_class, each.sop_instance) for each in instances]
         try:
             request_commitment(peer, transaction, references, lambda report: self._keep(peer, report))
+        except (PeerUnavailable, PeerNotTrusted):
+            forget_asked(self._root, transaction)
+            raise
         except DeliveryRefused:
             forget_asked(self._root, transaction)
             return False
-        except PeerUnavailable:
-            forget_asked(self._root, transaction)
-            raise
         found = [each for each in all_asked(self._root) if each.transaction == transaction]
         self._asked = found[0] if found else asked
         return True

@@ -13,7 +13,7 @@ from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.retrieving import Getter, Mover, NotNow, Retriever
 from fiona_dagster.dicom.sameness import same_data_set
 from fiona_dagster.dicom.taking import Listener
-from fiona_dagster.errors import DeliveryRefused, RefusedDicom, StorageFull
+from fiona_dagster.errors import DeliveryRefused, PeerNotTrusted, RefusedDicom, StorageFull, UnreadableDicom
 from fiona_dagster.transfers.targets import InstancesMissing
 
 _SPARE = 1 << 20
@@ -65,6 +65,7 @@ class Comparison:
 
         Raises:
             PeerUnavailable: no answer, or it broke off.
+            PeerNotTrusted: it is not who its certificate should say.
             InstancesMissing: the PACS has no means to give one at present.
             Busy: another delivery has the port for C-MOVE.
             StorageFull: no room for one instance at a time.
@@ -84,8 +85,10 @@ class Comparison:
                         with self._as_sent(instance) as sent:
                             if self._is_same(retriever, sent):
                                 same.add(instance.sop_instance)
-                    except RefusedDicom:  # then it can't have got there from us
+                    except (RefusedDicom, UnreadableDicom):  # then it can't have got there from us
                         self.differing.add(instance.sop_instance)
+        except PeerNotTrusted:
+            raise
         except DeliveryRefused:
             self.offered = False
         return frozenset(same)

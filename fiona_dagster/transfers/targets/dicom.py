@@ -11,7 +11,7 @@ from fiona_dagster.dicom.clients import count_instances, find_instance_uids
 from fiona_dagster.dicom.instances import Instance, read_instance
 from fiona_dagster.dicom.peers import Peer, PeerTls
 from fiona_dagster.dicom.sender import store_files
-from fiona_dagster.errors import ContentUnproven, DeliveryRefused
+from fiona_dagster.errors import ContentUnproven, DeliveryRefused, PeerNotTrusted
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.targets import (
     InstancesMissing,
@@ -171,6 +171,8 @@ def _listed(peer: Peer, study: str, instances: Sequence[Instance]) -> frozenset[
     """What the PACS lists, or None when it can't list instances."""
     try:
         return frozenset(find_instance_uids(peer, study, {instance.series for instance in instances}))
+    except PeerNotTrusted:
+        raise
     except DeliveryRefused:
         return None
 

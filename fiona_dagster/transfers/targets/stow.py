@@ -15,6 +15,7 @@ from fiona_dagster.errors import (
     ConfigurationError,
     ContentUnproven,
     DeliveryRefused,
+    PeerNotTrusted,
     UnreadableDicom,
 )
 from fiona_dagster.transfers.package import require_records
@@ -218,5 +219,7 @@ def _compare(client: WebClient, instance: Instance) -> bool | None:
             if not whole:
                 return whole
             return landing.digest_of(Path(file.name)) == landing.digest_of(instance.path)
+        except PeerNotTrusted:
+            raise
         except (DeliveryRefused, UnreadableDicom):
             return False
