@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from fiona_dagster.config.access import AeTitle, OptionalAeTitle
+from fiona_dagster.config.access import AeTitle, Network, OptionalAeTitle
 from fiona_dagster.config.section import Section
 
 SftpProofSetting = Literal["readback", "digest", "md5sum_server", "agreement"]
@@ -104,6 +104,8 @@ class DicomTarget(Section):
     """For C-MOVE: TCP port that is listened on while instances are compared."""
     move_host: str = ""
     """For C-MOVE: address that is listened on. Empty: all of this machine."""
+    move_from: tuple[Network, ...] = ()
+    """For C-MOVE: further addresses that the PACS sends from, beside those of ``host``."""
     tls: PeerTlsSettings | None = None
     """How connections to it are secured; None: they are not."""
 

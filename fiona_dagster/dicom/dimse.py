@@ -34,7 +34,7 @@ MAX_COMMAND = 64 * 1024
 
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
 _DATA_SET_TYPE, _STATUS, _OFFENDING, _COMMENT, _INSTANCE = 0x0800, 0x0900, 0x0901, 0x0902, 0x1000
-_REQUESTED_INSTANCE, _EVENT, _ACTION = 0x1001, 0x1002, 0x1008
+_REQUESTED_INSTANCE, _EVENT, _ACTION, _MOVE_ORIGINATOR = 0x1001, 0x1002, 0x1008, 0x1030
 
 
 class Command(NamedTuple):
@@ -47,6 +47,7 @@ class Command(NamedTuple):
         sop_instance: Affected (or Requested) SOP Instance UID.
         has_data_set: whether a data set follows.
         action: Action Type ID or Event Type ID, 0 for none.
+        originator: Move Originator Application Entity Title as it came; empty for none.
     """
 
     field: int
@@ -55,6 +56,7 @@ class Command(NamedTuple):
     sop_instance: str
     has_data_set: bool
     action: int = 0
+    originator: bytes = b""
 
 
 def decode_command(data: bytes) -> Command:
@@ -78,6 +80,7 @@ def decode_command(data: bytes) -> Command:
         sop_instance=clean_uid(found.get(_INSTANCE) or found.get(_REQUESTED_INSTANCE) or b""),
         has_data_set=_number(found, _DATA_SET_TYPE, NO_DATA_SET) != NO_DATA_SET,
         action=_number(found, _ACTION) or _number(found, _EVENT),
+        originator=found.get(_MOVE_ORIGINATOR, b""),
     )
 
 

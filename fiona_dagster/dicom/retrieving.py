@@ -233,6 +233,12 @@ class Mover:
                 if arrival.error is not None and not isinstance(arrival.error, TooLong):
                     raise arrival.error
                 return arrival.error is None
+        if self._listener.turned_away:
+            raise NotNow(
+                f"C-MOVE to {self._listener.ae_title}: somebody connected from "
+                f"{', '.join(sorted(self._listener.turned_away))} and was turned away; if that is the PACS, "
+                "name it in move_from"
+            )
         if moved.status >> 8 == _OUT_OF_RESOURCES:
             raise NotNow(
                 f"C-MOVE to {self._listener.ae_title}: {moved}; check that the PACS knows it with our "

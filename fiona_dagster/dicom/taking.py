@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from fiona_dagster.errors import Busy, ConfigurationError, UnreadableDicom
 
 if TYPE_CHECKING:
     import ssl
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MOST_CONNECTIONS = 8
 """Connections that are served at the same time; more are closed."""
@@ -68,7 +71,13 @@ class Listener:
         port: TCP port that the peer knows.
         ae_title: ours, as the peer knows it.
         seconds: how long any single wait may take.
+        admitted: networks that are listened to; everybody else is turned away.
+        originator: AE title that asks for what comes. A peer need not repeat it (PS3.7 section 9.1.1.1.6);
+            one that names another answers somebody else.
         tls: how connections are secured; None: they are not.
+
+    Attributes:
+        turned_away: addresses that were not listened to, a few of them.
 
     Raises:
         Busy: on entry: the port is taken and does not get free; another delivery uses it.
@@ -76,9 +85,20 @@ class Listener:
     """
 
     def __init__(
-        self, host: str, port: int, ae_title: str, seconds: float, tls: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        ae_title: str,
+        seconds: float,
+        *,
+        admitted: Collection[Network],
+        originator: str,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.ae_title = ae_title
+        self.turned_away: set[str] = set()
+        self._admitted = admitted
+        self._originator = originator
         self._address = (host, port)
         self._seconds = seconds
         self._tls = tls
@@ -133,13 +153,29 @@ class Listener:
     def _accept(self) -> None:
         while not self._stop.is_set():
             try:
-                connection, _ = self._server.accept()
-            except OSError:  # also a time-out
+                connection, address = self._server.accept()
+            except TimeoutError:
                 continue
-            if not self._places.acquire(blocking=False):
+            except OSError:  # no descriptors or memory: who waits has to wait until there are some
+                self._stop.wait(_POLL_SECONDS)
+                continue
+            if not self._is_admitted(address[0]) or not self._places.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # no more threads
+                connection.close()
+                self._places.release()
+
+    def _is_admitted(self, text: str) -> bool:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        found = getattr(address, "ipv4_mapped", None) or address
+        if any(found in network for network in self._admitted):
+            return True
+        if len(self.turned_away) < MOST_CONNECTIONS:
+            self.turned_away.add(str(found))
+        return False
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -184,7 +220,9 @@ class Listener:
 
     def _take(self, conversation: Conversation, message: dimse.Command, arrival: Arrival) -> int:
         wanted = message.field == dimse.C_STORE_RQ and message.has_data_set
-        if not (wanted and message.sop_instance == arrival.instance.sop_instance and arrival.claim()):
+        originator = message.originator.decode("ascii", "replace").strip(" \0")
+        ours = originator in ("", self._originator)
+        if not (wanted and ours and _is(arrival.instance, message) and arrival.claim()):
             if message.has_data_set:
                 conversation.take(lambda _: None)
             return dimse.CANNOT_UNDERSTAND if wanted else dimse.UNRECOGNIZED_OPERATION
@@ -195,6 +233,22 @@ class Listener:
             raise Broken("what came can't be taken") from None
         arrival.end(None)
         return dimse.SUCCESS
+
+
+def _is(instance: Instance, message: dimse.Command) -> bool:
+    return (message.sop_class, message.sop_instance) == (instance.sop_class, instance.sop_instance)
+
+
+def networks_of(host: str) -> list[Network]:
+    """The addresses of a host as networks of one address each; none when nobody knows it.
+
+    Args:
+        host: name or address.
+    """
+    with contextlib.suppress(OSError):
+        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+        return [ipaddress.ip_network(each) for each in sorted(found)]
+    return []
 
 
 def _answers(request: pdu.AssociateRequest, instance: Instance) -> tuple[list[pdu.AnsweredContext], int]:

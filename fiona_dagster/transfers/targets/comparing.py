@@ -6,13 +6,14 @@ import contextlib
 import errno
 import tempfile
 from collections.abc import Callable, Collection, Sequence
+from ipaddress import ip_network
 
 from fiona_dagster.config import DicomTarget
 from fiona_dagster.dicom.instances import Instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.retrieving import Getter, Mover, NotNow, Retriever
 from fiona_dagster.dicom.sameness import same_data_set
-from fiona_dagster.dicom.taking import Listener
+from fiona_dagster.dicom.taking import Listener, networks_of
 from fiona_dagster.errors import DeliveryRefused, PeerNotTrusted, RefusedDicom, StorageFull, UnreadableDicom
 from fiona_dagster.transfers.targets import InstancesMissing
 
@@ -123,7 +124,15 @@ class Comparison:
             return Getter(self._peer)
         tls = self._peer.tls.server_context() if self._peer.tls is not None else None
         port = self._target.move_port or 0
-        listener = Listener(self._target.move_host, port, self._target.move_ae_title, self._peer.timeout, tls)
+        listener = Listener(
+            self._target.move_host,
+            port,
+            self._target.move_ae_title,
+            self._peer.timeout,
+            admitted=[*networks_of(self._peer.host), *map(ip_network, self._target.move_from)],
+            originator=self._peer.calling,
+            tls=tls,
+        )
         return Mover(self._peer, listener)
 
     def describe(self) -> str:
