@@ -16,15 +16,9 @@ from fiona_dagster.ledger.circuits import Circuit, Circuits
 from fiona_dagster.ledger.derived import Derived, DerivedBook
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Sender, Study
-from fiona_dagster.ledger.records import (
-    read_records,
-    records_folder,
-    remove_parts,
-    restore_common,
-    restore_record,
-    write_missing,
-)
+from fiona_dagster.ledger.records import records_folder, remove_parts, write_missing
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
+from fiona_dagster.ledger.restoring import read_records, restore_common, restore_record
 from fiona_dagster.ledger.rows import (
     OTHER_WORDS,
     Delivery,

@@ -17,7 +17,13 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy, PermanentError
 from fiona_dagster.ledger.evidence import EVIDENCE
 from fiona_dagster.ledger.link import UID, Link, column, mentions, opened
-from fiona_dagster.ledger.records import records_folder, write_common, write_record
+from fiona_dagster.ledger.records import (
+    count_in,
+    put_count_on_disk,
+    records_folder,
+    write_common,
+    write_record,
+)
 from fiona_dagster.ledger.releases import content_of
 from fiona_dagster.ledger.sendings import PREVIOUS_SYSTEM, part_of, root_of
 from fiona_dagster.ledger.store import utc_now
@@ -62,7 +68,9 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
         except BaseException:
             db.execute("ROLLBACK")
             raise
+        counted = count_in(db)
         db.execute("COMMIT")
+        put_count_on_disk(root, counted or 0)
         for study in link.whole:
             (records_folder(root) / f"{study}.json").unlink(missing_ok=True)
         write_anew(db)

@@ -9,12 +9,12 @@ the data root.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from fiona_dagster.dicom import is_uid
 from fiona_dagster.landing.files import room_errors, sync_directory
 
 FORMAT = 1
+COMMON = "consents.json"
+_COUNT = "records written"
 
-_BY_STUDY = (
+BY_STUDY = (
     "revisions",
     "completion",
     "transfers",
@@ -36,7 +38,7 @@ _BY_STUDY = (
     "derived_studies",
     "routed",
 )
-_BY_TRANSFER = {
+BY_TRANSFER = {
     "packages": "SELECT * FROM packages WHERE transfer = ?",
     "deliveries": "SELECT * FROM deliveries WHERE transfer = ?",
     "imaging_entries": "SELECT * FROM imaging_entries WHERE transfer = ?",
@@ -46,7 +48,7 @@ _BY_TRANSFER = {
         FROM verifications v JOIN packages p ON p.transfer = v.transfer AND p.revision = v.revision
         WHERE v.transfer = ?""",
 }
-_COMMON = ("withdrawn_consents", "erasures", "erased_generations", "erased_copies")
+COMMON_TABLES = ("withdrawn_consents", "erasures", "erased_generations", "erased_copies")
 _STUDY = "SELECT revision, revision_digest, registered, flags, summary, retired FROM studies WHERE study = ?"
 
 
@@ -63,6 +65,7 @@ _WATCHED: tuple[tuple[str, str, str], ...] = (
     ("sendings", "UPDATE", _BY_STUDY_NEW),
     ("withdrawals", "INSERT", _BY_STUDY_NEW),
     ("withdrawals", "UPDATE", _BY_STUDY_NEW),
+    ("withdrawals", "DELETE", _BY_STUDY_NEW),
     ("derived_studies", "INSERT", _BY_STUDY_NEW),
     ("routed", "INSERT", _BY_STUDY_NEW),
     ("releases", "INSERT", _BY_STUDY_NEW),
@@ -109,11 +112,11 @@ def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
     if row is None or not is_uid(study):
         return
     document: dict[str, Any] = {"format": FORMAT, "study": study, "row": dict(row)}
-    for table in _BY_STUDY:
+    for table in BY_STUDY:
         found = db.execute(f"SELECT * FROM {table} WHERE study = ?", (study,))  # noqa: S608 - names from above
         document[table] = [dict(each) for each in found]
     ids = [transfer["id"] for transfer in document["transfers"]]
-    for table, query in _BY_TRANSFER.items():
+    for table, query in BY_TRANSFER.items():
         document[table] = [dict(each) for number in ids for each in db.execute(query, (number,))]
     found = db.execute(
         """SELECT site, sop_instance, digest, altered FROM site_instances
@@ -127,6 +130,7 @@ def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
     folder = records_folder(root)
     with room_errors(folder):
         _write(folder / f"{study}.json", document)
+    _count(db)
 
 
 def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
@@ -146,29 +150,16 @@ def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
 def write_common(db: sqlite3.Connection, root: DataRoot) -> None:
     """Writes what no study's record tells, as the open transaction sees it: withdrawn consents, erasures."""
     document: dict[str, Any] = {"format": FORMAT}
-    for table in _COMMON:
+    for table in COMMON_TABLES:
         document[table] = [dict(row) for row in db.execute(f"SELECT * FROM {table}")]  # noqa: S608
     with room_errors(records_folder(root)):
-        _write(_common_file(root), document)
+        _write(common_file(root), document)
+    _count(db)
 
 
-def restore_common(db: sqlite3.Connection, root: DataRoot) -> bool:
-    """Books what no study's record tells into a new ledger; False: the file is there and can't be read."""
-    file = _common_file(root)
-    if not file.exists():
-        return True
-    try:
-        document = json.loads(file.read_bytes())
-        _insert(db, "withdrawn_consents", document["withdrawn_consents"])
-        for table in _COMMON[1:]:  # older versions wrote consents only
-            _insert(db, table, document.get(table, []))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return True
-
-
-def _common_file(root: DataRoot) -> Path:
-    return records_folder(root) / "consents.json"
+def common_file(root: DataRoot) -> Path:
+    """Where what belongs to no study lies."""
+    return records_folder(root) / COMMON
 
 
 def remove_parts(root: DataRoot, older_than_seconds: float) -> int:
@@ -200,72 +191,67 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     sync_directory(path.parent)
 
 
-def has_records(root: DataRoot) -> bool:
-    """Whether a ledger of this data root ever wrote a record."""
-    folder = records_folder(root)
-    return folder.is_dir() and any(is_uid(path.stem) for path in folder.glob("*.json"))
+def has_records(root: DataRoot, *, studies_only: bool = False) -> bool:
+    """Whether a ledger of this data root ever wrote a record.
 
-
-def read_records(root: DataRoot) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """(StudyInstanceUID, record) of every study that has one; None for a record that can't be read."""
-    folder = records_folder(root)
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        if path.name.startswith(".") or not is_uid(path.stem):
-            continue
-        try:
-            document = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            document = None
-        sound = isinstance(document, dict) and document.get("format") == FORMAT
-        yield path.stem, document if sound and document.get("study") == path.stem else None
-
-
-def restore_record(db: sqlite3.Connection, study: str, record: dict[str, Any]) -> None:
-    """Books a record into a ledger that has taken over the journals; unknown columns are left out.
-
-    Work gets new tokens: Dagster may have seen the old run keys and would drop them in silence.
+    Args:
+        root: the data root.
+        studies_only: not counting what belongs to no study (withdrawn consents, erasures).
     """
-    row = record["row"]
+    try:
+        with os.scandir(records_folder(root)) as entries:
+            names = (entry.name for entry in entries)
+            return any(_is_of_study(name) or (name == COMMON and not studies_only) for name in names)
+    except FileNotFoundError:
+        return False
+
+
+def _is_of_study(name: str) -> bool:
+    return name.endswith(".json") and is_uid(name.removesuffix(".json"))
+
+
+# -- how many were written: a ledger that counts less is older than they are ------------------------------
+
+
+def _count(db: sqlite3.Connection) -> None:
     db.execute(
-        """UPDATE studies SET revision = ?, revision_digest = ?, registered = ?, flags = ?, summary = ?,
-           retired = ? WHERE study = ?""",
-        (
-            row["revision"],
-            row["revision_digest"],
-            row["registered"],
-            row["flags"],
-            row["summary"],
-            row["retired"],
-            study,
-        ),
-    )
-    for table in (*_BY_STUDY, *_BY_TRANSFER):
-        _insert(db, table, record.get(table, []))
-    _insert(db, "key_fingerprints", record.get("keys", []))
-    db.executemany(
-        """UPDATE site_instances SET digest = ?, altered = ?
-           WHERE study = ? AND site = ? AND sop_instance = ?""",
-        [(digest, altered, study, site, uid) for site, uid, digest, altered in record.get("digests", [])],
-    )
-    # An instance counts since the first revision that was closed after its bytes were filed.
-    db.execute(
-        """UPDATE site_instances SET revision = coalesce((SELECT min(r.revision) FROM revisions r
-               WHERE r.study = site_instances.study AND r.time >= site_instances.filed), 0)
-           WHERE study = ?""",
-        (study,),
+        """INSERT INTO facts (name, value) VALUES (?, '1')
+           ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1""",
+        (_COUNT,),
     )
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: Iterable[dict[str, Any]]) -> None:
-    known = {column["name"] for column in db.execute(f"PRAGMA table_info({table})")}
-    for row in rows:
-        values = {name: value for name, value in row.items() if name in known}
-        if table == "history":
-            values.pop("id", None)
-        if table == "work":
-            values.update(token=secrets.token_hex(4), requested=None)
-        names, marks = ", ".join(values), ", ".join("?" for _ in values)
-        db.execute(
-            f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})",  # noqa: S608 - our columns
-            tuple(values.values()),
-        )
+def count_in(db: sqlite3.Connection) -> int | None:
+    """How many records a ledger has written so far; None: it has not counted yet."""
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (_COUNT,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def set_count(db: sqlite3.Connection, number: int) -> None:
+    """A ledger that took over all records goes on counting where the last one ended."""
+    db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (_COUNT, str(number)))
+
+
+def count_on_disk(root: DataRoot) -> int:
+    """The number of the last record that was written and committed; 0: nobody counted yet."""
+    try:
+        return int(_count_file(root).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def put_count_on_disk(root: DataRoot, number: int) -> None:
+    """To be called after the commit, so that it never is ahead of the ledger that counts.
+
+    It is written in place and not flushed: one that is behind only makes an older ledger harder to tell.
+    """
+    with contextlib.suppress(OSError):  # the commit stands whatever becomes of this
+        fd = os.open(_count_file(root), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, f"{number:020d}\n".encode("ascii"), 0)
+        finally:
+            os.close(fd)
+
+
+def _count_file(root: DataRoot) -> Path:
+    return records_folder(root) / ".count"

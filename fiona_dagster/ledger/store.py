@@ -14,18 +14,11 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import FionaError, PermanentError, StorageFull, TransientError
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.ledger import records
+from fiona_dagster.ledger.condition import DAMAGED, is_damage, missing_or_empty, require_like_records, said_of
 from fiona_dagster.ledger.migrations import migrate
 
 BUSY_SECONDS = 30.0
-DAMAGED = "the ledger is damaged; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
-LOST = "the ledger is gone; stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file itself is broken (result codes SQLITE_CORRUPT, SQLITE_NOTADB)."""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
 
 def unusable(file: Path, error: BaseException) -> FionaError | None:
@@ -34,7 +27,7 @@ def unusable(file: Path, error: BaseException) -> FionaError | None:
     The error's own words never quote values, but don't say what to do.
     """
     if is_damage(error):
-        return PermanentError(f"{file}: {DAMAGED}")
+        return PermanentError(said_of(file, DAMAGED))
     kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     said = f"{file}: the ledger can't be used"
     if kind == sqlite3.SQLITE_BUSY:
@@ -48,11 +41,6 @@ def unusable(file: Path, error: BaseException) -> FionaError | None:
         if kind == sqlite3.SQLITE_FULL or not disk.f_bavail or not disk.f_favail:
             return StorageFull(f"{said}: its disk is full; make room")
     return TransientError(f"{said} ({error}); look at the disk, and whom {file.parent} belongs to")
-
-
-def is_lost(root: DataRoot) -> bool:
-    """Whether there was a ledger, and is none: an empty one would write over what is left of it."""
-    return not root.ledger_file.exists() and records.has_records(root)
 
 
 def utc_now() -> str:
@@ -87,21 +75,23 @@ class Store:
 
     Every write is one ``BEGIN IMMEDIATE`` transaction that is flushed before it returns
     (``synchronous=FULL``): what the ledger said once it still says after power loss. Before the commit the
-    records of the studies that it touched are written (``ledger.records``).
+    records of the studies that it touched are written (``ledger.records``). A file that is not the one that
+    wrote the records that are there is not touched (``ledger.condition``).
 
     Args:
         root: the data root.
         file: another file than the ledger's own, while it is rebuilt.
 
     Raises:
-        PermanentError: the file is damaged or gone, or a newer version wrote it.
+        PermanentError: the file is damaged, gone, empty or too old, or a newer version wrote it.
         TransientError: its disk is full, read-only or fails; somebody else holds it.
         ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
-        if file is None and is_lost(root):
-            raise PermanentError(f"{root.ledger_file}: {LOST}")
+        self._counts = file is None
+        if file is None and (why := missing_or_empty(root)):
+            raise PermanentError(said_of(root.ledger_file, why))
         file = file or root.ledger_file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root
@@ -118,6 +108,8 @@ class Store:
             raise plain from None
         self._connection.row_factory = sqlite3.Row
         try:
+            if self._counts:
+                require_like_records(self._connection, root)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA foreign_keys=ON")
@@ -129,6 +121,7 @@ class Store:
             self.close()
             raise
         records.watch(self._connection)
+        self._counted = records.count_in(self._connection)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -142,6 +135,7 @@ class Store:
             for study in records.touched(self._connection):
                 if self._keeps_records:
                     records.write_record(self._connection, self.root, study)
+            counted = records.count_in(self._connection)
             self._connection.execute("COMMIT")
         except BaseException as error:
             if self._is_writing():  # a full disk may have ended it already
@@ -150,6 +144,14 @@ class Store:
             if plain is None:
                 raise
             raise plain from None
+        if counted != self._counted and self._counts:
+            records.put_count_on_disk(self.root, counted or 0)
+        self._counted = counted
+
+    @property
+    def records_written(self) -> int:
+        """How many records this ledger has written, as far as this connection knows."""
+        return self._counted or 0
 
     def _is_writing(self) -> bool:
         return self._connection.in_transaction

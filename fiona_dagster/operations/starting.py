@@ -8,7 +8,7 @@ from logging.handlers import RotatingFileHandler
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import FionaError
-from fiona_dagster.ledger.store import is_lost
+from fiona_dagster.ledger.condition import why_lost
 from fiona_dagster.operations.process import LOG_BYTES, LOG_GENERATIONS
 from fiona_dagster.operations.services import Programs
 from fiona_dagster.operations.supervisor import Supervisor
@@ -45,11 +45,12 @@ def up(root: DataRoot, say: Callable[[str], None], programs: Programs | None = N
 
 def rebuild_if_lost(root: DataRoot) -> None:
     """Takes over what records and journals tell; without it images are received and nothing else happens."""
-    if not is_lost(root):
+    why = why_lost(root)
+    if not why:
         return
     from fiona_dagster.operations.rebuild import rebuild
 
-    log.warning("%s is gone; it is built anew from journals and records", root.ledger_file)
+    log.warning("%s: %s; it is built anew from journals and records", root.ledger_file, why)
     try:
         result = rebuild(root, trees=False)
     except (FionaError, OSError) as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
@@ -18,12 +16,12 @@ from fiona_dagster.landing import import_paths
 from fiona_dagster.landing.decisions import Decision
 from fiona_dagster.operations.conflicts import decide_conflicts
 from fiona_dagster.operations.lock import hold_root
-from fiona_dagster.operations.overview import overview, study_detail
+from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.operations.rebuild import Rebuilt, rebuild
 from fiona_dagster.operations.starting import rebuild_if_lost
-from fiona_dagster.transfers import completion, delivery, execution, intake, outcome
-from fiona_dagster.transfers.digests import take_digests
+from fiona_dagster.transfers import delivery, intake
 from tests.accounting import assert_all_accounted
+from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
 from tests.running import fiona
 from tests.site import PROJECT, STUDY, Site, running_site
 
@@ -32,56 +30,6 @@ from tests.site import PROJECT, STUDY, Site, running_site
 def site(tmp_path: Path) -> Iterator[Site]:
     with running_site(tmp_path) as running:
         yield running
-
-
-def settle(site: Site) -> None:
-    """Everything that is due, as sensors and runs would do it."""
-    for _ in range(5):
-        with site.open() as gateway:
-            completion.find_complete_studies(gateway, datetime.now(UTC) + timedelta(hours=1))
-            for work in gateway.ledger.work.open():
-                if work.kind == "process":
-                    intake.ensure_revision(gateway, STUDY)
-                    take_digests(gateway, STUDY)
-                    intake.register(gateway, STUDY)
-                elif work.kind == "transfer":
-                    site.make_package()
-                elif work.kind == "deliver":
-                    delivery.deliver(gateway, execution.transfer_of(gateway, STUDY, PROJECT), work.target)
-                else:
-                    outcome.write_outcomes(gateway, STUDY, PROJECT)
-        site.poll()
-        with site.open() as gateway:
-            if not gateway.ledger.work.open() and not gateway.ledger.receipts.study(STUDY).open:
-                return
-    raise AssertionError("work does not end")
-
-
-def delivered(site: Site, target: str = "archive") -> None:
-    site.receive(1, 2)
-    site.ask()
-    site.poll()
-    settle(site)
-    assert site.transfer().state == "delivered"
-
-
-def uploads(site: Site) -> dict[str, tuple[int, int]]:
-    found = site.sftp["archive"].files.glob("*.zip")
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
-
-
-def picture(site: Site) -> dict[str, Any]:
-    """All that `fiona status` says, without what is about the looking itself."""
-    detail = study_detail(site.root, STUDY)
-    detail.pop("history")
-    for work in detail["work"]:
-        work.pop("token"), work.pop("run_key", None)
-    return {"study": detail, "all": {**overview(site.root), "work": []}}
-
-
-def delete_ledger(site: Site) -> None:
-    """The whole folder, locks included, as somebody in a hurry would."""
-    shutil.rmtree(site.root.ledger_file.parent)
 
 
 def test_a_delivered_study_is_delivered_afterwards_and_nothing_is_sent(site: Site) -> None:
