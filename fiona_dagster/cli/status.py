@@ -175,11 +175,7 @@ def _proof(delivery: dict[str, Any]) -> str:
     """All that a target proved."""
     proof = delivery["proof"]
     counts = ", ".join(f"{name} {count}" for name, count in sorted(proof.get("counts", {}).items()))
-    marks = delivery.get("marks", {})
-    digests = ", ".join(
-        f"{name} {digest}" + (f" (in Dagster {marks[name]})" if name in marks else "")
-        for name, digest in sorted(proof.get("digests", {}).items())
-    )
+    digests = ", ".join(f"{name} {digest}" for name, digest in sorted(proof.get("digests", {}).items()))
     said = "; ".join(part for part in (counts, digests) if part)
     return f"{delivery['target']}: {proof.get('kind')} {delivery['time']}" + (f" ({said})" if said else "")
 

@@ -23,7 +23,6 @@ from fiona_dagster.operations.transfer_log import rounded_megabytes, transfer_lo
 from fiona_dagster.transfers import delivery, execution, outcome, packing, release
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.intake import study_lock
-from fiona_dagster.transfers.marks import marks_of
 from fiona_dagster.transfers.package import read_manifest
 from fiona_dagster.transfers.targets import Proof, ProofKind
 from fiona_dagster.transfers.targets.kept import connections_kept
@@ -174,8 +173,7 @@ class ProjectFactory:
             with study_lock(gateway, study):
                 transfer = self._take(gateway, study)
                 proof, package = delivery.deliver(gateway, transfer, target)
-            marks = marks_of(execution.project_key(gateway, self.name), proof.digests) if proof else {}
-            return StepResult(_delivery_metadata(proof, package, transfer, marks), _name_of(transfer))
+            return StepResult(_delivery_metadata(proof, package, transfer), _name_of(transfer))
 
         configured = self._targets.get(target)
 
@@ -358,10 +356,8 @@ _PROOFS: dict[ProofKind, str] = {
 }
 
 
-def _delivery_metadata(
-    proof: Proof | None, package: Package, transfer: Transfer, marks: Mapping[str, str]
-) -> dict[str, Any]:
-    """Kind, counts, time and marks of the digests of the proof; no digest, remote path or mapped UID."""
+def _delivery_metadata(proof: Proof | None, package: Package, transfer: Transfer) -> dict[str, Any]:
+    """Kind, counts, time and digests of the proof; no remote path, participant, event or mapped UID."""
     shown: dict[str, Any] = {
         "package": _name_of(transfer),
         "megabytes": rounded_megabytes(package.size),
@@ -373,7 +369,8 @@ def _delivery_metadata(
     return {
         **shown,
         "proof": f"{proof.kind}: {_PROOFS[proof.kind]}",
-        "proven_digests": ", ".join(f"{name} (keyed) {mark}" for name, mark in marks.items()) or "none",
+        "proven_digests": ", ".join(f"{name} {digest}" for name, digest in sorted(proof.digests.items()))
+        or "none",
         "proven_at": dg.MetadataValue.timestamp(datetime.fromisoformat(proof.time)),
         **counts,
     }

@@ -8,11 +8,9 @@ from typing import Any
 
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, Switches, read_switches
-from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.landing.inbox import count_waiting
-from fiona_dagster.ledger import STATES, AccountedInstance, Delivery, Ledger, Sending, Study, Transfer, Work
+from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Sending, Study, Transfer, Work
 from fiona_dagster.transfers.adoption import to_adopt
-from fiona_dagster.transfers.marks import marks_of
 
 
 def overview(root: DataRoot) -> dict[str, Any]:
@@ -71,10 +69,7 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
                     "weak_hits": _weak_hits(ledger, transfer),
                     "release": _release(ledger, transfer),
                     "not_sent": ledger.transfers.not_sent(transfer),
-                    "deliveries": [
-                        {**asdict(each), "marks": _marks(root, transfer.project, each)}
-                        for each in ledger.transfers.deliveries(transfer).values()
-                    ],
+                    "deliveries": [asdict(d) for d in ledger.transfers.deliveries(transfer).values()],
                     "sendings": [
                         _sending(sending)
                         for sending in ledger.sendings.of(study, transfer.project)
@@ -96,17 +91,6 @@ def study_detail(root: DataRoot, study: str) -> dict[str, Any]:
             "assignment": asdict(assigned) if (assigned := ledger.assignments.of(study)) else None,
             "history": ledger.store.history(study),
         }
-
-
-def _marks(root: DataRoot, project: str, delivery: Delivery) -> dict[str, str]:
-    """What Dagster shows in place of the digests of a proof; empty without the project's key."""
-    from fiona_dagster.deid import ProjectKey  # costs more than all the rest of `fiona status`
-
-    try:
-        key = ProjectKey.load(root, project)
-    except ConfigurationError:  # `fiona config check` and every transfer say so
-        return {}
-    return marks_of(key, delivery.proof.get("digests", {})) if key is not None else {}
 
 
 def _quarantined(root: DataRoot, study: str) -> list[AccountedInstance]:

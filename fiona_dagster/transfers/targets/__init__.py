@@ -60,7 +60,7 @@ class Proof:
         return self.kind != AGREED
 
     def to_json(self) -> dict[str, Any]:
-        """What is no secret by itself; digests are known to recipients and stay out of Dagster."""
+        """What is no secret: for Dagster and the log; the rest is private."""
         return {
             "kind": self.kind,
             "target": self.target,
