@@ -10,6 +10,7 @@
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
     │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
     │   ├── OriginalUnavailable   the disk does not give an archived file; says nothing about the object
+    │   ├── CopyLost              a copy may have lost bytes to a power loss; it is made again
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
@@ -72,6 +73,10 @@ class OptOutUnavailable(TransientError):
 
 class OriginalUnavailable(TransientError):
     """The disk or mount does not give an original; the object itself may be sound, and is never left out."""
+
+
+class CopyLost(TransientError):
+    """A working copy may have lost bytes to a power loss before it was verified; it is made again."""
 
 
 class StorageFull(TransientError):

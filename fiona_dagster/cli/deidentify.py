@@ -227,7 +227,8 @@ def _run(
         report = deid.deidentify_study(deidentifier, inputs, stage, name_unavailable=True)
         lacking = {f.number for f in report.failures if f.kind == OriginalUnavailable.__name__}
         read = [path for number, path in enumerate(inputs, 1) if number not in lacking]
-        verification = deid.verify_outputs(read, stage, deidentifier)
+        with deid.flushed(stage):
+            verification = deid.verify_outputs(read, stage, deidentifier)
         # A transfer would be refused; here the person who calls chose the id, and nothing is sent.
         verification.warnings += deid.identifiers_used(read, deidentifier)
         bad = {finding.file for finding in verification.findings}

@@ -16,6 +16,7 @@ from fiona_dagster.deid.deidentify import (
     StudyReport,
     basic_profile_only,
 )
+from fiona_dagster.deid.flushing import flushed
 from fiona_dagster.deid.keys import ProjectKey, project_key
 from fiona_dagster.deid.profile import Profile
 from fiona_dagster.deid.study import deidentify_study
@@ -39,6 +40,7 @@ __all__ = [
     "basic_profile_only",
     "defined_modality",
     "deidentify_study",
+    "flushed",
     "identifiers_used",
     "project_key",
     "search_made_of",

@@ -5,8 +5,8 @@ Belongs here: many files, their names and order. Stays out: one file (``deidenti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from fiona_dagster.deid.copies import Heard
 from fiona_dagster.deid.deidentify import Deidentifier, Failure, FileReport, StudyReport
 from fiona_dagster.deid.identities import Told
-from fiona_dagster.deid.writing import Flusher
+from fiona_dagster.deid.writing import part_of
 from fiona_dagster.errors import OriginalUnavailable, RefusedDicom, UnreadableDicom
 
 
@@ -41,6 +41,8 @@ def deidentify_study(
     A name, an id or a date that one object of a study tells is cleaned from all others of it: copies that
     were made before it was known are made again.
 
+    Nothing is flushed: copies can be made again. Whoever vouches for them flushes first (``flushed``).
+
     Args:
         deidentifier: rules and identities.
         sources: the files; their order decides which of two with the same UID gets the plain name.
@@ -60,24 +62,26 @@ def deidentify_study(
     made: list[_Made] = []
     taken: set[str] = set()
     same: dict[frozenset[Told], frozenset[Told]] = {}
-    with Flusher() as flusher:
-        for number, source in enumerate(sources, 1):
-            part = _part(out_dir, number)
-            try:
-                done = deidentifier.heard(source, partial(flusher.new, part))
-            except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
-                if isinstance(error, OriginalUnavailable) and not name_unavailable:
-                    raise
-                report.failures.append(Failure(number, type(error).__name__, str(error)))
-            else:
-                if done is not None:
-                    file, heard = done
-                    name = _free_name(file.sop_instance, taken)
-                    flusher.keep(part, out_dir / name)
-                    told = same.setdefault(heard.told, heard.told)
-                    made.append(_Made(number, source, replace(file, name=name), heard._replace(told=told)))
-            if progress:
-                progress(number, len(sources))
+
+    def place(instance: str) -> AbstractContextManager[int]:
+        return part_of(out_dir / _free_name(instance, taken), flush=False)
+
+    for number, source in enumerate(sources, 1):
+        try:
+            done = deidentifier.heard(source, place)
+        except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
+            if isinstance(error, OriginalUnavailable) and not name_unavailable:
+                raise
+            report.failures.append(Failure(number, type(error).__name__, str(error)))
+        else:
+            if done is not None:
+                file, heard = done
+                name = _free_name(file.sop_instance, taken)
+                taken.add(name)
+                told = same.setdefault(heard.told, heard.told)
+                made.append(_Made(number, source, replace(file, name=name), heard._replace(told=told)))
+        if progress:
+            progress(number, len(sources))
     _together(deidentifier, made, out_dir, report)
     report.files = [each.report for each in made]
     return report
@@ -91,24 +95,24 @@ def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, repo
     lacking = [each for each in made if each.heard.told != told[each.heard.study]]
     if not lacking:
         return
-    with deidentifier.knowing(told), Flusher() as flusher:
+    with deidentifier.knowing(told):
         for each in lacking:
-            part, target = _part(out_dir, each.number), out_dir / each.report.name
+            target = out_dir / each.report.name
+            again = partial(_again, target)
             try:
-                done = deidentifier.heard(each.source, partial(flusher.new, part), unless=each.heard.header)
+                done = deidentifier.heard(each.source, again, unless=each.heard.header)
             except (UnreadableDicom, RefusedDicom) as error:
                 target.unlink()
                 made.remove(each)
                 report.failures.append(Failure(each.number, type(error).__name__, str(error)))
                 continue
             if done is not None:
-                flusher.keep(part, target)
                 each.report = replace(done[0], name=each.report.name)
     report.failures.sort(key=lambda failure: failure.number)
 
 
-def _part(out_dir: Path, number: int) -> Path:
-    return out_dir / f".{number}.{os.getpid()}.tmp"
+def _again(target: Path, _instance: str) -> AbstractContextManager[int]:
+    return part_of(target, flush=False)
 
 
 def _free_name(instance: str, taken: set[str]) -> str:
@@ -116,5 +120,4 @@ def _free_name(instance: str, taken: set[str]) -> str:
     while name in taken:
         number += 1
         name = f"{instance}_{number}.dcm"
-    taken.add(name)
     return name

@@ -1,6 +1,7 @@
 """Puts a copy on disk: header bytes, and pixel data that the kernel copies from file to file.
 
-Belongs here: that a copy is under its name whole or not at all. Stays out: what stands in it.
+Belongs here: that a copy is under its name whole or not at all. Stays out: what stands in it, and flushing
+the copies of a study (``flushing``).
 """
 
 from __future__ import annotations
@@ -9,12 +10,9 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
 
 from fiona_dagster.deid.elements import FileRange
 from fiona_dagster.deid.files import became_shorter, from_disk
@@ -25,8 +23,6 @@ _PIPE, _PIPED_FROM = 1 << 20, 1 << 18
 _JOINED = 1 << 18
 _MAPPED = 8 << 20
 """Bytes of a mapped file that are written at once."""
-_FLUSHING, _TOGETHER, _AHEAD = 4, 8, 8
-"""Threads that flush (journal commits are shared), files in one of their turns, turns that may wait."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
 """File systems between which, or kernels in which, it does not work: copy_file_range(2), splice(2)."""
@@ -48,85 +44,6 @@ def part_of(target: Path, *, flush: bool = True) -> Iterator[int]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-class Flusher:
-    """Flushes files that are written, and gives them their names, while the next ones are made.
-
-    Leaving its ``with`` block waits for all; the first error is raised there, or by a later :meth:`keep`.
-    Threads do nothing but flush, several files in a turn: each of their steps takes the interpreter from the
-    work beside them.
-    """
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_FLUSHING, thread_name_prefix="flush")
-        self._open: dict[Path, int] = {}
-        self._next: list[_Written] = []
-        self._waiting: deque[tuple[Future[None], list[_Written]]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None and self._next:
-                self._submit()
-            self._threads.shutdown(wait=True, cancel_futures=kind is not None)
-            while kind is None and self._waiting:
-                self._named()
-        finally:
-            for written in (*self._next, *(each for _, several in self._waiting for each in several)):
-                os.close(written.descriptor)
-            for descriptor in self._open.values():
-                os.close(descriptor)
-
-    @contextmanager
-    def new(self, part: Path, _instance: str = "") -> Iterator[int]:
-        """A descriptor of a new file, which stays open for :meth:`keep`; the file vanishes after an error."""
-        descriptor = os.open(part, _NEW, 0o600)
-        try:
-            yield descriptor
-        except BaseException:
-            os.close(descriptor)
-            part.unlink(missing_ok=True)
-            raise
-        self._open[part] = descriptor
-
-    def keep(self, part: Path, target: Path) -> None:
-        """Makes a file durable under its name; waits where many are not done yet."""
-        self._next.append(_Written(self._open.pop(part), part, target))
-        if len(self._next) >= _TOGETHER:
-            self._submit()
-        while self._waiting and (self._waiting[0][0].done() or len(self._waiting) > _AHEAD):
-            self._named()
-
-    def _submit(self) -> None:
-        descriptors = [written.descriptor for written in self._next]
-        self._waiting.append((self._threads.submit(_flush, descriptors), self._next))
-        self._next = []
-
-    def _named(self) -> None:
-        """Names for the files that were flushed first, once they are."""
-        flushed, several = self._waiting[0]
-        flushed.result()
-        while several:
-            part, target = several[0].part, several[0].target
-            part.replace(target)
-            os.close(several.pop(0).descriptor)
-        self._waiting.popleft()
-
-
-class _Written(NamedTuple):
-    """A file that waits for its flush and name."""
-
-    descriptor: int
-    part: Path
-    target: Path
-
-
-def _flush(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.fsync(descriptor)
 
 
 def write(

@@ -24,7 +24,8 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Content, Package, Sending, Transfer, work_key
 from fiona_dagster.transfers.beside import companions_of, move_beside, record_of
 from fiona_dagster.transfers.context import Gateway
-from fiona_dagster.transfers.execution import give_up, remove_working_copy, working_copy
+from fiona_dagster.transfers.execution import give_up, remove_working_copy
+from fiona_dagster.transfers.restoring import whole_copy
 from fiona_dagster.transfers.rules import Watch, rules_digest, settings_of
 from fiona_dagster.transfers.targets import (
     ArrivedDamaged,
@@ -164,7 +165,7 @@ def _send(
         begun.append(transfers.begin_sending(transfer, target_name, content))
         return begun[0].uncertain
 
-    folder = working_copy(gateway, transfer)
+    folder = whole_copy(gateway, transfer, verified)
     try:
         return deliver_instances(
             target,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.errors import (
     Busy,
+    CopyLost,
     NotVerified,
     PermanentError,
     RequestRefused,
@@ -33,6 +35,9 @@ from fiona_dagster.transfers.signature import SigningKey
 
 if TYPE_CHECKING:  # imported when called: every run is a new process, and most need no pydicom
     from fiona_dagster import deid
+
+
+_PROCESS = uuid.uuid4().hex
 
 
 def transfer_of(gateway: Gateway, study: str, project: str) -> Transfer:
@@ -152,6 +157,29 @@ def _report_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.report.json")
 
 
+def _machine_start() -> str:
+    """Names the time since the machine started, or, where the system has no name for it, this process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return _PROCESS
+
+
+def made_since_start(gateway: Gateway, transfer: Transfer) -> bool:
+    """Whether there is a working copy of which no power loss can have taken a byte, flushed or not."""
+    folder = working_copy(gateway, transfer)
+    return folder.is_dir() and _made(folder).get("machine_start") == _machine_start()
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """What is said about a working copy; nothing where that was lost."""
+    try:
+        made = json.loads(_report_file(folder).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
 def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
     """Writes the de-identified working copy of a transfer.
 
@@ -203,7 +231,8 @@ def deidentify(gateway: Gateway, transfer: Transfer) -> WorkingCopy:
             f"study {transfer.study}: all {len(paths)} instances are of kinds that are held back "
             f"({', '.join(sorted(held))}); project {transfer.project} would have to allow them (kinds)"
         )
-    _report_file(folder).write_text(json.dumps(document), encoding="utf-8")
+    made = {"report": document, "machine_start": _machine_start()}
+    _report_file(folder).write_text(json.dumps(made), encoding="utf-8")
     gateway.ledger.transfers.record_rules(transfer, rules)
     part.replace(folder)
     gateway.ledger.transfers.record_held_back(transfer, not_sent(report.failures, kinds, uids))
@@ -248,19 +277,30 @@ def takes_patient_ids(gateway: Gateway, project: ProjectSettings, senders: froze
 def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
     """Reads the working copy again, searches it, and writes the verification record.
 
+    A copy is not flushed when it is made; it is, all of it, before there is a record of it. So a record never
+    names bytes that a power loss can take, and what one took before is no copy any more.
+
     Raises:
         ResidualIdentifier: something identifying is left; the working copy is removed.
         NotVerified: there is no working copy, or it is not complete.
+        CopyLost: it was made before the machine was started; it is removed.
     """
     from fiona_dagster import deid
 
     folder = working_copy(gateway, transfer)
     if not folder.is_dir() or not _report_file(folder).is_file():
         raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
-    report: dict[str, Any] = json.loads(_report_file(folder).read_text("utf-8"))
+    if not made_since_start(gateway, transfer):
+        _remove_working_copies(gateway, transfer)
+        raise CopyLost(
+            f"study {transfer.study}: its copy for {transfer.project} was made before this machine was "
+            "started, and not verified since; it may lack bytes, and the transfer makes it again"
+        )
+    report: dict[str, Any] = _made(folder)["report"]
     deidentifier = deidentifier_of(gateway, transfer)
     originals = [original.path for original in sources(gateway, transfer)]
-    verification = deid.verify_outputs(originals, folder, deidentifier)
+    with deid.flushed(folder):
+        verification = deid.verify_outputs(originals, folder, deidentifier)
     project = settings_of(gateway, transfer)
     if not from_trusted_senders(gateway, transfer.study, project):
         verification.findings += deid.identifiers_used(originals, deidentifier)

@@ -22,10 +22,10 @@ from fiona_dagster.transfers.execution import (
     signing_key,
     sources,
     transfer_of,
-    working_copy,
 )
 from fiona_dagster.transfers.images import earlier_of, images_of
 from fiona_dagster.transfers.package import PackageInfo
+from fiona_dagster.transfers.restoring import whole_copy
 from fiona_dagster.transfers.rules import require_rules
 from fiona_dagster.transfers.scratch import scratch_folder
 
@@ -78,7 +78,7 @@ def make_package(gateway: Gateway, transfer: Transfer) -> Package:
     transfer = transfer_of(gateway, transfer.study, transfer.project)  # earlier steps wrote into its row
     expected = transfers.verified_files(transfer)
     require_rules(gateway, transfer)
-    folder = working_copy(gateway, transfer)
+    folder = whole_copy(gateway, transfer, expected)
     derived = gateway.ledger.derived.of(transfer.study) is not None
     name = package_name(transfer, transfers.sendings.edition(transfer), derived=derived)
     target = gateway.root.outbox / transfer.project / name

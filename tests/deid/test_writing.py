@@ -1,4 +1,4 @@
-"""Copies have their names only once they are durable, and nothing stays open or behind."""
+"""Copies are under their names whole or not at all, and nothing stays open or behind."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fiona_dagster.deid import writing
+from fiona_dagster.deid import flushing, writing
 from fiona_dagster.deid.elements import FileRange
-from fiona_dagster.deid.writing import Flusher, part_of, write
+from fiona_dagster.deid.flushing import flushed
+from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import OriginalUnavailable
 
 
@@ -27,71 +28,40 @@ def open_files() -> set[str]:
     return {name_of(path.name) for path in Path("/proc/self/fd").iterdir()}
 
 
-def made(flusher: Flusher, folder: Path, number: int) -> Path:
-    part = folder / f".{number}.tmp"
-    with flusher.new(part) as descriptor:
-        os.write(descriptor, b"%d" % number)
-    return part
-
-
-def test_every_file_is_flushed_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: set[str] = set()
-    sync, rename = os.fsync, Path.replace
+def test_all_of_a_folder_is_flushed_beside_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, sync = set[str](), os.fsync
+    for number in range(flushing._TOGETHER * 3 + 1):
+        (tmp_path / str(number)).write_bytes(b"copy")
 
     def fsync(descriptor: int) -> None:
         sync(descriptor)
-        flushed.add(name_of(descriptor))
-
-    def replace(self: Path, target: Path) -> Path:
-        assert str(self) in flushed
-        return rename(self, target)
+        names.add(name_of(descriptor))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", replace)
-    number = writing._TOGETHER * (writing._AHEAD + 5) + 3
-    with Flusher() as flusher:
-        for each in range(number):
-            flusher.keep(made(flusher, tmp_path, each), tmp_path / str(each))
-            assert len(flusher._waiting) <= writing._AHEAD
-
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
-        str(each): b"%d" % each for each in range(number)
-    }
+    with flushed(tmp_path):
+        pass
+    assert names == {str(tmp_path.parent), str(tmp_path), *map(str, tmp_path.iterdir())}
     assert not any(str(tmp_path) in name for name in open_files())
 
 
-@pytest.mark.parametrize("number", [1, 8, 100])
-def test_a_file_whose_flush_fails_has_no_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+@pytest.mark.parametrize("bad", ["0", "20"])
+def test_what_the_disk_does_not_take_ends_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
 ) -> None:
     sync = os.fsync
+    for number in range(21):
+        (tmp_path / str(number)).write_bytes(b"copy")
 
     def fsync(descriptor: int) -> None:
-        if name_of(descriptor).endswith("/.0.tmp"):
+        if name_of(descriptor).endswith(f"/{bad}"):
             raise OSError(5, "Input/output error")
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="Input/output"), Flusher() as flusher:  # noqa: PT012
-        for each in range(number):
-            flusher.keep(made(flusher, tmp_path, each), tmp_path / str(each))
-
-    assert not (tmp_path / "0").exists()
-    assert not any(str(tmp_path) in name for name in open_files())
-
-
-def test_a_failure_between_files_closes_all_and_one_within_removes_its_own(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), Flusher() as flusher:  # noqa: PT012
-        for each in range(20):
-            flusher.keep(made(flusher, tmp_path, each), tmp_path / str(each))
-        made(flusher, tmp_path, 20)
-        with flusher.new(tmp_path / ".21.tmp"):
-            raise KeyError
-
-    assert not (tmp_path / ".21.tmp").exists()
-    assert not (tmp_path / "20").exists()
+    with pytest.raises(OSError, match="Input/output"), flushed(tmp_path):
+        pass
+    with pytest.raises(KeyError), flushed(tmp_path):
+        raise KeyError
     assert not any(str(tmp_path) in name for name in open_files())
 
 

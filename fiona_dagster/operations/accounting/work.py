@@ -255,8 +255,7 @@ def check_working_copies(root: DataRoot, books: Books, account: Account) -> None
                 "lost_working_copy",
                 transfer["study"],
                 name,
-                f"a delivery needs it; `fiona launch --study {transfer['study']} "
-                f"--project {transfer['project']}`",
+                "a delivery needs it, and makes it again",
             )
     for name in sorted(there - wanted):
         account.add("leftover_copy", "", name, "a working copy that nobody needs any more", MAINTENANCE)
