@@ -352,7 +352,7 @@ _PROOFS: dict[ProofKind, str] = {
     "dicom-find-count": "the research PACS counts as many instances as were sent (C-FIND)",
     "dicom-compare": "every instance was retrieved from the research PACS and compared",
     "qido-instances": "the DICOMweb server found every instance by its UID (QIDO-RS)",
-    "wado-compare": "the DICOMweb server has every instance; those in doubt were retrieved and compared",
+    "wado-compare": "every instance was retrieved from the DICOMweb server and compared",
 }
 
 

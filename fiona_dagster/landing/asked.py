@@ -6,9 +6,12 @@ which puts it into the same file. Both are durable before anybody is told so.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,20 +99,49 @@ def keep_answer(
     Raises:
         StorageFull: no room; the answer must not be acknowledged.
     """
-    asked = _read(_folder(root) / f"{transaction}.json")
-    if asked is None or asked.peer_ae != calling_ae:
-        return False
-    if not asked.answered:
-        keep_asked(root, replace(asked, answered=now(), committed=committed, failed=dict(failed)))
+    with _alone(root):
+        asked = _read(_folder(root) / f"{transaction}.json")
+        if asked is None or asked.peer_ae != calling_ae:
+            return False
+        if not asked.answered:
+            keep_asked(root, replace(asked, answered=now(), committed=committed, failed=dict(failed)))
     return True
 
 
+def keep_woken(root: DataRoot, transaction: str) -> None:
+    """Keeps that the delivery was woken for the answer; what is settled meanwhile stays settled.
+
+    Raises:
+        StorageFull: no room.
+    """
+    with _alone(root):
+        asked = _read(_folder(root) / f"{transaction}.json")
+        if asked is not None:
+            keep_asked(root, replace(asked, woken=True))
+
+
 def forget_asked(root: DataRoot, transaction: str) -> None:
-    """It is settled."""
-    path = _folder(root) / f"{transaction}.json"
-    path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        sync_directory(path.parent)
+    """It is settled, for good: nobody who had read it before brings it back."""
+    with _alone(root):
+        path = _folder(root) / f"{transaction}.json"
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync_directory(path.parent)
+
+
+@contextmanager
+def _alone(root: DataRoot) -> Iterator[None]:
+    """Nobody else changes or forgets a request meanwhile: sensor, delivery and receiver are processes."""
+    try:
+        handle = os.open(_folder(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:  # nothing was ever asked for
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def all_asked(root: DataRoot) -> list[AskedCommitment]:

@@ -7,11 +7,11 @@ Belongs here: which request still has a delivery that may count its answer. Stay
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from fiona_dagster.errors import ConfigurationError, StorageFull
-from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_asked
+from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_woken
 from fiona_dagster.ledger import Transfer, work_key
 from fiona_dagster.transfers.context import Gateway
 
@@ -52,7 +52,7 @@ def take_answers(gateway: Gateway) -> Looked:
             key = work_key("deliver", transfer.study, transfer.project, asked.target)
             if gateway.ledger.work.wake(key):
                 with contextlib.suppress(StorageFull):  # then it is woken once more
-                    keep_asked(gateway.root, replace(asked, woken=True))  # a failure has its delay again
+                    keep_woken(gateway.root, asked.transaction)  # a failure has its delay again
                 woken += 1
     return Looked(woken, forgotten)
 

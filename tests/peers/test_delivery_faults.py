@@ -16,7 +16,7 @@ import paramiko
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import StorageFull
+from fiona_dagster.errors import PeerUnavailable, StorageFull
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.leftovers import remove_leftovers
 from fiona_dagster.transfers.targets import ArrivedDamaged, pipeline, upload
@@ -230,3 +230,37 @@ def test_a_server_that_lies_about_success_proves_nothing(
     (liar.folder / "lie").write_text("")
     assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
     assert (liar.upload / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lie", ["cuts what it closed", "cuts what it named"])
+def test_a_server_that_loses_the_end_later_on_proves_nothing(
+    liar: Sshd, root: DataRoot, tmp_path: Path, lie: str
+) -> None:
+    for path in liar.upload.iterdir():
+        path.unlink()
+    (liar.folder / "lie").write_text(lie)
+    with pytest.raises(ArrivedDamaged):
+        _deliver(liar, root, tmp_path / "package")
+    assert list(liar.upload.iterdir()) == []
+    (liar.folder / "lie").write_text("")
+    assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
+    assert (liar.upload / NAME).read_bytes() == CONTENT
+
+
+def test_a_renaming_without_an_answer_may_have_happened(liar: Sshd, root: DataRoot, tmp_path: Path) -> None:
+    """Nothing is undone on a guess, and nothing is sent again once it is known."""
+    for path in liar.upload.iterdir():
+        path.unlink()
+    (liar.folder / "lie").write_text("renames and falls silent")
+    with pytest.raises(PeerUnavailable, match="may have its name by now"):
+        _deliver(liar, root, tmp_path / "package", timeout_seconds=1)
+    assert [path.name for path in liar.upload.iterdir()] == [NAME]
+    # Its checksum files are renamed next; neither may get lost.
+    with pytest.raises(PeerUnavailable, match="TimeoutError"):
+        _deliver(liar, root, tmp_path / "package", timeout_seconds=1)
+    (liar.folder / "lie").write_text("")
+    before = (liar.upload / NAME).stat().st_ino
+    assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
+    assert (liar.upload / NAME).stat().st_ino == before
+    assert (liar.upload / NAME).read_bytes() == CONTENT
+    assert sorted(path.name for path in liar.upload.iterdir()) == [NAME, f"{NAME}.md5", f"{NAME}.sha256"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from fiona_dagster.config import DicomTarget
 from fiona_dagster.errors import ProofAwaited
-from fiona_dagster.landing.asked import AskedCommitment, all_asked, keep_answer, keep_asked
-from fiona_dagster.ledger import utc_after, work_key
+from fiona_dagster.landing import asked as asked_module
+from fiona_dagster.landing.asked import AskedCommitment, all_asked, forget_asked, keep_answer, keep_asked
+from fiona_dagster.ledger import WorkList, utc_after, work_key
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.promises import Looked, take_answers
 from fiona_dagster.transfers.targets import committing
@@ -110,4 +114,52 @@ def test_what_was_asked_about_other_bytes_of_the_transfer_is_forgotten(
     from fiona_dagster.config import DicomTarget
 
     committing.Commitment(DicomTarget.model_validate(target), site.root, "pacs", {"1.2": "x"}, asked.transfer)
+    assert all_asked(site.root) == []
+
+
+def test_what_is_settled_is_brought_back_by_nobody(
+    site: Site, asked: AskedCommitment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor and the receiver may have read it before: its answer is about what lay there then."""
+    assert keep_answer(site.root, asked.transaction, asked.peer_ae, asked.instances, {})
+    wake = WorkList.wake
+
+    def settled_meanwhile(work: WorkList, key: str) -> bool:
+        forget_asked(site.root, asked.transaction)
+        return wake(work, key)
+
+    monkeypatch.setattr(WorkList, "wake", settled_meanwhile)
+    assert look(site) == Looked(woken=1)
+    assert all_asked(site.root) == []
+
+    keep_asked(site.root, asked)
+    read = asked_module._read
+
+    def forget_behind(path: Path) -> AskedCommitment | None:
+        """Another process begins to forget it as soon as it was read, and waits until it may."""
+        found = read(path)
+        if found is not None and found.transaction == asked.transaction and not forgetting.is_alive():
+            forgetting.start()
+            forgetting.join(0.2)
+        return found
+
+    forgetting = threading.Thread(target=forget_asked, args=(site.root, asked.transaction))
+    monkeypatch.setattr(asked_module, "_read", forget_behind)
+    assert keep_answer(site.root, asked.transaction, asked.peer_ae, asked.instances, {})
+    forgetting.join()
+    assert all_asked(site.root) == []
+
+
+def test_what_is_sent_once_more_is_asked_for_anew(site: Site, asked: AskedCommitment) -> None:
+    """The answer that is awaited may be given for what the PACS lost meanwhile."""
+    target = site.settings()["targets"]["pacs"]
+    assert target["commitment_hours"] == 1
+    with site.open() as gateway:
+        configured = gateway.target("pacs")
+        assert isinstance(configured, DicomTarget)
+        digests = dict.fromkeys(asked.instances, "")
+        commitment = committing.Commitment(configured, site.root, "pacs", digests)
+    commitment._asked = asked
+    commitment.sent_again()
+    assert not keep_answer(site.root, asked.transaction, asked.peer_ae, asked.instances, {})
     assert all_asked(site.root) == []

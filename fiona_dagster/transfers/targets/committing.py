@@ -54,8 +54,11 @@ class Commitment:
         return frozenset(self._asked.refused if self._asked is not None else ())
 
     def sent_again(self) -> None:
-        """What was refused is there again: it is to be asked for anew."""
-        if self._asked is not None and self._asked.answered:
+        """Something was sent once more: it is to be asked for anew.
+
+        An answer that came, or still comes, is about what lay there before.
+        """
+        if self._asked is not None:
             self._settle(self._asked)
 
     def proves(self, peer: Peer, instances: Sequence[Instance]) -> bool:

@@ -123,7 +123,7 @@ def deliver_dicom(
     results += transcoded.store(missing, target.associations, may_go_on)
     gate.close()
     complain(name, results)
-    if results:  # an answer that came meanwhile is about what lay there before
+    if results:
         commitment.sent_again()
     kind, count = _prove(name, peer, study, instances)
     compared = frozenset[str]()

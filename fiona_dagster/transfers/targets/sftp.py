@@ -218,6 +218,11 @@ class _Delivery:
         with errors(link.name, "renaming"):
             try:
                 size = name_it(link, part, self._final)
+            except TimeoutError:
+                raise PeerUnavailable(
+                    f"target {link.name}: no answer in time to renaming the package: it may have its name by "
+                    "now; trying again finds out"
+                ) from None
             except PermissionError:
                 raise
             except OSError:
@@ -227,6 +232,8 @@ class _Delivery:
                 return
         self._named = True
         if not self._blind and size != self._local.size:
+            if size is not None:
+                remove(link, self._final)  # ours, since a moment ago, and proven to nobody
             raise ArrivedDamaged(
                 f"target {link.name}: the package is not there after renaming; trying again may help"
             )
@@ -250,7 +257,7 @@ class _Delivery:
         with errors(link.name, "writing a checksum file"):
             try:
                 link.client.posix_rename(part, path)
-            except PermissionError:
+            except (PermissionError, TimeoutError):  # after a time-out it may have happened
                 raise
             except OSError:
                 # A server without the extension: the file is derived from the package, so it may go first.
