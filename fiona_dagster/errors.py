@@ -33,6 +33,7 @@
         ├── DeliveryRefused       a target said no, or holds something else under our name
         │   ├── PeerNotTrusted    a target shows another host key or certificate than it should
         │   └── ContentUnproven   a target has everything, but maybe as older bytes under the same UIDs
+        ├── PatternTooSlow        a regular expression of the site runs too long (never says the value)
         ├── UnknownStudy          no such study here
         └── StartFailed           the services can't be started as things are
 
@@ -181,6 +182,10 @@ class ContentUnproven(DeliveryRefused):
     def __init__(self, message: str, instances: frozenset[str] = frozenset()) -> None:
         super().__init__(message)
         self.instances = instances
+
+
+class PatternTooSlow(PermanentError):
+    """A regular expression that the site wrote takes too long for a value; names the rule, not the value."""
 
 
 class UnknownStudy(PermanentError):

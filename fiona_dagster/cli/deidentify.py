@@ -17,6 +17,7 @@ import click
 from fiona_dagster import deid
 from fiona_dagster.cli.private_files import write_private
 from fiona_dagster.config import PROJECT_NAME, DataRoot, ProjectSettings, has_project, load_project_in_force
+from fiona_dagster.config.patterns import site_pattern
 from fiona_dagster.errors import (
     ConfigurationError,
     FionaError,
@@ -193,7 +194,8 @@ def _deidentifier(
         click.echo(f"fiona: made the data root {root.path}", err=True)
     root.make()
     settings = _settings(root, project)
-    if not re.fullmatch(settings.participant_pattern, assignment.participant):
+    pattern = site_pattern(settings.participant_pattern, f"project {project}: participant_pattern")
+    if not pattern.fullmatch(assignment.participant):
         raise UsageError(f"--participant: does not match the participant_pattern of project {project}")
     if settings.events and assignment.event not in settings.events:
         raise UsageError(f"--event: is not one of the events of project {project}")

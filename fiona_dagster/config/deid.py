@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fiona_dagster.config.patterns import NO_PATTERN, Pattern, site_pattern
 from fiona_dagster.config.section import Section
 
 DeidOption = Literal[
@@ -196,16 +197,20 @@ class OwnRule(Section):
             raise ValueError("`create` needs one public attribute of the top level")
 
 
-@lru_cache(maxsize=256)
-def compiled(pattern: str, *, groups: bool = True) -> re.Pattern[str]:
+def compiled(pattern: str, where: str = "", *, groups: bool = True) -> Pattern:
     """A regular expression, with at least one group if ``groups``.
+
+    Args:
+        pattern: in Python's syntax.
+        where: project and number of the rule, for messages.
+        groups: whether it has to have one.
 
     Raises:
         ValueError: it is wrong, or has no group, so that nothing would ever stay.
     """
     try:
-        made = re.compile(pattern)
-    except re.error as error:
+        made = site_pattern(pattern, where)
+    except NO_PATTERN as error:
         raise ValueError(f"not a regular expression: {error}") from None
     if groups and not made.groups:
         raise ValueError(f"{pattern!r} has no group: what its groups find is what stays")

@@ -17,6 +17,7 @@ from fiona_dagster.config.deid import Deidentification
 from fiona_dagster.config.names import PROJECT_NAME
 from fiona_dagster.config.notifications import Notification
 from fiona_dagster.config.packaging import PackageSettings
+from fiona_dagster.config.patterns import NO_PATTERN, site_pattern
 from fiona_dagster.config.section import Section
 from fiona_dagster.config.targets import Target, require_url
 
@@ -393,7 +394,7 @@ class ProjectSettings(Deidentification):
     @classmethod
     def _pattern(cls, value: str) -> str:
         try:
-            re.compile(value)
-        except re.error as error:
+            site_pattern(value)
+        except NO_PATTERN as error:
             raise ValueError(f"not a regular expression: {error}") from None
         return value

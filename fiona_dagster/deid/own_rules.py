@@ -108,6 +108,7 @@ class OwnRules:
         return value[: _LONGEST.get(vr, 10240)]
 
     def _step(self, rule: OwnRule, place: Place, name: str) -> Step:
+        where = f"project {self.names.get('project', '')}: {name}: pattern"
         reason = f"{name}: {rule.action}" + (f" ({rule.reason})" if rule.reason else "")
         if rule.action == "keep":
             return kept(place, reason)
@@ -118,8 +119,8 @@ class OwnRules:
         if rule.action in _PLAIN:
             return Step(_PLAIN[rule.action], reason)
         if rule.action == "exchange":
-            return clean_step(place, reason, _exchange(rule, self._clean))
-        works = {"hash": _hash, "regex": _extract(rule.pattern) if rule.pattern else None}
+            return clean_step(place, reason, _exchange(rule, where, self._clean))
+        works = {"hash": _hash, "regex": _extract(rule.pattern, where) if rule.pattern else None}
         return Step(rule.action, reason, work=works.get(rule.action) or self._replace(rule))
 
     def _replace(self, rule: OwnRule) -> Work:
@@ -171,9 +172,9 @@ def _hash(element: Element, context: Context) -> Element | None:
     return None
 
 
-def _exchange(rule: OwnRule, clean: Work) -> Work:
+def _exchange(rule: OwnRule, where: str, clean: Work) -> Work:
     """Cleans a text, then writes ``value`` wherever ``pattern`` is found."""
-    wanted, value = compiled(rule.pattern, groups=False), rule.value or ""
+    wanted, value = compiled(rule.pattern, where, groups=False), rule.value or ""
 
     def work(element: Element, context: Context) -> Element | None:
         cleaned = clean(element, context)
@@ -186,9 +187,9 @@ def _exchange(rule: OwnRule, clean: Work) -> Work:
     return work
 
 
-def _extract(pattern: str) -> Work:
+def _extract(pattern: str, where: str) -> Work:
     """What the groups of an expression find, joined by blanks; nothing where it finds nothing."""
-    wanted = compiled(pattern)
+    wanted = compiled(pattern, where)
 
     def work(element: Element, context: Context) -> Element | None:
         if element.items is not None or (element.vr not in CLEANABLE and element.vr != "PN"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Protocol
 
+from fiona_dagster.config.patterns import Pattern
 from fiona_dagster.studies.values import EMPTY, Decimal, Scalar, Value, number, printed
 
 DEFAULT_TOLERANCE = 1e-4
@@ -47,11 +48,15 @@ class Predicate:
     value: Value | Reference
     negate: bool = False
     tolerance: float = DEFAULT_TOLERANCE
-    pattern: re.Pattern[str] | None = None
+    pattern: Pattern | None = None
     line: int = 0
 
     def holds(self, view: View) -> bool:
-        """Whether the instance satisfies this condition."""
+        """Whether the instance satisfies this condition.
+
+        Raises:
+            PatternTooSlow: its regular expression takes too long for the value.
+        """
         return self._verdict(view) is not self.negate
 
     def _verdict(self, view: View) -> bool:
@@ -76,7 +81,7 @@ def _parts(value: Value) -> tuple[Scalar, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _search(pattern: re.Pattern[str], found: Value) -> bool:
+def _search(pattern: Pattern | re.Pattern[str], found: Value) -> bool:
     """Searches the printed value, then each element."""
     if pattern.search(printed(found)):
         return True

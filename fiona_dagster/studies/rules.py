@@ -18,6 +18,7 @@ from typing import Any
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.config.json_text import NotJson, parse_json
+from fiona_dagster.config.patterns import NO_PATTERN, Pattern, site_pattern
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.studies import json_lines
 from fiona_dagster.studies.attributes import CSA_KEYS, SERIES_KEYS, tag_of_name
@@ -216,14 +217,14 @@ class _Parser:
         if not parts or any(number(part) is None for part in parts):
             self._warn(line, f"operator {operator!r} needs numbers; this condition never holds")
 
-    def _pattern(self, wanted: Value | Reference, line: int) -> re.Pattern[str] | None:
+    def _pattern(self, wanted: Value | Reference, line: int) -> Pattern | None:
         if isinstance(wanted, Reference):
             return None
         if isinstance(wanted, tuple):
             raise self._wrong(line, '"regexp" needs a text as value')
         try:
-            return re.compile(str(wanted))
-        except (re.error, OverflowError, RecursionError) as error:
+            return site_pattern(str(wanted), f"{self._name}: line {line}: {self._where}")
+        except NO_PATTERN as error:
             raise self._wrong(line, f"not a regular expression: {error}") from None
 
     def _tag(self, spec: object, line: int) -> Reference:

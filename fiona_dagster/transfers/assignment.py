@@ -17,7 +17,13 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.config import AllowedCaller, ProjectSettings, configuration_digest, project_names
-from fiona_dagster.errors import ConfigurationError, PermanentError, RedcapRejected, RequestRefused
+from fiona_dagster.errors import (
+    ConfigurationError,
+    PatternTooSlow,
+    PermanentError,
+    RedcapRejected,
+    RequestRefused,
+)
 from fiona_dagster.ledger import Study, StudyAssignment
 from fiona_dagster.redcap import NewRequest, site_time
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupling, read_routing
@@ -132,6 +138,8 @@ class _Known:
         study = self._gateway.ledger.receipts.study(uid)
         try:
             return study, self._place(study)
+        except PatternTooSlow as error:
+            return study, Placing("waiting", reason=f"{error}; a person must decide")
         except PermanentError as error:
             return study, Placing("waiting", reason=f"can't be looked at now: {error}", again=True)
 

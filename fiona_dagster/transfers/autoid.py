@@ -8,14 +8,15 @@ ids anonymous (behaviour reference 7.8). So nothing here can be computed again.
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Any
 
 import rstr
 
 from fiona_dagster.config import ProjectSettings
+from fiona_dagster.config.patterns import NO_PATTERN
 from fiona_dagster.errors import RequestRefused
 from fiona_dagster.ledger import Person
 from fiona_dagster.redcap import RedcapClient
@@ -29,6 +30,30 @@ TRIES = 400
 """Draws from a pattern before it counts as used up."""
 LONGEST = 64
 """Characters of a participant id (VR LO, PS3.5 table 6.2-1)."""
+
+
+class _Source(rstr.Rstr):
+    """Draws; a pattern whose repetitions within repetitions would make a text without end is given up."""
+
+    def __init__(self) -> None:
+        super().__init__(secrets.SystemRandom())
+        self._left = 0
+
+    def draw(self, pattern: str) -> str:
+        """One text that the pattern matches. Raises ValueError: its texts are too long."""
+        self._left = 100 * LONGEST
+        return self.xeger(pattern)
+
+    def _handle_state(self, state: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too long")
+        return super()._handle_state(state)
+
+    def _handle_repeat(self, start_range: int, end_range: int, value: str) -> str:
+        if start_range > LONGEST:
+            raise ValueError("too long")
+        return super()._handle_repeat(start_range, end_range, value)
 
 
 def key_of(gateway: Gateway, project: str, person: Person) -> str:
@@ -79,17 +104,18 @@ def participants(
 def _draw(
     project: ProjectSettings, entry: ProjectEntry, keys: Iterable[str], taken: set[str]
 ) -> Mapping[str, str]:
-    source = rstr.Rstr(secrets.SystemRandom())
+    source = _Source()
     pattern = entry.pattern or project.participant_pattern
     found: dict[str, str] = {}
     for key in keys:
         for _ in range(TRIES):
             try:
-                value = source.xeger(pattern)
-            except (re.error, KeyError, ValueError, OverflowError, RecursionError):
+                value = source.draw(pattern)
+            except (*NO_PATTERN, KeyError, ValueError):
                 raise RequestRefused(
                     f"no participant id can be drawn from the pattern of project {project.name}: it is no "
-                    "regular expression, or one with parts that can't be drawn (such as atomic groups)"
+                    "regular expression, or one with parts that can't be drawn (such as atomic groups, or "
+                    "repetitions within repetitions)"
                 ) from None
             if value not in taken and _fits(value, project, entry):
                 break
@@ -110,6 +136,9 @@ def _fits(value: str, project: ProjectSettings, entry: ProjectEntry) -> bool:
     )
     return (
         plain
-        and matches(project.participant_pattern, value)
-        and (not entry.pattern or matches(entry.pattern, value))
+        and matches(project.participant_pattern, value, f"project {project.name}")
+        and (
+            not entry.pattern
+            or matches(entry.pattern, value, f"project {project.name} in DataTransferProjects")
+        )
     )

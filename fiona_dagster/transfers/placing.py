@@ -6,11 +6,11 @@ study is held for a person. What could mean two things waits for a person, and e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from fiona_dagster.config.patterns import NO_PATTERN, site_pattern
 from fiona_dagster.ledger import Person
 from fiona_dagster.ledger.assignments import AssignmentState, Way
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, RoutingRule
@@ -68,7 +68,11 @@ class Placing:
 
 
 def place(study: Candidate, tables: Tables) -> Placing:
-    """Decides about one study."""
+    """Decides about one study.
+
+    Raises:
+        PatternTooSlow: a pattern takes too long, so that nobody knows whether its rule fits.
+    """
     live, notes = _coupled(study, tables)
     if study.requested:
         return _beside(study, live)
@@ -152,22 +156,24 @@ def _routed(study: Candidate, rules: Sequence[RoutingRule], notes: list[str]) ->
 def _patterns_match(study: Candidate, rule: RoutingRule, where: str, notes: list[str]) -> bool:
     try:
         return all(
-            not pattern or (bool(values) and all(re.match(pattern, value) for value in values))
-            for pattern, values in (
-                (rule.patient_id, study.person.patient_ids),
-                (rule.patient_name, study.person.patient_names),
+            not pattern
+            or (bool(values) and all(site_pattern(pattern, f"{where}: {field}").match(v) for v in values))
+            for field, pattern, values in (
+                ("routing_allowed_patientid", rule.patient_id, study.person.patient_ids),
+                ("routing_allowed_patientname", rule.patient_name, study.person.patient_names),
             )
         )
-    except re.error:
+    except NO_PATTERN:
         notes.append(f"{where} has a pattern that is no regular expression")
         return False
 
 
 def _is_participant(study: Candidate, project: str) -> bool:
     (patient_id,) = study.person.patient_ids
+    where = f"project {project}: pattern of participant ids"
     try:
-        return all(re.fullmatch(pattern, patient_id) for pattern in study.patterns[project])
-    except re.error:
+        return all(site_pattern(pattern, where).fullmatch(patient_id) for pattern in study.patterns[project])
+    except NO_PATTERN:
         return False
 
 

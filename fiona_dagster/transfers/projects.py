@@ -6,11 +6,11 @@ its tokens, so that a project that was ended is refused before sending too, also
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
-from fiona_dagster.errors import RequestRefused
+from fiona_dagster.config.patterns import NO_PATTERN, site_pattern
+from fiona_dagster.errors import PatternTooSlow, RequestRefused
 from fiona_dagster.redcap import ResearchProject
 from fiona_dagster.redcap.tables import ProjectEntry, read_projects
 from fiona_dagster.transfers.context import Gateway
@@ -61,14 +61,9 @@ def require_entry(gateway: Gateway, project: str, participant: str) -> None:
     """
     require_open(gateway, project)
     found = entry(gateway, project)
-    if found and found.pattern and not _is_pattern(found.pattern):
-        raise RequestRefused(
-            f"the pattern of project {project} in DataTransferProjects is no regular expression; correct it"
-        )
-    if found and found.pattern and not matches(found.pattern, participant):
-        raise RequestRefused(
-            f"the participant id does not match the pattern of project {project} in DataTransferProjects"
-        )
+    where = f"project {project} in DataTransferProjects"
+    if found and found.pattern and not matches(found.pattern, participant, where):
+        raise RequestRefused(f"the participant id does not match the pattern of {where}")
 
 
 def require_open(gateway: Gateway, project: str) -> None:
@@ -110,20 +105,23 @@ class ProjectEvents:
             raise RequestRefused(f"project {project} has no such event in its REDCap")
 
 
-def _is_pattern(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
+def matches(pattern: str, participant: str, where: str) -> bool:
+    """Whether a participant id matches a pattern in full.
 
+    Args:
+        pattern: a regular expression that a person wrote.
+        participant: the id.
+        where: whose pattern it is, for messages.
 
-def matches(pattern: str, participant: str) -> bool:
-    """Whether a participant id matches a pattern in full; a pattern that is none matches nothing."""
+    Raises:
+        RequestRefused: it is no regular expression, or one that takes too long for this id.
+    """
     try:
-        return re.fullmatch(pattern, participant) is not None
-    except re.error:
-        return False
+        return site_pattern(pattern, f"the pattern of {where}").fullmatch(participant) is not None
+    except NO_PATTERN:
+        raise RequestRefused(f"the pattern of {where} is no regular expression; correct it") from None
+    except PatternTooSlow as error:
+        raise RequestRefused(str(error)) from None
 
 
 def site_today(gateway: Gateway) -> date:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -91,7 +90,7 @@ def check_names(gateway: Gateway, project_name: str, participant: str, event: st
         raise RequestRefused(f"project {project_name} is not active")
     if not project.targets:
         raise RequestRefused(f"project {project_name} has no targets; name them in its file")
-    if not re.fullmatch(project.participant_pattern, participant):
+    if not projects.matches(project.participant_pattern, participant, f"project {project_name}"):
         raise RequestRefused(f"the participant id does not match the pattern of project {project_name}")
     if not _printable(participant) or not _printable(event):
         raise RequestRefused("participant and event must be 1 to 64 printable characters without backslash")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from importlib.resources import files
 
 from fiona_dagster.config import ProjectSettings
@@ -94,7 +93,8 @@ def require_project(gateway: Gateway, transfer: Transfer) -> ProjectSettings:
             f"project {transfer.project} is not active any more; nothing is sent for it. What waits goes on "
             "when it is active again"
         )
-    if not re.fullmatch(project.participant_pattern, transfer.participant):
+    where = f"project {transfer.project}"
+    if not projects.matches(project.participant_pattern, transfer.participant, where):
         raise RequestRefused(
             f"the participant id does not match the pattern of project {transfer.project} any more; "
             "correct the request, or the project's file"

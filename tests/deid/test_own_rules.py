@@ -15,7 +15,8 @@ from pydicom.datadict import DicomDictionary
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.config.deid import never_kept_tags
-from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, verify_outputs
+from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, deidentify_study, verify_outputs
+from fiona_dagster.errors import PatternTooSlow
 from tests.deid import phantoms
 from tests.deid.phantoms import IMPLICIT
 
@@ -70,6 +71,24 @@ def test_every_action_does_what_it_says(tmp_path: Path) -> None:
     assert "AcquisitionComments" not in copy
     assert copy.StudyComments == "DEMO/SUBJ_0001/Baseline/NORTH"
     assert copy.RequestedProcedureDescription == "Baseline"
+
+
+@pytest.mark.parametrize("action", [{"action": "regex"}, {"action": "exchange", "value": "-"}])
+def test_a_pattern_without_end_stops_the_study(tmp_path: Path, action: dict[str, str]) -> None:
+    """It is no fault of the instance, so it is not left out; nothing stays behind."""
+    ds = phantoms.image()
+    ds.StudyComments = "a" * 60 + "!"
+    rules = (
+        {"tag": "SeriesDescription", "action": "keep"},
+        {"tag": "StudyComments", "pattern": "(a|aa)+$", **action},
+    )
+    (tmp_path / "out").mkdir()
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    with pytest.raises(
+        PatternTooSlow, match="project DEMO: project's rule 2: pattern: the regular expr"
+    ) as raised:
+        deidentify_study(deidentifier(*rules), [source], tmp_path / "out")
+    assert ds.StudyComments not in str(raised.value)
 
 
 def test_parts_of_a_text_are_exchanged_after_it_was_cleaned(tmp_path: Path) -> None:

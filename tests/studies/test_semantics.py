@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fiona_dagster.errors import PatternTooSlow
 from fiona_dagster.studies import InstanceHeader, classify, parse_rules
 
 TAGS = {
@@ -321,3 +322,15 @@ def test_a_value_taken_from_a_file_is_no_pattern() -> None:
     hostile = instance(Manufacturer=(0x00080070, "LO", b"(a+)+$"), StationName=(0x00081010, "SH", b"a" * 16))
 
     assert not judge({"tag": ["StationName"], "value": ["Manufacturer"]}, instances=[hostile])
+
+
+def test_a_pattern_without_end_is_an_error_of_its_rule() -> None:
+    """It fails the study that has such a value, names file, line and ruleset, and not the value."""
+    hangs = {"tag": ["SeriesDescription"], "value": "(a|aa)+$"}
+    value = b"a" * 60 + b"!"
+    with pytest.raises(
+        PatternTooSlow, match=r"rules: line 1: ruleset 1 \(type 'hit'\): the regular"
+    ) as raised:
+        judge(hangs, instances=[instance(SeriesDescription=(0x0008103E, "LO", value))])
+    assert value.decode() not in str(raised.value)
+    assert judge(hangs, instances=[instance(SeriesDescription=(0x0008103E, "LO", b"aaaa"))])

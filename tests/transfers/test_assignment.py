@@ -346,13 +346,42 @@ def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
     assert asked(held) == []
 
 
-@pytest.mark.parametrize("pattern", ["H[0-9", "(?>H[0-9]{3})", "H[0-9]{200}"])
+@pytest.mark.parametrize(
+    "pattern", ["H[0-9", "(?>H[0-9]{3})", "H[0-9]{200}", "((((a+)+)+)+)+", "(?:){99999999}H"]
+)
 def test_a_pattern_that_no_id_can_be_drawn_from_waits_for_a_person(held: Site, pattern: str) -> None:
     enter_project(
         held, project_patient_naming=pattern, project_use_autoid="1", project_autoid_aetitle="HEART_IN"
     )
     assert "no participant id can be drawn from the pattern" in look(held).reason
     assert asked(held) == []
+
+
+def test_a_pattern_without_end_holds_its_study_and_no_other(held: Site) -> None:
+    """Of a routing rule, and of a project: named in the history and in REDCap's record."""
+    slow = "(Z|ZZ)*$"
+    with held.open() as gateway:
+        gateway.ledger.assignments.record_person(STUDY, person_of(["Z" * 60 + "!"]))
+    rule(held, routing_incoming_aetitle="HEART_IN", routing_allowed_patientid=slow)
+    found = look(held)
+    assert (found.state, found.project) == ("waiting", "")
+    assert (
+        "routing rule HEART: routing_allowed_patientid: the regular expression takes too long" in found.reason
+    )
+    assert found.seen, "it is not tried again before something changes"
+
+    held.project("LUNG", participant_pattern="L[0-9]+", events=[EVENT])
+    enter_project(held, project_patient_naming=slow)
+    held.project(participant_pattern="Z.*")
+    look(held)
+    held.ask("Z" * 60 + "!")
+    held.ask("L1", project="LUNG")
+    poll = held.poll()
+    assert [transfer.project for transfer in poll.accepted] == ["LUNG"]
+    (refused,) = poll.refused
+    assert (
+        "the pattern of project HEART in DataTransferProjects: the regular expression takes" in refused.reason
+    )
 
 
 def test_a_project_that_is_set_up_wrongly_holds_up_no_other(held: Site) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fiona_dagster.errors import PatternTooSlow
 from fiona_dagster.ledger import person_of
 from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, RoutingRule
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
@@ -145,3 +146,12 @@ def test_automatic_ids_need_one_patient_and_a_known_project() -> None:
     assert "not known here" in said(projects=(automatic("KIDNEY"),)).reason
     assert "PatientID" in said(projects=(automatic(),), person=person_of([])).reason
     assert said(projects=(automatic(title=""),), called_ae="").state == "waiting"
+
+
+@pytest.mark.parametrize("field", ["patient_id", "patient_name"])
+def test_a_pattern_that_takes_too_long_leaves_the_study_to_a_person(field: str) -> None:
+    """Nobody knows whether the rule fits; the next one, or an automatic id, might be the wrong place."""
+    slow, long = rule(record="7", **{field: "(h|hh)+$"}), person_of(["h" * 60 + "!"], ["h" * 60 + "!"])
+    with pytest.raises(PatternTooSlow, match=f"routing rule 7: routing_allowed_{field.replace('_', '')}"):
+        said(rules=(slow, rule()), projects=(automatic(),), person=long)
+    assert said(rules=(slow, rule()), person=person_of(["H1"], ["Doe"])).way == "routing", "others go on"
