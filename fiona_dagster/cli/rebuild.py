@@ -16,8 +16,8 @@ def rebuild(*, as_json: bool) -> int:
     """Builds a lost or broken ledger anew from journals, records, packages and REDCap; keeps the old one.
 
     Links and series records in site/raw are written again from the archive. Nothing that was proven received
-    is sent again. Refuses while `fiona up`, `fiona receive` or another command runs. Exit code 1 if something
-    could not be taken over; it is named.
+    is sent again. Of a ledger that is sound it refuses while `fiona up`, `fiona receive` or another command
+    runs; a lost one is built beside them. Exit code 1 if something could not be taken over; it is named.
     """
     from fiona_dagster.operations.rebuild import rebuild as run
 

@@ -19,7 +19,7 @@ GONE = "the ledger is gone"
 EMPTY = "the ledger is empty, and was not"
 OLDER = "the ledger is older than the records in site/.ledger (was a backup put back?)"
 DAMAGED = "the ledger is damaged"
-WHAT_TO_DO = "stop `fiona up` and run `fiona rebuild`, nothing that was received is lost"
+WHAT_TO_DO = "run `fiona rebuild`, nothing that was received is lost"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

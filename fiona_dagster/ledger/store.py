@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from fiona_dagster.errors import FionaError, PermanentError, StorageFull, Transi
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.ledger import records
 from fiona_dagster.ledger.condition import DAMAGED, is_damage, missing_or_empty, require_like_records, said_of
+from fiona_dagster.ledger.holding import Holding
 from fiona_dagster.ledger.migrations import migrate
 
 BUSY_SECONDS = 30.0
@@ -85,7 +86,7 @@ class Store:
     Raises:
         PermanentError: the file is damaged, gone, empty or too old, or a newer version wrote it.
         TransientError: its disk is full, read-only or fails; somebody else holds it.
-        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use`.
+        ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use` and :class:`.holding.Holding`.
     """
 
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
@@ -97,11 +98,14 @@ class Store:
         self.root = root
         self._file = file
         self._keeps_records = True
-        self._use = Use(root)
+        self._held = ExitStack()
+        self._held.enter_context(Use(root))
         try:
+            if self._counts:
+                self._held.enter_context(closing(Holding(root)))
             self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
         except BaseException as error:
-            self._use.close()
+            self._held.close()
             plain = unusable(file, error)
             if plain is None:
                 raise
@@ -211,4 +215,4 @@ class Store:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
-        self._use.close()
+        self._held.close()

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fiona_dagster import deid, landing
 from fiona_dagster.config import DataRoot, project_names
-from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError
+from fiona_dagster.errors import Busy, ConfigurationError, FionaError, PermanentError
 from fiona_dagster.ledger import Ledger, read_records, restore_common, restore_record
+from fiona_dagster.ledger.condition import why_lost
+from fiona_dagster.ledger.holding import nobody_else
 from fiona_dagster.ledger.records import common_file, count_on_disk, put_count_on_disk, set_count
 from fiona_dagster.operations.exchange import exchange, remove, settle
 from fiona_dagster.operations.lock import hold_root
@@ -57,8 +61,8 @@ class Rebuilt:
 def rebuild(root: DataRoot, *, trees: bool = True) -> Rebuilt:
     """Builds a new ledger beside the old one and puts it in its place; the old one is kept.
 
-    Nobody else may use the data root meanwhile: what a receiver is just filing would look like an orphan, and
-    what a command books into the old ledger would be lost.
+    Nobody else may use the data root meanwhile: what a command books into the old ledger would be lost. Where
+    the ledger is lost, nobody can book anything: then a receiver, and a `fiona up` that waits, may go on.
 
     Args:
         root: the data root.
@@ -72,23 +76,50 @@ def rebuild(root: DataRoot, *, trees: bool = True) -> Rebuilt:
         PermanentError: nobody can tell who withdrew the consent, or what a package is; nothing was changed.
     """
     result = Rebuilt()
-    with hold_root(root), landing.alone(root):
-        for tree in root.site_trees():
-            landing.adopt_orphans(tree, everything=True)
-        new = root.ledger_file.with_name(".ledger.sqlite.new")
-        remove(new)
-        try:
-            with Ledger(root, new) as ledger:
-                _fill(root, ledger, result)
-                counted = ledger.store.records_written
-            settle(new)
-            result.kept = exchange(root, new)
-            put_count_on_disk(root, counted)
-        finally:
-            remove(new)
+    with _claimed(root) as lost:
+        with nobody_else(root):
+            if lost and not _is_lost(root):
+                raise Busy(f"{root.ledger_file}: was built anew meanwhile")
+            _build(root, result)
         if trees:
             _organise(root, result)
     return result
+
+
+def _build(root: DataRoot, result: Rebuilt) -> None:
+    for tree in root.site_trees():
+        landing.adopt_orphans(tree, everything=True)
+    new = root.ledger_file.with_name(".ledger.sqlite.new")
+    remove(new)
+    try:
+        with Ledger(root, new) as ledger:
+            _fill(root, ledger, result)
+            counted = ledger.store.records_written
+        settle(new)
+        result.kept = exchange(root, new)
+        put_count_on_disk(root, counted)
+    finally:
+        remove(new)
+
+
+@contextmanager
+def _claimed(root: DataRoot) -> Iterator[bool]:
+    """The data root as it is needed; whether the ledger is lost: those who don't need it may go on then."""
+    with ExitStack() as stack:
+        lost = _is_lost(root)
+        if lost:
+            stack.enter_context(landing.Use(root))
+        else:
+            stack.enter_context(hold_root(root))
+            stack.enter_context(landing.alone(root))
+        yield lost
+
+
+def _is_lost(root: DataRoot) -> bool:
+    try:
+        return bool(why_lost(root, thorough=True))
+    except sqlite3.DatabaseError:
+        return False  # its disk does not give it; others may have it open
 
 
 def _organise(root: DataRoot, result: Rebuilt) -> None:

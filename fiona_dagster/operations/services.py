@@ -35,6 +35,7 @@ class Programs:
     receiver: str = "receiver"
     definitions: str = "fiona_dagster.definitions"
     reconcile: str = "fiona_dagster.defs.reconcile"
+    mending: str = "fiona_dagster.operations.mending"
     inbox: str = "fiona_dagster.operations.inbox"
     mpps: str = "receiver.mpps"
     outreach: str = "fiona_dagster.transfers.outreach"
@@ -68,6 +69,7 @@ class Service:
         grace: seconds that it has to end in order before it is killed.
         idle: when given, the program does not understand SIGTERM and is killed as soon as it is idle.
         settings: what of the configuration it stands on; when that changes it is started anew.
+        needs_ledger: it does not run while the ledger is lost.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Service:
     grace: float = 10.0
     idle: Callable[[Process], bool] | None = None
     settings: object = None
+    needs_ledger: bool = False
 
 
 def environment(root: DataRoot, scratch: Path | None = None) -> dict[str, str]:
@@ -142,6 +145,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             ready=lambda process: "at work" in process.output(),
             grace=1.0,
             settings=(settings.sources, settings.receiver.commitment, settings.SITES, settings.notifications),
+            needs_ledger=True,
         ),
         Service(
             "metrics",
@@ -161,6 +165,7 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             # SIGTERM hangs it for ever (dagster 1.13.27). Short runs may finish; a long one is cut off,
             # and the reconciliation before the next start has it done again.
             idle=lambda process: not any(b"spawn_main" in line for line in process.command_lines()),
+            needs_ledger=True,
         ),
         Service(
             "webserver",
@@ -172,12 +177,14 @@ def services(root: DataRoot, settings: Settings, ports: Ports, programs: Program
             after=("code-server",),
             grace=5.0,
             settings=settings.web,
+            needs_ledger=True,
         ),
         Service(
             "daemon",
             (python, "-m", "dagster._daemon", "run", "-w", workspace, "--log-format", "json"),
             ready=lambda process: "following daemons" in process.output(),
             after=("code-server",),
+            needs_ledger=True,
         ),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, load_settings_in_force
-from fiona_dagster.errors import ConfigurationError, StartFailed
+from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.operations import services as table
+from fiona_dagster.operations.gate import LedgerGate
 from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.process import Process, rotate
@@ -72,7 +74,7 @@ class Supervisor:
     Raises:
         ConfigurationError: no usable configuration.
         Busy: another ``fiona up`` runs on this data root.
-        StartFailed: a port is taken, or the reconciliation failed.
+        StartFailed: a port is taken.
     """
 
     def __init__(self, root: DataRoot, say: Callable[[str], None], programs: Programs | None = None) -> None:
@@ -87,6 +89,7 @@ class Supervisor:
         self._location: CodeLocation
         self._known = ""
         self._reconciler: Process | None = None
+        self._gate = LedgerGate(root, self._begin_mending, self._end_helper)
         self._announced = False
         self._notice = Notice(root)
 
@@ -129,6 +132,7 @@ class Supervisor:
 
     def _step(self) -> None:
         self._guard.keep()
+        self._follow_ledger()
         for slot in self._slots.values():
             if slot.process is None:
                 self._maybe_start(slot)
@@ -147,9 +151,23 @@ class Supervisor:
         self._rotate_logs()
         self._publish()
 
+    def _follow_ledger(self) -> None:
+        needing = [slot for slot in self._slots.values() if slot.service.needs_ledger]
+        if not self._gate.step(idle=all(slot.process is None for slot in needing)):
+            return
+        self._slots["code-server"].reconciled = False  # the runs that it carries end with it
+        for slot in needing:
+            if slot.process and slot.kill_at is None:
+                self._ask_to_stop(slot)
+
+    def _begin_mending(self) -> Process | None:
+        return self._begin("ledger", (sys.executable, "-m", self._programs.mending))
+
     def _maybe_start(self, slot: _Slot) -> None:
         name = slot.service.name
         if not self._wanted(name) or time.monotonic() < slot.next_start:
+            return
+        if slot.service.needs_ledger and not self._gate.open:
             return
         if not all(self._slots[other].was_ready for other in slot.service.after):
             return
@@ -169,7 +187,7 @@ class Supervisor:
         """A running program; ``None`` when the machine can't have one now, which stops none of the others."""
         try:
             process = Process(command, self._environment, self._log_file(name))
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             log.error("%s can't be started (%s); it is tried again", name, error)  # noqa: TRY400
             return None
         self._guard.add(process.pid)
@@ -238,21 +256,23 @@ class Supervisor:
         late = time.monotonic() - self._reconciler.started > READY_WITHIN
         if not self._reconciler.ended() and not late:
             return False
-        code = self._end_reconciler(self._reconciler)
+        code = self._end_helper(self._reconciler)
+        self._reconciler = None
         if code == 0:
             slot.reconciled = True
             return True
-        if not slot.was_ready:
-            raise StartFailed(f"the reconciliation before the start failed (exit code {code}); see {path}")
         slot.failures += 1
         slot.next_start = time.monotonic() + slot.pause
-        log.error("the reconciliation failed with exit code %d; see %s", code, path)
+        log.error(
+            "the reconciliation before the start failed (exit code %d); images are received, nothing is "
+            "processed until it succeeds; see %s",
+            *(code, path),
+        )
         return False
 
-    def _end_reconciler(self, reconciler: Process) -> int:
-        code = reconciler.kill_group()
-        self._guard.remove(reconciler.pid)
-        self._reconciler = None
+    def _end_helper(self, process: Process) -> int:
+        code = process.kill_group()
+        self._guard.remove(process.pid)
         return code
 
     # Configuration.
@@ -323,8 +343,9 @@ class Supervisor:
 
     def _end_all(self) -> None:
         self._location.end()
+        self._gate.stop()
         if self._reconciler:
-            self._end_reconciler(self._reconciler)
+            self._end_helper(self._reconciler)
         for slot in reversed(list(self._slots.values())):
             if slot.process:
                 self._ask_to_stop(slot)
@@ -341,7 +362,7 @@ class Supervisor:
         return self._root.logs / f"{name}.log"
 
     def _rotate_logs(self) -> None:
-        for name in (*self._slots, "reconcile"):
+        for name in (*self._slots, "reconcile", "ledger"):
             if rotate(self._log_file(name)) and name in self._slots:
                 process = self._slots[name].process
                 if process:
@@ -353,7 +374,7 @@ class Supervisor:
                 "pid": os.getpid(),
                 "guardian": self._guard.pid,
                 "ready": self._all_ready(),
-                "problem": self._location.problem,
+                "problem": self._gate.problem or self._location.problem,
                 "url": self._ports.url,
                 "web_port": self._ports.web,
                 "code_port": self._ports.code,

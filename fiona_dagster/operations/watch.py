@@ -18,6 +18,8 @@ log = logging.getLogger("fiona.up")
 INTERVAL = 2.0
 LOOK_AGAIN = 60.0
 """Seconds until the webserver is asked again what it has loaded; sooner when it is not."""
+COULD_NOT_PAUSE = 5.0
+"""Seconds until it is asked again after the machine could not have another process."""
 STILL_LOADING = 3
 """Exit code of :mod:`location`."""
 
@@ -107,6 +109,7 @@ class CodeLocation:
         self._process: subprocess.Popen[str] | None = None
         self._next = 0.0
         self._failures = 0
+        self._could_not = False
         self.loaded = False
         self.problem = ""
 
@@ -133,13 +136,21 @@ class CodeLocation:
             self._answered(self._process)
             return False
         late = time.monotonic() >= self._next
-        if reload or late:
-            # What could not be loaded may be sound by now, also without a change that we see.
-            again = reload or bool(self.problem)
-            self._process = subprocess.Popen(
+        if self._could_not and not late:
+            return False
+        if not (reload or late):
+            return False
+        # What could not be loaded may be sound by now, also without a change that we see.
+        self._process = self._ask(reload=reload or bool(self.problem))
+        return reload and self._process is not None
+
+    def _ask(self, *, reload: bool) -> subprocess.Popen[str] | None:
+        """A process that asks; None when the machine can't have one now."""
+        try:
+            process = subprocess.Popen(
                 (
                     *(sys.executable, "-m", "fiona_dagster.operations.location", self._url, LOCATION),
-                    *(["reload"] if again else []),
+                    *(["reload"] if reload else []),
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -148,7 +159,14 @@ class CodeLocation:
                 cwd="/",
                 text=True,
             )
-        return reload
+        except OSError as error:
+            if not self._could_not:
+                log.error("nobody can ask for the definitions (%s); it is tried again", error)  # noqa: TRY400
+            self._could_not = True
+            self._next = time.monotonic() + COULD_NOT_PAUSE
+            return None
+        self._could_not = False
+        return process
 
     def _answered(self, process: subprocess.Popen[str]) -> None:
         code = process.poll()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from fiona_dagster.operations.guard import Guard
 from tests.operations.processes import alive, wait_until
@@ -37,3 +40,33 @@ def test_a_new_guardian_learns_all_groups(tmp_path: Path) -> None:
     assert not scratch.exists()
     victims[2].kill()
     victims[2].wait()
+
+
+def test_a_machine_that_takes_no_more_processes_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = subprocess.Popen
+    with (tmp_path / "lock").open("w") as lock:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        monkeypatch.setattr(subprocess, "Popen", _none_more)
+        guard = Guard(lock.fileno(), scratch)
+        victim = real([sys.executable, "-c", "import time; time.sleep(100)"], process_group=0)
+        guard.add(victim.pid)
+        guard.keep()
+        assert guard.pid is None
+        assert caplog.text.count("guardian process can't be started") == 1
+        monkeypatch.setattr(subprocess, "Popen", real)
+        guard.keep()
+        assert guard.pid is None, "not at each look"
+        monkeypatch.setattr(guard, "_next", 1e-9)
+        guard.keep()
+        assert guard.pid is not None
+        time.sleep(0.3)
+        guard.end()
+    assert victim.wait(170) == -signal.SIGKILL
+    assert not scratch.exists()
+
+
+def _none_more(*_: object, **__: object) -> None:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

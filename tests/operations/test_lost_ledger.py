@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError, StorageFull
+from fiona_dagster.errors import Busy, PermanentError, StorageFull
+from fiona_dagster.ledger.holding import nobody_else
 from fiona_dagster.ledger.records import records_folder
+from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.mending import mend
 from fiona_dagster.operations.rebuild import rebuild
-from fiona_dagster.operations.starting import rebuild_if_lost
 from tests.accounting import assert_all_accounted
 from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
 from tests.site import PROJECT, STUDY, Site, running_site
@@ -46,7 +49,7 @@ def test_an_empty_file_is_no_ledger(site: Site) -> None:
     with pytest.raises(PermanentError, match=r"the ledger is empty, and was not; .*`fiona rebuild`"):
         site.poll()
     assert record.read_bytes() == told
-    rebuild_if_lost(site.root)
+    assert mend(site.root, print)
     settle(site)
     assert (picture(site), uploads(site)) == (before, sent)
     assert_all_accounted(site.root)
@@ -68,7 +71,7 @@ def test_yesterdays_backup_does_not_write_over_what_was_sent_since(site: Site) -
 
     with pytest.raises(PermanentError, match=r"is older than the records in site/.ledger .*`fiona rebuild`"):
         site.poll()
-    rebuild_if_lost(site.root)
+    assert mend(site.root, print)
     settle(site)
     assert (picture(site), uploads(site)) == (before, sent)
     assert_all_accounted(site.root)
@@ -160,6 +163,35 @@ def test_two_records_that_claim_the_same_numbers_are_both_taken_over(site: Site)
     assert after == before["study"]
 
 
+def test_a_rebuild_of_a_lost_ledger_needs_no_end_of_the_reception(site: Site) -> None:
+    """Of one that is there it does: what is booked meanwhile would be lost."""
+    delivered(site)
+    before = picture(site)
+    with hold_root(site.root), landing.Use(site.root):  # as `fiona up` and a receiver do
+        with pytest.raises(Busy, match="`fiona up` already runs"):
+            rebuild(site.root)
+        delete_ledger(site)
+        assert rebuild(site.root).records == 1
+    assert picture(site) == before
+
+
+def test_nobody_opens_a_ledger_that_is_being_built_or_builds_one_that_is_open(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered(site)
+    monkeypatch.setattr("fiona_dagster.ledger.holding._WAIT_SECONDS", 0.0)
+    with nobody_else(site.root), pytest.raises(Busy, match="is being built anew; try again"), site.open():
+        pass
+    with site.open() as gateway:
+        without_log(site.root).unlink()
+        with pytest.raises(Busy, match="another command has it open"):
+            rebuild(site.root)
+        gateway.ledger.receipts.studies()
+    assert mend(site.root, print)
+    with site.open():
+        assert mend(site.root, print), "a sound one is left alone"
+
+
 @pytest.fixture
 def small(site: Site) -> Iterator[Path]:
     """The ledger's folder becomes a disk of its own of 2 MiB, with the ledger on it."""
@@ -193,7 +225,7 @@ def test_on_a_full_disk_the_old_ledger_stays(site: Site, small: Path) -> None:
         except StorageFull:
             refused += 1
             assert site.root.ledger_file.read_bytes() == old
-            assert [path.name for path in small.glob("*ledger*")] == ["ledger.sqlite"]
+            assert not [*small.glob(".ledger*"), *small.glob("ledger-*")]
         else:
             break
     filler.unlink()

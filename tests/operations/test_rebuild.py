@@ -16,9 +16,9 @@ from fiona_dagster.landing import import_paths
 from fiona_dagster.landing.decisions import Decision
 from fiona_dagster.operations.conflicts import decide_conflicts
 from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.mending import mend
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.operations.rebuild import Rebuilt, rebuild
-from fiona_dagster.operations.starting import rebuild_if_lost
 from fiona_dagster.transfers import delivery, intake
 from tests.accounting import assert_all_accounted
 from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
@@ -205,11 +205,13 @@ def test_an_empty_ledger_does_not_write_over_the_records(site: Site) -> None:
     records = {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()}
     delete_ledger(site)
 
-    gone = "the ledger is gone; stop `fiona up` and run `fiona rebuild`"
+    said: list[str] = []
+    gone = "the ledger is gone; run `fiona rebuild`"
     with pytest.raises(PermanentError, match=gone), site.open():
         pass
     assert {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()} == records
-    rebuild_if_lost(site.root)  # as `fiona up` does
+    assert mend(site.root, said.append)  # as `fiona up` does
+    assert said[-1] == "the ledger knows 1 studies again, 1 by their records"
     assert picture(site) == before
     assert_all_accounted(site.root)
 

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger import records_folder
 from fiona_dagster.operations import initialise, runtime_file
+from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.operations.services import is_free
 from tests.making import STUDY, write_object
 from tests.operations.processes import alive, wait_until
@@ -243,10 +245,53 @@ def test_a_taken_port_is_named_with_what_to_do(root: DataRoot) -> None:
     assert f"StartFailed: web.port {port} is taken on 127.0.0.1" in output.read_text()
 
 
-def test_no_start_without_reconciliation(root: DataRoot) -> None:
+def test_the_receiver_is_up_whatever_is_wrong_with_ledger_and_dagster(root: DataRoot) -> None:
+    """All else waits, says why, and goes on by itself."""
     (root.path / "reconcile-fails").touch()
+    consents = records_folder(root) / "consents.json"
+    consents.parent.mkdir(parents=True)
+    consents.write_text("{")
     output = root.path.parent / "output"
+    process = _launch(root, output)
 
-    assert _launch(root, output).wait(170) == 1
-    assert "StartFailed: the reconciliation before the start failed (exit code 3)" in output.read_text()
+    def service(name: str) -> Any:
+        return _runtime(root, process).get("services", {}).get(name, {})
+
+    def goes_on() -> bool:
+        return process.poll() is None and bool(service("receiver")["ready"])
+
+    try:
+        # A ledger that is gone, and can't be built anew.
+        wait_until(lambda: "who withdrew the consent" in _runtime(root, process).get("problem", ""), 170)
+        assert "images are received, nothing is processed until the ledger is there" in output.read_text()
+        wait_until(lambda: service("receiver").get("ready"), 170)
+        assert {name for name, found in _runtime(root, process)["services"].items() if found["pid"]} == {
+            *("receiver", "inbox")
+        }
+
+        # `fiona rebuild` beside it; then Dagster's reconciliation fails.
+        consents.write_text('{"format": 1, "withdrawn_consents": []}')
+        rebuild(root)
+        wait_until(lambda: "reconciliation before the start failed (exit code 3)" in output.read_text(), 170)
+        assert goes_on()
+        assert service("code-server")["pid"] is None
+        assert _runtime(root, process)["problem"] == ""
+        (root.path / "reconcile-fails").unlink()
+        wait_until(lambda: service("code-server")["pid"], 170)
+
+        # Deleted while everything runs: what needs it ends, and it is built anew.
+        leader = service("code-server")["pid"]
+        for path in root.ledger_file.parent.glob("ledger.sqlite*"):
+            path.unlink()
+        wait_until(lambda: "the ledger knows 0 studies again" in output.read_text(), 170)
+        assert (
+            "the ledger is gone; run `fiona rebuild`, nothing that was received is lost; what needs it"
+            in (output.read_text())
+        )
+        wait_until(lambda: service("code-server")["pid"] not in {None, leader}, 170)
+        assert not alive(leader)
+        assert goes_on()
+    finally:
+        process.terminate()
+        assert process.wait(170) == 0, output.read_text()
     assert not runtime_file(root).exists()

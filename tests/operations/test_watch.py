@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
 
 import pytest
 
 from fiona_dagster.config import DataRoot, Switches
 from fiona_dagster.operations import initialise
-from fiona_dagster.operations.watch import Change, ConfigurationWatch
+from fiona_dagster.operations.watch import Change, CodeLocation, ConfigurationWatch
 
 
 def test_nothing_changed_is_no_change(root: DataRoot) -> None:
@@ -84,3 +87,22 @@ def test_a_switch_file_that_cannot_be_read_changes_nothing(
     assert watch.switches == Switches(receiver=True, pulling=False, sending=False)
     assert caplog.text.count("what it said before stays in force") == 1
     assert "sending is switched off" in caplog.text
+
+
+def test_who_cannot_ask_for_the_definitions_asks_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_more(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    location = CodeLocation("http://127.0.0.1:1", os.environ)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", none_more)
+        assert not location.step(reload=True), "it is not taken up"
+        assert not location.step(reload=True)
+        assert not location.busy
+    assert caplog.text.count("nobody can ask for the definitions (") == 1
+    monkeypatch.setattr(location, "_next", 0.0)
+    assert location.step(reload=True)
+    assert location.busy
+    location.end()
