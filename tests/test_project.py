@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fiona_dagster.config import access, notifications, settings, targets
+from fiona_dagster.config import access, notifications, packaging, project, settings, targets
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -184,8 +184,8 @@ def _documented() -> dict[str, dict[str, str]]:
         ("reconciliation", settings.ReconciliationSettings),
         ("web", settings.WebSettings),
         ("metrics", settings.MetricsSettings),
-        ("config/projects/&lt;PROJECT&gt;.json", settings.ProjectSettings),
-        ("package", settings.PackageSettings),
+        ("config/projects/&lt;PROJECT&gt;.json", project.ProjectSettings),
+        ("package", packaging.PackageSettings),
     ],
 )
 def test_every_setting_is_documented_with_its_default(heading: str, model: type[BaseModel]) -> None:

@@ -41,18 +41,17 @@ if TYPE_CHECKING:
         token_of,
     )
     from fiona_dagster.config.packaging import PackageSettings
+    from fiona_dagster.config.project import ProjectSettings, TokenSource
     from fiona_dagster.config.settings import (
         CommitmentPeer,
         CompletionSettings,
         Durability,
         OptOutSettings,
-        ProjectSettings,
         ReceiverSettings,
         RedcapSettings,
         Settings,
         SiteSettings,
         Source,
-        TokenSource,
     )
     from fiona_dagster.config.targets import (
         DicomTarget,
@@ -120,6 +119,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "settings" if name[0].isupper() else "load"
     module = "access" if name in {"AllowedCaller", "TlsSettings"} else module
+    module = "project" if name in {"ProjectSettings", "TokenSource"} else module
+    module = "packaging" if name == "PackageSettings" else module
     module = "targets" if name == "PeerTlsSettings" or name.endswith("Target") else module
     module = "apart" if name == "load_settings_apart" else module
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

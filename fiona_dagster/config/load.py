@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fiona_dagster.config.described import described
 from fiona_dagster.config.json_text import NotJson, parse_json
 from fiona_dagster.config.names import PROJECT_NAME
+from fiona_dagster.config.project import ProjectSettings, TokenSource
 from fiona_dagster.config.root import DataRoot
-from fiona_dagster.config.settings import ProjectSettings, RedcapSettings, Settings, TokenSource
+from fiona_dagster.config.settings import RedcapSettings, Settings
 from fiona_dagster.config.targets import FolderTarget
 from fiona_dagster.errors import ConfigurationError
 
@@ -304,6 +306,6 @@ def _target_problems(root: DataRoot, settings: Settings) -> list[str]:
 def json_schema() -> dict[str, Any]:
     """The published JSON schemas, keyed by the file that they describe."""
     return {
-        "config.json": Settings.model_json_schema(),
-        "projects/<PROJECT>.json": ProjectSettings.model_json_schema(),
+        "config.json": described(Settings),
+        "projects/<PROJECT>.json": described(ProjectSettings),
     }

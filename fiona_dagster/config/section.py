@@ -10,9 +10,9 @@ _NUMBERS = (int, float, int | None, float | None)
 
 
 class Section(BaseModel):
-    """Base of all sections: closed, immutable, documented."""
+    """Base of all sections: closed, immutable, documented (see ``described``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

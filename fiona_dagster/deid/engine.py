@@ -28,7 +28,13 @@ from fiona_dagster.deid.identities import Identities, Told, dummy, is_well_known
 from fiona_dagster.deid.leftovers import Leftovers, charset_of, source_values
 from fiona_dagster.deid.plan import REMOVED, Context, Place, Step
 from fiona_dagster.deid.profile import CONTENT_SEQUENCE, Profile, iod_of
-from fiona_dagster.deid.stand_ins import dummy_items, reference_items
+from fiona_dagster.deid.stand_ins import (
+    DOCUMENT,
+    dummy_document,
+    dummy_items,
+    fit_document_length,
+    reference_items,
+)
 from fiona_dagster.deid.tally import UNCOUNTED, Tally
 from fiona_dagster.deid.terms import Terms
 from fiona_dagster.dicom.dictionary import dictionary_vr
@@ -45,13 +51,6 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 def is_uid(value: str) -> bool:
     """PS3.5 9.1, as far as names of files depend on it."""
     return bool(_UID.fullmatch(value)) and len(value) <= 64
-
-
-_PDF = (
-    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
-    b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
-)
-"""A document without pages."""
 
 
 class Engine:
@@ -119,7 +118,7 @@ class Engine:
         elements = [e for e in elements if e.tag not in unmet]
         for tag in unmet:
             task.tally.add("condition not met", tag)
-        _fit_document_length(elements, source.little)
+        fit_document_length(elements, source.little)
         elements = pixels.fit_offset_tables(elements, task.images)
         originals = task.originals | self.identities.source_uids
         leftovers = Leftovers(terms, originals, self.identities.uid, source.little, self.creators)
@@ -305,9 +304,8 @@ class Task:
             return Element(tag, "SQ", b"", dummy_items(stand_in, self._map_one, self.little))
         if vr == "UI":
             return Element(tag, vr, self.mapped(element.value, False) or self.mapped(b"removed", False))
-        if tag == 0x00420011:  # Encapsulated Document
-            kind = self.source.find(0x00420012)
-            return Element(tag, "OB", _PDF if kind and text(kind.value) == "application/pdf" else dummy("OB"))
+        if tag == DOCUMENT:
+            return dummy_document(self.source)
         return Element(tag, vr, dummy(vr))
 
     def _content(self, element: Element) -> Element:
@@ -391,12 +389,3 @@ class Task:
         self.tally.unchecked = made.unchecked
         self.tally.actions.update(made.done)
         return made.element
-
-
-def _fit_document_length(elements: list[Element], little: bool) -> None:
-    """Encapsulated Document Length says how long the stand-in is (PS3.3 C.24.2)."""
-    document = next((e for e in elements if e.tag == 0x00420011), None)
-    for place, e in enumerate(elements):
-        if e.tag == 0x00420015 and document is not None:
-            length = len(document.value).to_bytes(4, "little" if little else "big")
-            elements[place] = Element(e.tag, "UL", length)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +28,8 @@ def flushed(folder: Path) -> Iterator[None]:
     Raises:
         OSError: the disk did not take it.
     """
+    from concurrent.futures import ThreadPoolExecutor  # only those who vouch for copies need it
+
     files = sorted(folder.iterdir())
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="flush")
     try:

@@ -1,4 +1,4 @@
-"""Sequences that must not vanish: what stands in their place (actions D and U* on VR SQ).
+"""Sequences and documents that must not vanish: what stands in their place (actions D and U*).
 
 Items are made from lists of what may stay, never by taking out what may not.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 
-from fiona_dagster.deid.elements import Element, text
+from fiona_dagster.deid.elements import DicomFile, Element, text
 from fiona_dagster.deid.identities import dummy
 
 CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080102, 0x00080103, 0x00080104))
@@ -119,3 +119,26 @@ def dummy_items(element: Element, map_uid: MapUid, little: bool) -> list[list[El
             return [[channels, Element(0x0040A180, "US", one), Element(0x00700006, "ST", b"REMOVED")]]
         case _:
             return reference_items(element, map_uid)
+
+
+DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = 0x00420011, 0x00420012, 0x00420015
+_PDF = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+    b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+)
+"""A document without pages."""
+
+
+def dummy_document(source: DicomFile) -> Element:
+    """What stands in the place of an encapsulated document."""
+    kind = source.find(_DOCUMENT_TYPE)
+    return Element(DOCUMENT, "OB", _PDF if kind and text(kind.value) == "application/pdf" else dummy("OB"))
+
+
+def fit_document_length(elements: list[Element], little: bool) -> None:
+    """Encapsulated Document Length says how long the stand-in is (PS3.3 C.24.2)."""
+    document = next((e for e in elements if e.tag == DOCUMENT), None)
+    for place, e in enumerate(elements):
+        if e.tag == _DOCUMENT_LENGTH and document is not None:
+            length = len(document.value).to_bytes(4, "little" if little else "big")
+            elements[place] = Element(e.tag, "UL", length)

@@ -4,7 +4,8 @@ Belongs here: what PS3.5, PS3.7, PS3.8 and PS3.10 say about bytes. Stays out: fi
 arrivals mean (landing, receiver). Nothing here imports pydicom or pynetdicom when it is imported.
 """
 
-from fiona_dagster.dicom.head import HeadReader, Refusal, StorageUids, judge, read_head
+from fiona_dagster.dicom.filing import Refusal, StorageUids, judge, read_head
+from fiona_dagster.dicom.head import HeadReader
 from fiona_dagster.dicom.known_heads import KnownHeads
 from fiona_dagster.dicom.part10 import FileMeta, build_file_meta, read_file_meta
 from fiona_dagster.dicom.uids import (

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiona_dagster.dicom.head import HeadReader, Refusal, judge
+from fiona_dagster.dicom.filing import Refusal, judge
+from fiona_dagster.dicom.head import HeadReader
 from fiona_dagster.dicom.opened import DIFFERS, Open
 from fiona_dagster.dicom.part10 import read_file_meta
 from fiona_dagster.dicom.requestor import Context

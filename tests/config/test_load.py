@@ -199,3 +199,16 @@ def test_no_text_makes_the_loader_fail_otherwise(tmp_path_factory: pytest.TempPa
     except ConfigurationError as error:
         message = str(error)
     assert message == "" or message.startswith(str(root.config_file))
+
+
+def test_the_published_schema_says_what_docstrings_say() -> None:
+    """Also of what a section has from another one, and of sections within sections."""
+    schemas = json_schema()
+    project, main = schemas["projects/<PROJECT>.json"], schemas["config.json"]
+    assert project["properties"]["name"]["description"] == "The acronym; equal to the file name."
+    assert project["properties"]["options"]["description"]
+    tls = main["$defs"]["TlsSettings"]["properties"]
+    assert all(setting.get("description") for setting in tls.values())
+    lacking = [name for name, each in main["properties"].items() if "description" not in each]
+    assert "LOCALTIMEZONE" not in lacking
+    assert len(lacking) < len(main["properties"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fiona_dagster.config import DataRoot, Settings, check, load_settings
 from fiona_dagster.config.load import parse_file
-from fiona_dagster.config.settings import ProjectSettings
+from fiona_dagster.config.project import ProjectSettings
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.initialise import set_key

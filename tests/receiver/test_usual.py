@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.dicom import dimse
-from fiona_dagster.dicom.head import HeadReader, _judge, judge
+from fiona_dagster.dicom.filing import _judge, judge
+from fiona_dagster.dicom.head import HeadReader
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from receiver.usual import UsualRequest
 from tests.making import CT, data_set
