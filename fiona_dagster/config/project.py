@@ -56,8 +56,8 @@ class ProjectSettings(Deidentification):
     targets: tuple[str, ...] = ()
     """Names of ``targets`` in config.json that must have the package before it counts as delivered."""
     transcode: bool = False
-    """Whether a research PACS that refuses the transfer syntax of an instance gets it decompressed, or
-    written in explicit or implicit VR, without loss; otherwise such instances are refused."""
+    """Whether a PACS or DICOMweb server that refuses the transfer syntax of an instance gets it decompressed,
+    or written in explicit or implicit VR, without loss; otherwise such instances are refused."""
     notify: tuple[str, ...] = ()
     """Names of ``notifications`` in config.json that are told how transfers ended."""
     package: PackageSettings = PackageSettings()

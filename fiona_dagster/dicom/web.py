@@ -20,6 +20,7 @@ from typing import IO, Any
 import requests
 
 from fiona_dagster.dicom.instances import IN_MEMORY, Instance, StoreResult
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerNotTrusted, PeerUnavailable, StorageFull
 
 CHUNK = 1 << 20
@@ -31,6 +32,8 @@ PAGE = 1000
 MAX_ANSWER = 16 << 20
 """Bytes of an answer in JSON that are read: a page of instances, or what became of a batch, takes less."""
 NOT_MENTIONED = "not mentioned in the answer"
+SYNTAX_NOT_SUPPORTED = 0xC122
+"""The server does not take the transfer syntax of an instance (PS3.18 table I.2-2)."""
 
 _REFERENCED, _FAILED, _UID = "00081199", "00081198", "00081155"
 _WARNING, _REASON = "00081196", "00081197"
@@ -159,7 +162,8 @@ class WebClient:
 
         Returns:
             What the server said of each. One that it does not mention has the reason
-            :data:`NOT_MENTIONED`.
+            :data:`NOT_MENTIONED`; where it takes no request with such content (HTTP 415), the transfer syntax
+            is what it does not support.
 
         Raises:
             NotVerified: a file has other bytes.
@@ -168,7 +172,7 @@ class WebClient:
             PeerUnavailable: no answer; what it has stored is found by listing.
         """
         results: list[StoreResult] = []
-        for batch in _batches(instances):
+        for batch in _batches(sorted(instances, key=lambda each: each.transfer_syntax)):
             body = _Body(batch, digests, before)
             with self._ask(
                 "POST",
@@ -181,6 +185,9 @@ class WebClient:
             ) as answer:
                 said = _json(answer)
                 if not (isinstance(said, dict) and (_FAILED in said or _REFERENCED in said)):
+                    if answer.status_code == 415 and batch[0].transfer_syntax != EXPLICIT_LITTLE:
+                        results += [StoreResult(each, SYNTAX_NOT_SUPPORTED) for each in batch]
+                        continue
                     self._require_ok(answer, "storing (STOW-RS)")
                     said = {}
             results += _outcome(batch, said)
@@ -321,7 +328,8 @@ def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
             size = instance.path.stat().st_size
         except OSError:
             raise NotVerified(_DIFFERS) from None
-        if batch and (total + size > BATCH_BYTES or len(batch) == BATCH_INSTANCES):
+        full = total + size > BATCH_BYTES or len(batch) == BATCH_INSTANCES
+        if batch and (full or instance.transfer_syntax != batch[0].transfer_syntax):
             yield batch
             batch, total = [], 0
         batch.append(instance)

@@ -88,6 +88,17 @@ def transcode(source: Path, target: Path, transfer_syntax: str) -> None:
             _require_same(made.elements, elements)
 
 
+def decoded_size(path: Path) -> int:
+    """Bytes that the pixel data of a file take when they are not compressed; 0 where it does not say.
+
+    Raises:
+        UnreadableDicom: the file is damaged.
+    """
+    with opened(path, lambda _: False) as found:
+        shape = geometry(found)
+        return shape.frame * shape.frames
+
+
 def _require_native(elements: Sequence[Element]) -> None:
     """Refuses what would stay compressed in a native data set, as an icon may be (PS3.5 section A.4)."""
     for each in elements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import ssl
 import threading
@@ -11,12 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import requests
+from pydicom.uid import RLELossless
 
 from fiona_dagster.config import DataRoot, StowTarget
 from fiona_dagster.dicom import web
 from fiona_dagster.dicom.instances import read_instance
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from fiona_dagster.errors import (
     ConfigurationError,
     ContentUnproven,
@@ -81,10 +85,20 @@ def recorder(tmp_path: Path) -> Recorder:
 
 def bring(root: DataRoot, files: list[Path], begin: Any, url: str, **more: Any) -> Proof:
     go_on: Callable[[], None] = more.pop("may_go_on", lambda: None)
+    transcode: bool = more.pop("transcode", False)
     (root.secrets / "stow").write_text("s3cret\n")
     login = {"username": "fiona", "password_file": "secrets/stow"}
     target = StowTarget(kind="stow", url=url, timeout_seconds=10, **{**login, **more})
-    return deliver_instances(target, root, files, digests(files), begin=begin, name="web", may_go_on=go_on)
+    return deliver_instances(
+        target,
+        root,
+        files,
+        digests(files),
+        begin=begin,
+        name="web",
+        transcode=transcode,
+        may_go_on=go_on,
+    )
 
 
 def at(server: Orthanc, port: int = 0) -> str:
@@ -213,6 +227,8 @@ def test_settings_that_can_not_be_meant(wrong: dict[str, str]) -> None:
 class Odd:
     """Answers as the test wants: ``listed`` to QIDO-RS, ``answer`` (status, JSON) to STOW-RS.
 
+    ``picky`` gives another answer to STOW-RS: it gets the files that came.
+
     Paths that end with ``unknown`` are not found. ``given`` has what WADO-RS gives of an instance, once that
     was asked for as often as ``late`` says.
     """
@@ -224,6 +240,13 @@ class Odd:
         self.seen: list[tuple[str, str]] = []
         self.given: dict[str, bytes] = {}
         self.late: dict[str, int] = {}
+        self.picky: Callable[[list[bytes]], tuple[int, Any]] | None = None
+
+    def keep(self, content: bytes) -> None:
+        """Lists and gives an instance from now on."""
+        uid = str(pydicom.dcmread(io.BytesIO(content)).SOPInstanceUID)
+        self.listed.append(uid)
+        self.given[uid], self.late[uid] = content, 0
 
 
 @contextlib.contextmanager
@@ -258,8 +281,10 @@ def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
 
         def do_POST(self) -> None:
             odd.seen.append((self.command, self.headers.get("Authorization", "")))
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self._say(*odd.answer)
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            boundary = self.headers["Content-Type"].rpartition("boundary=")[2].encode()
+            parts = [part.partition(b"\r\n\r\n")[2][:-2] for part in body.split(b"--" + boundary)[1:-1]]
+            self._say(*(odd.picky(parts) if odd.picky else odd.answer))
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -401,3 +426,99 @@ def test_an_answer_without_end_is_not_read(
         with pytest.raises(DeliveryRefused, match="no list in JSON"):
             bring(root, files, recorder, url, **open_door)
         assert {method for method, _ in odd.seen} == {"GET"}
+
+
+def native_only(odd: Odd, files: list[Path], says: str) -> Callable[[list[bytes]], tuple[int, Any]]:
+    """A server that takes nothing compressed, and says so in this way."""
+    names = [read_instance(path).sop_instance for path in files]
+
+    def answer(parts: list[bytes]) -> tuple[int, Any]:
+        read = [pydicom.dcmread(io.BytesIO(part)) for part in parts]
+        compressed = [one.file_meta.TransferSyntaxUID.is_compressed for one in read]
+        if any(compressed) and says == "415":
+            return 415, b"Unsupported Media Type"
+        failed, stored = [], []
+        for part, one, bad in zip(parts, read, compressed, strict=True):
+            path = files[names.index(one.SOPInstanceUID)]
+            (failed if bad else stored).append((path, 0xC122 if bad else 0))
+            if not bad:
+                odd.keep(part)
+        return 202 if failed else 200, {"00081198": _items(*failed), "00081199": _items(*stored)}
+
+    return answer
+
+
+def one_compressed(files: list[Path], folder: Path, **header: int) -> list[Path]:
+    """The first three, of which the second is RLE, in a folder that copies may be made beside."""
+    folder.mkdir(parents=True)
+    files = [path.rename(folder / path.name) for path in files[:3]]
+    image = pydicom.dcmread(files[1])
+    image.compress(RLELossless, generate_instance_uid=False)
+    for keyword, value in header.items():
+        setattr(image, keyword, value)
+    image.save_as(files[1], enforce_file_format=True)
+    return files
+
+
+def altered(content: bytes) -> bytes:
+    image = pydicom.dcmread(io.BytesIO(content))
+    image.PixelData = bytes(len(image.PixelData))
+    buffer = io.BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("says", ["C122", "415"])
+def test_what_is_refused_for_its_transfer_syntax_goes_decompressed_where_the_project_allows_it(
+    root: DataRoot, files: list[Path], recorder: Recorder, tmp_path: Path, says: str
+) -> None:
+    pixels = pydicom.dcmread(files[1]).PixelData
+    folder = tmp_path / "project" / "study"
+    files = one_compressed(files, folder)
+    names = [read_instance(path).sop_instance for path in files]
+    with odd_server() as (odd, url):
+        odd.picky = native_only(odd, files, says)
+        with pytest.raises(InstancesRefused, match="C122"):
+            bring(root, files, recorder, url)
+        assert sorted(odd.listed) == sorted([names[0], names[2]])
+
+        proof = bring(root, files, recorder, url, transcode=True)
+        assert (proof.kind, proof.counts["sent"], proof.counts["transcoded"]) == ("qido-instances", 1, 1)
+        assert proof.private["transcoded"] == {names[1]: EXPLICIT_LITTLE}
+        assert names[1] not in str(proof.to_json())
+        there = pydicom.dcmread(io.BytesIO(odd.given[names[1]]))
+        assert there.file_meta.TransferSyntaxUID == EXPLICIT_LITTLE
+        assert there.PixelData == pixels
+        recorder.prove()
+        posts = [method for method, _ in odd.seen].count("POST")
+        assert bring(root, files, recorder, url, transcode=True).counts["sent"] == 0
+        assert [method for method, _ in odd.seen].count("POST") == posts
+
+        # What nobody vouches for is compared as it would have been sent, and what differs is sent again.
+        def anew(ledger: str) -> Proof:
+            return bring(root, files, Recorder(tmp_path / ledger), url, transcode=True, compare="all")
+
+        proof = anew("another")
+        assert (proof.kind, proof.counts["compared"], proof.counts["sent"]) == ("wado-compare", 3, 0)
+        odd.given[names[1]] = altered(odd.given[names[1]])
+        odd.picky = lambda _: (200, {"00081199": _items((files[1], 0))})  # says so, and keeps what it had
+        with pytest.raises(ContentUnproven) as caught:
+            anew("third")
+        assert caught.value.instances == {names[1]}
+        odd.picky = native_only(odd, files, says)
+        proof = anew("fourth")
+        assert (proof.kind, proof.counts["transcoded"], proof.counts["sent"]) == ("wado-compare", 1, 1)
+    assert [path.name for path in folder.parent.iterdir()] == ["study"], "nothing of the copies stays"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in files)
+
+
+def test_what_can_not_be_transcoded_for_a_server_is_named(
+    root: DataRoot, files: list[Path], recorder: Recorder, tmp_path: Path
+) -> None:
+    files = one_compressed(files, tmp_path / "project" / "study", NumberOfFrames=3)
+    with odd_server() as (odd, url):
+        odd.picky = native_only(odd, files, "415")
+        with pytest.raises(InstancesRefused, match="another number of frames") as caught:
+            bring(root, files, recorder, url, transcode=True)
+        assert set(caught.value.instances) == {read_instance(files[1]).sop_instance}
+    assert [each.name for each in (tmp_path / "project").iterdir()] == ["study"]

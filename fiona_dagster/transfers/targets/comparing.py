@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import ip_network
 
 from fiona_dagster.config import DicomTarget
@@ -22,6 +22,21 @@ _SPARE = 1 << 20
 
 AsSent = Callable[[Instance], contextlib.AbstractContextManager[Instance]]
 """An instance in the transfer syntax that a PACS got it in."""
+
+
+@contextlib.contextmanager
+def room_to_compare() -> Iterator[None]:
+    """What does not fit on the disk says nothing about a target.
+
+    Raises:
+        StorageFull: no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("no room to compare what a target has with what was to be there") from None
+        raise
 
 
 class Comparison:
@@ -99,7 +114,11 @@ class Comparison:
         size = instance.path.stat().st_size
         try:
             # Without a name, so that nothing stays after a kill; beside ours, where there is room for it.
-            with tempfile.TemporaryFile(dir=instance.path.parent) as theirs, instance.path.open("rb") as ours:
+            with (
+                room_to_compare(),
+                tempfile.TemporaryFile(dir=instance.path.parent) as theirs,
+                instance.path.open("rb") as ours,
+            ):
                 self.differing.discard(uid)
                 self.withheld.discard(uid)
                 if not retriever.fetch(instance, theirs, size + size // 8 + _SPARE):
@@ -113,10 +132,6 @@ class Comparison:
                 f"target {self._name}: an instance is listed and can't be compared now ({error})",
                 {uid: str(error)},
             ) from None
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull("no room to compare what a target has with what was to be there") from None
-            raise
         return False
 
     def _retriever(self) -> contextlib.AbstractContextManager[Retriever]:

@@ -122,8 +122,8 @@ def deliver_instances(
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         begin: called before the first instance leaves; writes that down and says what is uncertain.
         name: the target's name in config.json, for messages and the proof.
-        transcode: what a research PACS does not take as it is stored may go in another transfer syntax,
-            without loss.
+        transcode: what the target does not take as it is stored may go in another transfer syntax, without
+            loss.
         transfer: number of the transfer in the ledger, for requests that are answered later.
         may_go_on: called before each instance; what it raises ends the delivery.
 
@@ -139,7 +139,16 @@ def deliver_instances(
     if isinstance(target, StowTarget):
         from fiona_dagster.transfers.targets.stow import deliver_stow
 
-        return deliver_stow(target, root, files, expected, begin=begin, name=name, may_go_on=may_go_on)
+        return deliver_stow(
+            target,
+            root,
+            files,
+            expected,
+            begin=begin,
+            name=name,
+            transcode=transcode,
+            may_go_on=may_go_on,
+        )
     from fiona_dagster.transfers.targets.dicom import deliver_dicom
 
     return deliver_dicom(

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, StowTarget, resolve
-from fiona_dagster.dicom.instances import Instance, read_instance
-from fiona_dagster.dicom.web import NOT_MENTIONED, WebClient, WebPeer
+from fiona_dagster.dicom.dimse import SOP_CLASS_NOT_SUPPORTED
+from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
+from fiona_dagster.dicom.sameness import same_data_set
+from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
+from fiona_dagster.dicom.web import NOT_MENTIONED, SYNTAX_NOT_SUPPORTED, WebClient, WebPeer
 from fiona_dagster.errors import (
     ConfigurationError,
     ContentUnproven,
     DeliveryRefused,
     PeerNotTrusted,
+    RefusedDicom,
     UnreadableDicom,
 )
 from fiona_dagster.transfers.package import require_records
 from fiona_dagster.transfers.targets import InstancesMissing, Proof, ProofKind, utc_now
+from fiona_dagster.transfers.targets.comparing import room_to_compare
 from fiona_dagster.transfers.targets.instances import Begin, Gate, complain, one_study, uid_digest
+from fiona_dagster.transfers.targets.transcoded import OFFERED, Copies
 
 INDEXING_SECONDS = 10.0
 """How long a server may take to list what it has just stored."""
@@ -75,6 +81,7 @@ def deliver_stow(
     *,
     begin: Begin,
     name: str = "stow",
+    transcode: bool = False,
     may_go_on: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Brings the instances of one study to a DICOMweb server and proves that it has all of them.
@@ -89,6 +96,8 @@ def deliver_stow(
         expected: SHA-256 of every verified file by ``str(path)``; exactly the given files.
         begin: called before the first instance leaves; writes that down and says what is uncertain.
         name: the target's name in config.json, for messages and the proof.
+        transcode: what the server does not take as it is stored may go in Explicit VR Little Endian, without
+            loss. It is tried as it is stored first: nothing is negotiated over HTTP.
         may_go_on: called before each instance; what it raises ends the delivery.
 
     Returns:
@@ -115,20 +124,23 @@ def deliver_stow(
         may_go_on()
         listed = client.list_instances(study)
         unsure = set(begin(digests, listed, len(listed)))
+        copies = Copies(expected) if transcode else None
         if target.compare != "none":
-            unsure -= _same(client, instances, unsure & listed, may_go_on)
+            unsure -= _same(client, instances, unsure & listed, may_go_on, copies)
         known = listed & digests.keys() - unsure
         missing = [instance for instance in instances if instance.sop_instance not in known]
         results = client.store(missing, expected, may_go_on)
+        if copies is not None:
+            results = _transcoded(client, results, copies, may_go_on)
         gate.close()
         complain(name, [result for result in results if result.stored or result.reason != NOT_MENTIONED])
         found = _prove(name, client, study, digests.keys(), target.timeout_seconds)
         compared: set[str] = set()
         if target.compare == "all":
-            compared = _same(client, instances, digests.keys(), may_go_on)
+            compared = _same(client, instances, digests.keys(), may_go_on, copies)
             unsure = set(digests) - compared
         elif unsure and target.compare == "uncertain":
-            unsure -= _same(client, instances, unsure, may_go_on)
+            unsure -= _same(client, instances, unsure, may_go_on, copies)
     if unsure:
         raise ContentUnproven(
             f"target {name}: {len(unsure)} of {len(instances)} instances are present, content unproven: "
@@ -137,6 +149,7 @@ def deliver_stow(
             "`fiona removed`",
             frozenset(unsure),
         )
+    transcoded = dict(copies.to) if copies is not None else {}
     kind: ProofKind = "wado-compare" if compared else "qido-instances"
     return Proof(
         kind=kind,
@@ -149,10 +162,30 @@ def deliver_stow(
             "warnings": sum(1 for result in results if result.status),
             "found": found,
             "compared": len(compared),
+            **({"transcoded": len(transcoded)} if transcoded else {}),
         },
         digests={"sha256-of-uids": uid_digest(instances)},
-        private={"StudyInstanceUID": study},
+        private={"StudyInstanceUID": study, "transcoded": transcoded},
     )
+
+
+def _transcoded(
+    client: WebClient, results: Sequence[StoreResult], copies: Copies, may_go_on: Callable[[], None]
+) -> list[StoreResult]:
+    """Sends in another transfer syntax what the server refused for its own; what became of everything."""
+    refused = [each.instance for each in results if _may_go_otherwise(each)]
+    again = {each.sop_instance: EXPLICIT_LITTLE for each in refused}
+    for each in results:  # what was looked at before lies there otherwise now
+        copies.to.pop(each.instance.sop_instance, None)
+    copies.to.update(again)
+    sent = copies.send(refused, lambda made, digests: client.store(made, digests, may_go_on), may_go_on)
+    return [*(each for each in results if each.instance.sop_instance not in again), *sent]
+
+
+def _may_go_otherwise(result: StoreResult) -> bool:
+    # Some servers know no reason of its own for a transfer syntax.
+    refused = result.status in (SYNTAX_NOT_SUPPORTED, SOP_CLASS_NOT_SUPPORTED)
+    return refused and result.instance.transfer_syntax != EXPLICIT_LITTLE
 
 
 def _prove(name: str, client: WebClient, study: str, wanted: Collection[str], timeout: float) -> int:
@@ -171,15 +204,27 @@ def _prove(name: str, client: WebClient, study: str, wanted: Collection[str], ti
 
 
 def _same(
-    client: WebClient, instances: Sequence[Instance], uids: Collection[str], may_go_on: Callable[[], None]
+    client: WebClient,
+    instances: Sequence[Instance],
+    uids: Collection[str],
+    may_go_on: Callable[[], None],
+    copies: Copies | None = None,
 ) -> set[str]:
     """Those of these instances that the server gives with the same transfer syntax and data set.
 
     What it lists and does not find is asked for again for a while: an index may be ahead of a store. A server
     that gives none at all leaves them unproven.
 
+    Args:
+        client: the server.
+        instances: our files.
+        uids: SOP Instance UIDs to look at.
+        may_go_on: called before each instance.
+        copies: makes what the server has in another transfer syntax as we would send it so; None: we don't.
+
     Raises:
         InstancesMissing: it gives some, and still does not find others that it lists.
+        StorageFull: no room for one instance at a time.
     """
     same: set[str] = set()
     waiting = [instance for instance in instances if instance.sop_instance in uids]
@@ -188,7 +233,8 @@ def _same(
         absent = []
         for instance in waiting:
             may_go_on()
-            found = _compare(client, instance)
+            with room_to_compare():
+                found = _compare(client, instance, copies)
             if found is None:
                 absent.append(instance)
                 continue
@@ -210,16 +256,37 @@ def _same(
     return same
 
 
-def _compare(client: WebClient, instance: Instance) -> bool | None:
+def _compare(client: WebClient, instance: Instance, copies: Copies | None) -> bool | None:
     """Whether the server gives the same; None: it does not find it."""
-    with tempfile.NamedTemporaryFile(prefix="fiona-") as file:
+    limit = instance.path.stat().st_size + _SPARE
+    # Without a name, so that nothing stays after a kill; beside ours, where there is room for it.
+    with tempfile.TemporaryFile(dir=instance.path.parent) as file:
         try:
-            whole = client.retrieve(instance, file, instance.path.stat().st_size + _SPARE)
+            if copies is not None:
+                from fiona_dagster.transfers.transcoding import decoded_size
+
+                limit += decoded_size(instance.path)
+            whole = client.retrieve(instance, file, limit)
             file.flush()
             if not whole:
                 return whole
-            return landing.digest_of(Path(file.name)) == landing.digest_of(instance.path)
+            theirs = read_instance(Path(f"/proc/self/fd/{file.fileno()}"))
+            with contextlib.ExitStack() as stack:
+                ours = instance
+                if copies is not None and _another(theirs, instance):
+                    copies.to[instance.sop_instance] = theirs.transfer_syntax
+                    ours = stack.enter_context(copies.as_sent(instance))
+                if theirs.transfer_syntax != ours.transfer_syntax:
+                    return False
+                start, syntax = theirs.data_set_offset, ours.transfer_syntax
+                with ours.path.open("rb") as one:
+                    return same_data_set(one, ours.data_set_offset, file, start, syntax)
         except PeerNotTrusted:
             raise
-        except (DeliveryRefused, UnreadableDicom):
+        except (DeliveryRefused, UnreadableDicom, RefusedDicom):
             return False
+
+
+def _another(theirs: Instance, ours: Instance) -> bool:
+    """Whether it may be one of our copies, or what the server made of it by itself."""
+    return theirs.transfer_syntax in OFFERED and theirs.transfer_syntax != ours.transfer_syntax

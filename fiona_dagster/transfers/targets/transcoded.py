@@ -1,7 +1,7 @@
-"""What a research PACS does not take as it is stored, in a transfer syntax that it takes.
+"""What a research PACS or DICOMweb server does not take as it is stored, in a transfer syntax that it takes.
 
-Which instances these are is asked of the PACS each time; a copy is made anew whenever it is needed, always
-the same, sent, and removed.
+Which instances these are is asked of the PACS each time, or said by the server; a copy is made anew whenever
+it is needed, always the same, sent, and removed.
 """
 
 from __future__ import annotations
@@ -26,53 +26,34 @@ from fiona_dagster.transfers.scratch import scratch_in
 BATCH_BYTES = 256 << 20
 """Copies that are made before they are sent: so many bytes, or one that is larger."""
 _PIECE = 1 << 20
-_OFFERED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+OFFERED = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+
+Send = Callable[[Sequence[Instance], Mapping[str, str]], list[StoreResult]]
 
 
-class Transcoded:
+class Copies:
     """The instances of one delivery that go in another transfer syntax.
 
     Args:
-        peer: the PACS.
-        instances: all of the delivery.
         expected: SHA-256 of every verified file by ``str(path)``; copies are made of these bytes alone.
-        allowed: whether the project allows it; otherwise nothing goes so.
 
     Attributes:
         to: SOP Instance UID -> transfer syntax that it is sent in.
-
-    Raises:
-        PeerUnavailable: the PACS can't be asked now.
-        DeliveryRefused: it does not take associations from us.
     """
 
-    def __init__(
-        self, peer: Peer, instances: Sequence[Instance], expected: Mapping[str, str], *, allowed: bool
-    ) -> None:
-        self._peer = peer
+    def __init__(self, expected: Mapping[str, str]) -> None:
         self._expected = expected
         self.to: dict[str, str] = {}
-        if not allowed:
-            return
-        accepted = _accepted(peer, {each.context for each in instances})
-        refused = [each for each in instances if each.context not in accepted]
-        if not refused:
-            return
-        others = _accepted(peer, {(each.sop_class, syntax) for each in refused for syntax in _OFFERED})
-        for each in refused:
-            syntax = next((syntax for syntax in _OFFERED if (each.sop_class, syntax) in others), "")
-            if syntax:
-                self.to[each.sop_instance] = syntax
 
-    def store(
-        self, instances: Sequence[Instance], associations: int, before: Callable[[], None]
+    def send(
+        self, instances: Sequence[Instance], send: Send, before: Callable[[], None]
     ) -> list[StoreResult]:
         """Sends those of these instances that go in another transfer syntax, some at a time.
 
         Args:
             instances: what is to be sent.
-            associations: how many at once.
-            before: called before each is made and sent; what it raises ends the sending.
+            send: gets the copies, and their SHA-256 by ``str(path)``.
+            before: called before each is made; what it raises ends the sending.
 
         Returns:
             What became of each; what can't be transcoded has the reason.
@@ -95,19 +76,12 @@ class Transcoded:
                         results.append(StoreResult(instance, None, f"{NOT_ACCEPTED}; {error}"))
                         continue
                     size += made[-1].path.stat().st_size
-                digests = {str(each.path): _digest(each.path) for each in made}
-                results += store_files(
-                    self._peer,
-                    made,
-                    digests=digests,
-                    associations=associations,
-                    before=lambda _: before(),
-                )
+                results += send(made, {str(each.path): _digest(each.path) for each in made})
         return results
 
     @contextlib.contextmanager
     def as_sent(self, instance: Instance) -> Iterator[Instance]:
-        """An instance as the PACS got it; a copy that is made for this is there inside the ``with`` block.
+        """An instance as it was sent; a copy that is made for this is there inside the ``with`` block.
 
         Raises:
             RefusedDicom: it can't be transcoded.
@@ -134,6 +108,56 @@ class Transcoded:
         ):
             raise RefusedDicom("a copy in another transfer syntax has other UIDs; it is not sent")
         return made
+
+
+class Transcoded(Copies):
+    """What a research PACS does not take as it is stored.
+
+    Args:
+        peer: the PACS.
+        instances: all of the delivery.
+        expected: SHA-256 of every verified file by ``str(path)``.
+        allowed: whether the project allows it; otherwise nothing goes so.
+
+    Raises:
+        PeerUnavailable: the PACS can't be asked now.
+        DeliveryRefused: it does not take associations from us.
+    """
+
+    def __init__(
+        self, peer: Peer, instances: Sequence[Instance], expected: Mapping[str, str], *, allowed: bool
+    ) -> None:
+        super().__init__(expected)
+        self._peer = peer
+        if not allowed:
+            return
+        accepted = _accepted(peer, {each.context for each in instances})
+        refused = [each for each in instances if each.context not in accepted]
+        if not refused:
+            return
+        others = _accepted(peer, {(each.sop_class, syntax) for each in refused for syntax in OFFERED})
+        for each in refused:
+            syntax = next((syntax for syntax in OFFERED if (each.sop_class, syntax) in others), "")
+            if syntax:
+                self.to[each.sop_instance] = syntax
+
+    def store(
+        self, instances: Sequence[Instance], associations: int, before: Callable[[], None]
+    ) -> list[StoreResult]:
+        """Sends those of these instances that go in another transfer syntax, see :meth:`Copies.send`.
+
+        Args:
+            instances: what is to be sent.
+            associations: how many at once.
+            before: called before each is made and sent; what it raises ends the sending.
+        """
+
+        def send(made: Sequence[Instance], digests: Mapping[str, str]) -> list[StoreResult]:
+            return store_files(
+                self._peer, made, digests=digests, associations=associations, before=lambda _: before()
+            )
+
+        return self.send(instances, send, before)
 
 
 def copy_verified(path: Path, to: Path, digest: str) -> None:
