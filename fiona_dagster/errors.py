@@ -157,11 +157,13 @@ class RedcapRejected(PermanentError):
 
     Attributes:
         status: HTTP status of the answer.
+        whole: it would be refused whatever records it held: rights, token, dictionary, parameters.
     """
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, *, whole: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.whole = whole
 
 
 class DeliveryRefused(PermanentError):

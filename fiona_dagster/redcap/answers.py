@@ -21,6 +21,11 @@ _BAN = re.compile(
     r"\b(temporarily|has been|have been|is|are) (banned|blocked)\b",
     re.IGNORECASE,
 )
+_WHOLE = re.compile(
+    r"not found in the project as real data fields|the parameter \W?\w+\W? (is|are) not valid"
+    r"|redcap_event_name are invalid|do not have (API|permissions? to use)",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|\u201c([^\u201d]*)\u201d|\u2018([^\u2019]*)\u2019")
 _PLAIN_WORD = re.compile(r"[a-z][a-z/-]*")
@@ -103,14 +108,20 @@ def judge(status: int, body: str, *, content: str, known: Iterable[str], sent: I
     if is_somebody_else(status, body):
         raise RedcapUnavailable(f"{what}: {_reason(status, body, known, sent)}")
     if status >= 300:
-        raise RedcapRejected(f"{what}: {_reason(status, body, known, sent)}", status)
+        reason = _reason(status, body, known, sent)
+        raise RedcapRejected(f"{what}: {reason}", status, whole=_is_whole(status, error_text(body) or body))
     if is_html(body):
         raise RedcapUnavailable(
             f"{what}: a web page came with status {status}, perhaps maintenance or a proxy"
         )
     text = error_text(body)
     if text is not None:
-        raise RedcapRejected(f"{what}: refused: {redact(text, known, sent)}", 400)
+        raise RedcapRejected(f"{what}: refused: {redact(text, known, sent)}", 400, whole=_is_whole(400, text))
+
+
+def _is_whole(status: int, text: str) -> bool:
+    """Whether no record can be what was refused (redcap-api.md section 8)."""
+    return status in (401, 403, 404, 405) or _WHOLE.search(text) is not None
 
 
 def _reason(status: int, body: str, known: Iterable[str], sent: Iterable[str]) -> str:

@@ -21,7 +21,6 @@ from fiona_dagster.errors import (
     ConfigurationError,
     PatternTooSlow,
     PermanentError,
-    RedcapRejected,
     RequestRefused,
 )
 from fiona_dagster.ledger import Study, StudyAssignment
@@ -30,6 +29,7 @@ from fiona_dagster.redcap.tables import CouplingEntry, ProjectEntry, read_coupli
 from fiona_dagster.transfers import adoption, autoid, derived, optout, projects
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.execution import takes_patient_ids
+from fiona_dagster.transfers.halves import write_in_halves
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
 
@@ -300,18 +300,14 @@ def _write(
     Returns:
         The studies whose request was written, and what REDCap said of those that it refused.
     """
-    if not wanted:
-        return frozenset(), {}
-    zone = gateway.settings.LOCALTIMEZONE
-    try:
-        return gateway.incoming().write_requests(wanted, now, zone=zone), {}
-    except RedcapRejected as error:
-        if len(wanted) == 1:
-            return frozenset(), {wanted[0].study: str(error)}
-    half = len(wanted) // 2  # which of them?
-    written, refused = _write(gateway, wanted[:half], now)
-    more, others = _write(gateway, wanted[half:], now)
-    return written | more, refused | others
+    written: set[str] = set()
+
+    def write(requests: Sequence[NewRequest]) -> None:
+        zone = gateway.settings.LOCALTIMEZONE
+        written.update(gateway.incoming().write_requests(requests, now, zone=zone))
+
+    refused = write_in_halves(wanted, write)
+    return frozenset(written), {wanted[number].study: str(error) for number, error in refused.items()}
 
 
 _WAYS = {

@@ -19,6 +19,7 @@ from fiona_dagster.studies import StudyContents
 from fiona_dagster.transfers import completion
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.erased import MAYBE_ERASED, may_be_of_erased
+from fiona_dagster.transfers.halves import write_in_halves
 
 LOCK_SECONDS = 600.0
 SEVERAL_SITES = "several_sites"
@@ -226,20 +227,20 @@ def commit(gateway: Gateway, prepared: Sequence[Prepared]) -> dict[str, FionaErr
         What went wrong, by study; one that REDCap refuses does not hold up the others.
     """
     failed: dict[str, FionaError] = {}
-    incoming = gateway.incoming()
-    try:
-        incoming.register_studies([each.entry for each in prepared])
-    except RedcapRejected as error:
-        if len(prepared) == 1:
-            return {prepared[0].study: error}
-        for each in prepared:  # which of them?
-            failed |= commit(gateway, [each])
-        return failed
-    except FionaError as error:
-        return {each.study: error for each in prepared}
-    for each in prepared:
-        _book(gateway, each)
-    return failed
+
+    def register_some(some: Sequence[Prepared]) -> None:
+        try:
+            gateway.incoming().register_studies([each.entry for each in some])
+        except RedcapRejected:
+            raise
+        except FionaError as error:
+            failed.update({each.study: error for each in some})
+            return
+        for each in some:
+            _book(gateway, each)
+
+    refused = write_in_halves(prepared, register_some)
+    return failed | {prepared[number].study: error for number, error in refused.items()}
 
 
 def _book(gateway: Gateway, done: Prepared) -> None:
