@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,13 @@ def _configured(root: DataRoot, settings: RedcapSettings) -> dict[str, str]:
 
 
 def _read(file: Path) -> tuple[str, dict[str, str]]:
+    """Address and tokens of a file that only its owner can read: a token opens all that its project holds."""
+    status = file.stat()
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:  # a pipe's mode says nothing
+        raise ConfigurationError(
+            f"{file}: others may read the tokens; run `chmod 600` on it, and have new tokens made if others "
+            "use this machine"
+        )
     try:
         document = json.loads(file.read_text("utf-8"))
         url, tokens = document["url"], document["tokens"]

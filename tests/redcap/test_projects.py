@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from fiona_dagster.cli.redcap_setup import redcap as command
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import RedcapRejected, UsageError
+from fiona_dagster.errors import ConfigurationError, RedcapRejected, UsageError
 from fiona_dagster.operations import initialise
 from fiona_dagster.redcap import RedcapClient
 from fiona_dagster.redcap.dictionary import Dictionary, ShippedProject, shipped_projects
@@ -31,6 +31,7 @@ def tokens(redcap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "NEURO": redcap.add_project(ShippedProject("NEURO", "Neuro", (), BARE, ("Baseline",))),
     }
     file.write_text(json.dumps({"url": redcap.url, "tokens": found}))
+    file.chmod(0o600)
     return file
 
 
@@ -152,4 +153,20 @@ def test_a_server_that_differs_fails(tokens: Path, redcap: Sandbox) -> None:
 def test_a_file_without_tokens(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIONA_DATA", str(tmp_path / "none"))
     (tmp_path / "tokens").write_text(text)
+    (tmp_path / "tokens").chmod(0o600)
     assert "must hold" in str(run("check", "--tokens", tmp_path / "tokens").exception)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_tokens_that_others_may_read_are_not_used(tokens: Path, redcap: Sandbox, mode: int) -> None:
+    tokens.chmod(mode)
+    called = len(redcap.calls)
+    for refused in (
+        run("check", "--tokens", tokens),
+        run("init", "--tokens", tokens),
+        run("selftest", "--tokens", tokens, "--project", "Scratch", "--yes-this-is-a-scratch-project"),
+    ):
+        assert isinstance(refused.exception, ConfigurationError)
+        assert "chmod 600" in str(refused.exception)
+        assert redcap.tokens["Incoming"] not in str(refused.exception)
+    assert len(redcap.calls) == called

@@ -1,11 +1,8 @@
-"""The sandbox on a loopback port: HTTP around the API, faults included."""
+"""The sandbox: its projects in one file, its calls, and how it misbehaves."""
 
 from __future__ import annotations
 
-import email
-import email.policy
 import signal
-import socket
 import sqlite3
 import threading
 import time
@@ -14,27 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.redcap.dictionary import Dictionary, ShippedProject, shipped_projects
-from fiona_dagster.redcap.sandbox import formats, page
+from fiona_dagster.redcap.sandbox import formats
 from fiona_dagster.redcap.sandbox.api import handle
 from fiona_dagster.redcap.sandbox.faults import Faults
 from fiona_dagster.redcap.sandbox.formats import Answer
 from fiona_dagster.redcap.sandbox.hostile import Hostile
+from fiona_dagster.redcap.sandbox.http import API_PATH, HOST, Handler, Server, web_page
 from fiona_dagster.redcap.sandbox.params import Params
 from fiona_dagster.redcap.sandbox.store import ALL_RIGHTS, LogEntry, Store
-
-HOST = "127.0.0.1"
-API_PATH = "/api/"
-MAX_BODY = 256 * 1024 * 1024
-"""Bytes of a call; more is refused with 413."""
-
-_PAGE = b"<!DOCTYPE html>\n<html><head><title>%s</title></head><body><h1>%s</h1></body></html>\n"
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ class Sandbox:
         self.faults = Faults()
         self.hostile: Hostile | None = None
         self.calls: deque[Call] = deque(maxlen=10_000)
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -125,11 +114,11 @@ class Sandbox:
         """
         sandbox = self
 
-        class Handler(_Handler):
+        class Mine(Handler):
             owner = sandbox
 
         try:
-            self._server = _Server((HOST, port), Handler)
+            self._server = Server((HOST, port), Mine)
         except OSError as error:
             raise ConfigurationError(
                 f"port {port} can't be used ({error.strerror}); choose another --port"
@@ -163,9 +152,9 @@ class Sandbox:
         kind = fault.kind if fault else ""
         answer: Answer | None
         if fault and kind == "status":
-            answer = _page(HTTPStatus(int(fault.value)))
+            answer = web_page(HTTPStatus(int(fault.value)))
         elif kind == "html":
-            answer = _page(HTTPStatus.OK, b"REDCap is undergoing maintenance")
+            answer = web_page(HTTPStatus.OK, b"REDCap is undergoing maintenance")
         elif kind == "count_zero":
             answer = formats.count_answer(0, params.return_format)
         elif kind == "cut":
@@ -173,9 +162,9 @@ class Sandbox:
         elif kind == "empty":
             answer = Answer(200, formats.CONTENT_TYPES["json"], b"")
         elif fault and kind == "ban":
-            answer = _page(HTTPStatus.FORBIDDEN, b"Your IP address has been banned", retry=fault.value)
+            answer = web_page(HTTPStatus.FORBIDDEN, b"Your IP address has been banned", retry=fault.value)
         elif kind == "redirect":
-            answer = replace(_page(HTTPStatus.FOUND), headers=(("Location", API_PATH + "?again"),))
+            answer = replace(web_page(HTTPStatus.FOUND), headers=(("Location", API_PATH + "?again"),))
         elif kind == "ignored":
             answer = self._ignored(form)
         else:
@@ -263,142 +252,3 @@ def serve(data: Path, port: int, announce: Callable[[Sandbox], None], *, hostile
         sandbox.hostile = None if hostile is None else Hostile(hostile)
         announce(sandbox)
         ended.wait()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-    _ending = False
-
-    def run(self) -> None:
-        """Serves until :meth:`end`; sleeps in between, where ``serve_forever`` would poll."""
-        while not self._ending:
-            self.handle_request()
-
-    def end(self) -> None:
-        """Makes :meth:`run` return: a connection of our own wakes it."""
-        self._ending = True
-        with socket.create_connection((HOST, self.server_port), timeout=5):
-            pass
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A caller that went away is no news; the call's own errors are answered."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "redcap-sandbox"
-    sys_version = ""
-    timeout = 60
-    wbufsize = -1
-    """Head and body leave in one piece: as two, each answer would wait 40 ms for a delayed ACK."""
-    disable_nagle_algorithm = True
-    owner: Sandbox
-
-    def do_POST(self) -> None:
-        """The API."""
-        path = urlsplit(self.path).path
-        length = self.headers.get("Content-Length", "")
-        if path == API_PATH.rstrip("/"):
-            self.close_connection = True
-            self._send(_page(HTTPStatus.MOVED_PERMANENTLY), {"Location": API_PATH})
-        elif path.startswith(API_PATH) and path != API_PATH:
-            self.close_connection = True
-            self._send(_page(HTTPStatus.NOT_FOUND))
-        elif path != API_PATH and not self._from_here():
-            self.close_connection = True
-            self._send(_page(HTTPStatus.FORBIDDEN))
-        elif not length.isdecimal():
-            self.close_connection = True
-            self._send(_page(HTTPStatus.LENGTH_REQUIRED))
-        elif int(length) > MAX_BODY:
-            self.close_connection = True
-            self._send(_page(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
-        elif path != API_PATH:
-            form, _ = _form("", self.rfile.read(int(length)))
-            self._send(page.save(self.owner.store, path, form))
-        else:
-            self._call(self.rfile.read(int(length)))
-
-    def do_GET(self) -> None:
-        """The page to look at records; the API is never read by GET."""
-        path = urlsplit(self.path).path
-        if path.startswith(API_PATH.rstrip("/")):
-            known = path.rstrip("/") == API_PATH.rstrip("/")
-            self._send(_page(HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND))
-        elif not self._from_here():
-            self._send(_page(HTTPStatus.FORBIDDEN))
-        else:
-            self._send(page.show(self.owner.store, path))
-
-    def do_PUT(self) -> None:
-        """Neither the API nor the page knows other methods."""
-        known = urlsplit(self.path).path.rstrip("/") == API_PATH.rstrip("/")
-        self.close_connection = True
-        self._send(_page(HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND))
-
-    do_DELETE = do_PATCH = do_PUT  # noqa: N815 - names that http.server looks for
-
-    def _from_here(self) -> bool:
-        """Whether a browser came from the page itself: not by another site's script, form or name."""
-        port = self.owner.port
-        hosts = {f"{host}:{port}" for host in (HOST, "localhost")}
-        origin = self.headers.get("Origin")
-        return self.headers.get("Host", "") in hosts and (
-            origin is None or origin.removeprefix("http://") in hosts
-        )
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent: the access log would name callers and nobody reads it."""
-
-    def _call(self, body: bytes) -> None:
-        try:
-            form, files = _form(self.headers.get("Content-Type", ""), body)
-            answer = self.owner.answer(form, files)
-        except Exception:
-            self.close_connection = True
-            self._send(_page(HTTPStatus.INTERNAL_SERVER_ERROR))
-            raise
-        if answer is None:
-            self.close_connection = True
-        else:
-            self._send(answer)
-
-    def _send(self, answer: Answer, headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(answer.status)
-        for name, value in {
-            "Content-Type": answer.content_type,
-            **dict(answer.headers),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-        self.wfile.flush()
-
-
-def _form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
-    """Form fields and files of a body, url-encoded or multipart."""
-    if not content_type.lower().startswith("multipart/form-data"):
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)), {}
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
-    message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
-    fields: dict[str, str] = {}
-    files: dict[str, tuple[str, bytes]] = {}
-    for part in message.iter_parts():
-        name = str(part.get_param("name", "", header="content-disposition"))
-        content = part.get_payload(decode=True)
-        content = content if isinstance(content, bytes) else b""
-        if (file_name := part.get_filename()) is not None:
-            files[name] = (file_name, content)
-        else:
-            fields[name] = content.decode("utf-8", "replace")
-    return fields, files
-
-
-def _page(status: HTTPStatus, words: bytes = b"", retry: float = 0.0) -> Answer:
-    title = words or f"{status.value} {status.phrase}".encode()
-    headers = (("Retry-After", str(max(1, round(retry)))),) if retry else ()
-    return Answer(status.value, "text/html; charset=utf-8", _PAGE % (title, title), headers)
