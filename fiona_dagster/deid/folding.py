@@ -33,6 +33,12 @@ _SIGNS = str.maketrans(
     }
 )
 """What looks the same, or is the same, as a sign or letter that is compared."""
+_KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa\uff66-\uff6f\uff71-\uff9f]")
+_HIRAGANA = {
+    **{katakana: katakana - 0x60 for katakana in range(0x30A1, 0x30F7)},
+    **dict.fromkeys((0x20, 0x3099, 0x309A, 0x309B, 0x309C)),
+}
+"""Japanese syllables are written in either way, in two widths, and their marks may stand apart."""
 _BLANKS = re.compile("  +")
 _SPELLED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _LITTLE = re.compile(r"(?:[\x20-\x7e\xa0-\xff]\0){4,}")
@@ -180,6 +186,8 @@ def _folded(char: str) -> str:
     if char > "\x7f" and char.isdecimal():
         return str(unicodedata.decimal(char))
     char = char.translate(_SIGNS)
+    if _KANA.match(char):
+        return unicodedata.normalize("NFKD", char).translate(_HIRAGANA)
     if char >= IDEOGRAPHS:
         return "" if char == "\ufeff" else unicodedata.normalize("NFKC", char).lower()
     if char == "\xad" or "\u200b" <= char <= "\u200f" or "\u202a" <= char <= "\u202e" or char == "\u2060":

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from itertools import pairwise
 
-from fiona_dagster.deid import spread
+from fiona_dagster.deid import alike, spread
 from fiona_dagster.deid.dates import Day
 from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.folding import (
@@ -29,11 +30,15 @@ from fiona_dagster.deid.folding import (
     spellings,
     undeclared_reading,
 )
+from fiona_dagster.deid.places import of_address, of_institution
 from fiona_dagster.deid.spread import Term
-from fiona_dagster.deid.words import GLUED, common_words, is_of_institutions, is_strong
+from fiona_dagster.deid.words import GLUED, common_words, is_strong
 
 _SPLIT_NAME = re.compile(r"[\^=\\ ,;/]+")
 _LINES = re.compile(r"[,;^=\r\n]+")
+_OF_WORDS = ("name", "institution", "address")
+_SHORTEST = 3
+"""Letters of a name that is found with another ending."""
 _GROUPS = re.compile(r"[=\\]")
 _OF_IDEOGRAPHS = ("gb18030", "big5", "euc_kr", "euc_jp", "shift_jis", "iso2022_jp")
 """Encodings of names, whatever a file declares."""
@@ -41,14 +46,10 @@ _SPLIT_PART = re.compile(r"[-'.]+")
 _ESCAPE = re.compile(rb"\x1b[ -/]+[0-~]")
 _WORD = re.compile(r"[^\W\d_]+")
 _DUMMIES = frozenset(("19000101", "removed", "000000", "anonymized", "anonymous"))
-
-
 _BUDDHIST = 543
 """Years of Thailand's calendar are so many more."""
 _NUMBERED = re.compile(r"[^\W\d_]{5,}\d+[a-z]?")
 """A street and its number."""
-_TELLING = 7
-"""Letters of a word that tells an institution, if it is no word of institutions or of the field."""
 
 
 def _with_initials(parts: list[str]) -> Iterator[str]:
@@ -86,6 +87,9 @@ class Learned:
     Attributes:
         words: folded text, or bytes as :func:`raw_view` shows them -> term, found as whole words.
         glued: names that are found inside longer words too.
+        alike: names as :func:`alike.likened` has them.
+        sounds: names of other scripts, as :func:`alike.sounding` has them in Latin letters.
+        latin: names in Latin letters likewise, for text of other scripts.
         numbers: digits without leading zeros -> term, found in any grouping.
         compact: letters and digits of an id without the signs between them.
         days: dates.
@@ -95,6 +99,9 @@ class Learned:
 
     words: dict[str, Term] = field(default_factory=dict, repr=False)
     glued: dict[str, Term] = field(default_factory=dict, repr=False)
+    alike: dict[str, Term] = field(default_factory=dict, repr=False)
+    sounds: dict[str, Term] = field(default_factory=dict, repr=False)
+    latin: dict[str, Term] = field(default_factory=dict, repr=False)
     numbers: dict[str, Term] = field(default_factory=dict, repr=False)
     compact: dict[str, Term] = field(default_factory=dict, repr=False)
     days: dict[Day, Term] = field(default_factory=dict, repr=False)
@@ -102,6 +109,7 @@ class Learned:
     exempt: frozenset[str] = field(default=frozenset(), repr=False)
     _index: dict[str, list[str]] | None = field(default=None, repr=False)
     _loose: list[str] = field(default_factory=list, repr=False)
+    _names: dict[str, Term] = field(default_factory=dict, repr=False)
 
     def add(self, value: str, kind: str, strong: bool) -> None:
         """Adds a word; a strong one wins over a weak one of the same letters."""
@@ -115,16 +123,15 @@ class Learned:
 
     def update(self, other: Learned) -> None:
         """Takes over the terms of another study."""
-        for mine, theirs in (
-            (self.words, other.words),
-            (self.glued, other.glued),
-            (self.numbers, other.numbers),
-            (self.compact, other.compact),
-        ):
+        for mine, theirs in zip(self.tables(), other.tables(), strict=True):
             mine.update(theirs)
         self.days.update(other.days)
         self.values |= other.values
         self._index = None
+
+    def tables(self) -> tuple[dict[str, Term], ...]:
+        """All terms of letters and digits."""
+        return self.words, self.glued, self.alike, self.sounds, self.latin, self.numbers, self.compact
 
     def counts(self) -> Iterator[str]:
         """The kind of every term."""
@@ -172,7 +179,7 @@ class Learned:
                 *(f"{first}, {second}", f"{first}^{second}"),
             ):
                 self._spelled(form, "name", len(form) >= GLUED, charset)
-            for form in (first + second, second + first):
+            for form in (first + second, second + first, *map("".join, pairwise(long))):
                 self._glue(form, "name")
                 if len(form) == GLUED - 1:  # too short to be found inside of words
                     self._spelled(form, "name", is_strong(form, "name", 4), charset)
@@ -197,6 +204,8 @@ class Learned:
             self.add(form, kind, strong)
         if strong and kind == "name":
             self._glue(value, kind)
+        if kind in _OF_WORDS and _WORD.fullmatch(value):
+            self._similar(value, kind, strong)
         if value.isascii():
             return
         if len(value) >= 4:
@@ -216,6 +225,35 @@ class Learned:
             ):
                 if len(made) > 2:
                     self.add(raw_view(made), kind, strong)
+
+    def _similar(self, value: str, kind: str, strong: bool) -> None:
+        """One word as others spell it, in another script, inflected, or damaged."""
+        for form in spellings(value):
+            if form in self.exempt or form in common_words():
+                continue
+            if len(form) >= _SHORTEST and (own := alike.genitive(form)):
+                self.add(own, kind, strong and is_strong(own, kind, 4))
+            if strong:
+                self._sounding(form, kind)
+        for sound in alike.foreign_forms(value) if strong else ():
+            for form in {sound, alike.stem(sound)}:
+                if len(form) >= _SHORTEST:
+                    self.sounds[form] = Term(kind, True)
+        for form in alike.damaged(value):
+            if len(form) >= spread.SHORTEST_SPACED:
+                letters = "".join(_WORD.findall(form))
+                self.add(form, kind, strong and is_strong(letters, kind, 4))
+
+    def _sounding(self, form: str, kind: str) -> None:
+        like, term = alike.likened(form), Term(kind, True)
+        longest = alike.stem(form) or form
+        if kind == "name" or len(longest) > GLUED:  # towns and hospitals stand in compounds
+            self._glue(longest, kind)
+            self._glue(like, kind)
+        if form.isascii() and len(like) >= spread.SHORTEST_SPACED:
+            self.alike[like] = self.latin[alike.sounding(form)] = term
+        elif form.isascii():
+            self.add(like, kind, False)
 
     def _glue(self, value: str, kind: str) -> None:
         for form in spellings(value):
@@ -257,15 +295,16 @@ class Learned:
             together = spread.joined(fold(part))
             if minimum <= len(part) and _NUMBERED.fullmatch(together) and together not in self.exempt:
                 self.compact[together] = Term(kind, True)
+        for word in of_address(value):
+            self._spelled(word, kind, True, charset)
 
     def _institution(self, value: str, charset: bytes) -> None:
         """The name of an institution without signs, and the words of it that no other one has."""
         self._spelled(
             re.sub(r"['.]", "", fold(value)), "institution", is_strong(value, "institution", 8), charset
         )
-        for word in _WORD.findall(fold(value)):
-            if len(word) >= _TELLING and not is_of_institutions(word):
-                self._spelled(word, "institution", True, charset)
+        for word in of_institution(value):
+            self._spelled(word, "institution", True, charset)
 
     def _phone(self, value: str) -> None:
         """A telephone number by its digits, and without the code of its country."""

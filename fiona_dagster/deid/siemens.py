@@ -245,8 +245,8 @@ def _protocol_entry(name: str, value: str, context: Context, *, told: bool) -> s
 
 def _signature(terms: Terms) -> tuple[frozenset[object], ...]:
     """What a search depends on."""
-    tables = (terms.words, terms.glued, terms.numbers, terms.compact, terms.days)
-    return (*(frozenset(table.items()) for table in tables), frozenset(terms.values), terms.exempt)
+    tables = (frozenset(table.items()) for table in terms.tables())
+    return (*tables, frozenset(terms.days.items()), frozenset(terms.values), terms.exempt)
 
 
 def rewriter(section: str, *, keep_uids: bool = False) -> Work:

@@ -9,11 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
-_GROUPED = re.compile(r"\d+(?:[ .,\-/_()]{1,2}\d+)+")
+_GROUPED = re.compile(r"\d+(?:[ .,\-/_():;|\r\n]{1,3}\d+)+")
 _SQUEEZED = re.compile(r"[^\W_]+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\W_]{1,3}[^\W\d_]){3,}(?![^\W_])")
+_WORD = re.compile(r"[^\W\d_]+")
+_BREAK = re.compile(r"-?[ \t]*\r?\n[ \t]*")
+_APART = re.compile(r"[ \t\-_.,^/\\]{1,2}")
+SHORTEST_APART = 5
+"""Letters of a name that is found in two words of one line."""
 _LETTERS = re.compile(r"[^\W\d_]+")
+LONG = 6
+"""Letters of a name that is found inside of longer words."""
 SHORTEST_SPACED = 4
 """Letters of a name that is found letter by letter."""
 
@@ -81,7 +89,7 @@ def squeezed(text: str, compact: Mapping[str, Term]) -> Iterator[Hit]:
     for word, term in compact.items():
         if word not in together:
             continue
-        pattern = r"[\W_]{0,2}".join(map(re.escape, word))
+        pattern = r"[\W_]{0,3}".join(map(re.escape, word))
         before = r"(?<!\d)" if word[0].isdigit() else ""
         after = r"(?!\d)" if word[-1].isdigit() else ""
         for match in re.finditer(before + pattern + after, text):
@@ -101,3 +109,37 @@ def spaced(text: str, *names: Mapping[str, Term]) -> Iterator[Hit]:
             for name, term in table.items():
                 if term.strong and term.kind == "name" and len(name) >= SHORTEST_SPACED and name in letters:
                     yield Hit(match.start(), match.end(), term)
+
+
+def broken(text: str, names: Mapping[str, Term]) -> Iterator[Hit]:
+    """Names that stand in two parts: over the end of a line, with a hyphen or without, or beside another.
+
+    Args:
+        text: folded.
+        names: letters of strong names.
+    """
+    if not names:
+        return
+    words = list(_WORD.finditer(text))
+    for one, two in pairwise(words):
+        between = text[one.end() : two.start()]
+        together = one[0] + two[0]
+        if _BREAK.fullmatch(between):
+            term = names.get(together) or _over(one[0], two[0], names)
+        elif len(together) >= SHORTEST_APART and _APART.fullmatch(between):
+            term = names.get(together)
+        else:
+            continue
+        if term:
+            yield Hit(one.start(), two.end(), term)
+
+
+def _over(one: str, two: str, names: Mapping[str, Term]) -> Term | None:
+    """The term of a long name that begins in one word and ends in the other."""
+    together = one + two
+    for start in range(max(len(one) - 30, 0), len(one)):
+        for end in range(max(len(one) + 1, start + LONG), min(len(together), len(one) + 30) + 1):
+            term = names.get(together[start:end])
+            if term:
+                return term
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from fiona_dagster.deid import calendars, counted_time, dates, spread
+from fiona_dagster.deid import alike, calendars, counted_time, dates, spread
 from fiona_dagster.deid.folding import other_text, raw_view
 from fiona_dagster.deid.learned import Learned
 from fiona_dagster.deid.spread import Hit, Term
@@ -50,12 +50,14 @@ class Terms(Learned):
         runs = set(_RUN.findall(text))
         found = list(self._words(text, runs))
         found += self._inside(text, runs)
+        found += self._alike(text, runs)
         found += self._digits(text, runs)
         found += self._dates(text, thorough)
         if thorough:
             found += spread.grouped(text, self.numbers)
             found += spread.squeezed(text, self.compact)
             found += spread.spaced(text, self.glued, self.words)
+            found += spread.broken(text, self._whole())
         return found
 
     def _indexed(self) -> dict[str, list[str]]:
@@ -107,6 +109,50 @@ class Terms(Learned):
                         end += 1
                     if text[start:end] not in common_words():
                         yield hit
+        like = alike.likened(letters)
+        if like != letters:
+            names = {name: term for name, term in self.glued.items() if name.isascii() and name in like}
+            for word in alike.WORD.finditer(text) if names else ():
+                for name, term in names.items():
+                    if name in alike.likened(word[0]) and word[0] not in common_words():
+                        yield Hit(*word.span(), term)
+
+    def _alike(self, text: str, runs: set[str]) -> Iterator[Hit]:
+        """Names in other spellings, and of other scripts."""
+        found: dict[str, Term] = {}
+        for run in runs:
+            if len(run) < spread.SHORTEST_SPACED or run in common_words() or not run.isalpha():
+                continue
+            term = self.alike.get(alike.likened(run))
+            if term is None and self.sounds:
+                sound = alike.sounding(run)
+                forms = (sound, alike.stem(sound), sound.removesuffix("s"))
+                term = next((self.sounds[form] for form in forms if form in self.sounds), None)
+            if term:
+                found[run] = term
+        for known in alike.WORD.finditer(text) if found else ():
+            if known[0] in found:
+                yield Hit(*known.span(), found[known[0]])
+        for word in alike.FOREIGN.finditer(text) if self.latin and not text.isascii() else ():
+            for sound in sorted(alike.in_latin(word[0])):
+                if sound in self.latin:
+                    yield Hit(*word.span(), self.latin[sound])
+                    break
+
+    def _whole(self) -> dict[str, Term]:
+        """Strong names of one word, by their letters."""
+        if self._index is None or not self._names:
+            tables = (self.words, self.glued, self.alike)
+            self._names = {
+                name: term
+                for table in tables
+                for name, term in table.items()
+                if term.strong
+                and term.kind == "name"
+                and len(name) >= spread.SHORTEST_SPACED
+                and name.isalpha()
+            }
+        return self._names
 
     def _digits(self, text: str, runs: set[str]) -> Iterator[Hit]:
         wanted = {run for run in runs if run.isdigit() and run.lstrip("0") in self.numbers}

@@ -33,6 +33,18 @@ def is_of_institutions(word: str) -> bool:
     return word in common_words() or bool(_of_institutions().search(word))
 
 
+@lru_cache(maxsize=1)
+def _of_addresses() -> frozenset[str]:
+    content = (files(__package__) / "data" / "address_words.txt").read_text("utf-8")
+    lines = (line for line in content.splitlines() if not line.startswith("#"))
+    return frozenset(word for line in lines for word in line.split())
+
+
+def is_of_addresses(word: str) -> bool:
+    """Whether a folded word stands in many addresses, or in text of the field, and tells no place."""
+    return word in _of_addresses() or is_of_institutions(word)
+
+
 def is_strong(value: str, kind: str, minimum: int) -> bool:
     """Whether a value tells enough to block: long enough, and no word that stands in harmless text."""
     text = fold(value)

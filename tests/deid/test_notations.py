@@ -113,6 +113,21 @@ WRITTEN: list[tuple[dict[str, str], list[str]]] = [
     ({"PatientName": "Παπαδόπουλος^Νίκος"}, ["ΠΑΠΑΔΟΠΟΥΛΟΣ"]),
     ({}, ["b 14/III/1972", "b 14.III.1972", "b 14 III 72", "b 14-iii-72", "b 14 03 72"]),
     ({}, ["14 марта 1972", "14 marca 1972", "14. ožujka 1972"]),
+    ({"PatientName": "Nordmann^Kari"}, ["Nord-\nmann", "for Nord-\r\nmanns", "Nord mann", "Kari\r\nN"]),
+    ({"PatientName": "Dahl^Olav"}, ["Dahls kne", "Olav's", "Da-\nhl"]),
+    ({"PatientName": "Bjørgård^Åse"}, ["Bjorgaard", "Bjørgaard", "Bj?rg?rd", "Bj|rg}rd", "xBjoergardx"]),
+    ({"PatientName": "Mueller^Juergen"}, ["Müller", "Muller", "JÜRGEN"]),
+    ({"PatientName": "Muller^Jurgen"}, ["Mueller", "Müllers"]),
+    ({"PatientName": "Wang^XiaoDong"}, ["Xiao Dong", "xiao-dong", "Wang, Xiaodong"]),
+    ({"PatientName": "Достоевский^Юрий"}, ["Dostoyevskiy", "Dostojewski", "Yuriy", "Jurij", "Iurii"]),
+    ({"PatientName": "Иванова^Анна"}, ["Ivanova", "Ivanovoy", "Anna", "Ивановой"]),
+    ({"PatientName": "Παπαδόπουλος^Νίκος"}, ["Papadopoulos", "Nikos"]),
+    ({"PatientName": "Dostoevsky^Fedor"}, ["Достоевский", "ФЕДОР"]),
+    ({"PatientName": "山田^太郎=やまだ^たろう"}, ["ヤマダ", "ﾔﾏﾀﾞ ﾀﾛｳ"]),
+    ({"InstitutionName": "UNN Tromsø"}, ["UNN knee", "tromsoe", "Tromsøs"]),
+    ({"InstitutionName": "St. Olavs hospital"}, ["St Olavs"]),
+    ({"PatientAddress": ADDRESS}, ["of storgata", "Storgt. 12", "Bergen"]),
+    ({}, ["4815\n1623", "48151-\r\n623", "48:15:16:23", "48|151|623"]),
     ({}, ["14/3-1972", "14/3 1972", "14|03|1972", "1972,3,14", "14\n03\n1972", "14/3-72", "1972-III-14"]),
     ({}, ["1972074", "1972/074", "JD 2441391", "2441390.5", "day 26372", "t=69379200", "69375600000"]),
     ({}, ["1715940672", "at 1715940672000", "1715940733.25", "133604142720000000", "638515374720000000"]),
@@ -132,6 +147,15 @@ WRITTEN: list[tuple[dict[str, str], list[str]]] = [
 IN_EVERY_SYNTAX = len(LEFT)
 LEFT += [(changes, "SoftwareVersions", text) for changes, texts in WRITTEN for text in texts]
 KEPT = [
+    ({"PatientName": "Hand^Line"}, "SoftwareVersions", "hands lines"),
+    ({"PatientName": "Samuel^Ida"}, "SoftwareVersions", "sample ada"),
+    ({"PatientName": "Bjørgård^Åse"}, "SoftwareVersions", "base phase bj rg case"),
+    ({"PatientName": "Иванова^Анна"}, "SoftwareVersions", "annual iv an"),
+    ({"PatientName": "Li^Wei"}, "SoftwareVersions", "T2 wei ght, we li"),
+    ({"PatientName": "Value^Backman"}, "SoftwareVersions", "values back / man"),
+    ({"InstitutionName": "Spinal PET MRI Center"}, "SoftwareVersions", "spinal cord mri"),
+    ({"InstitutionName": "PRIME IMAGING LAB"}, "SoftwareVersions", "PRIME lab"),
+    ({"PatientAddress": "12 Main Street, Upper Village"}, "SoftwareVersions", "main street upper"),
     *(({}, "SoftwareVersions", text) for text in ("near 1972", "R1972", "day 26373", "69379201", "2024140")),
     *(({}, "SoftwareVersions", text) for text in ("1516000000", "14/3-1973", "fw 1972", "1.2.1715940672.3")),
     *(({}, "SoftwareVersions", text) for text in ("3 x 2000", "2000-150", "R8.11.25", "15.III.1972")),
@@ -169,7 +193,7 @@ KEPT = [
     ({}, "SoftwareVersions", "2024-May-16"),
     ({}, "SoftwareVersions", "14 . 3 . 1973"),
     ({"PatientTelephoneNumbers": "+47 55 12 34 56"}, "SoftwareVersions", "call 55123457"),
-    ({"PatientAddress": "Storgata 12, 5020 Bergen"}, "SoftwareVersions", "of storgata 13"),
+    ({"PatientAddress": "Storgata 12, 5020 Bergen"}, "SoftwareVersions", "number 13, 5021 Oslo"),
 ]
 
 
