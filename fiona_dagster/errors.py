@@ -8,6 +8,7 @@
     │   │   └── TargetDown        a target failed several times in a row; one delivery at a time tries it
     │   ├── ProofAwaited          a target has everything; its proof comes later
     │   ├── RedcapUnavailable     REDCap is down, slow, or answered with something that is not REDCap
+    │   │   └── RedcapSilent      it did not answer a moment ago; one call at a time tries it
     │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
     │   ├── OriginalUnavailable   the disk does not give an archived file; says nothing about the object
     │   ├── CopyLost              a copy may have lost bytes to a power loss; it is made again
@@ -66,6 +67,10 @@ class ProofAwaited(TransientError):
 
 class RedcapUnavailable(TransientError):
     """REDCap gave no usable answer (408, 5xx, time-out, connection, a web page, a redirect to elsewhere)."""
+
+
+class RedcapSilent(RedcapUnavailable):
+    """REDCap was not called: it did not answer others in time, and it is another call's turn to try."""
 
 
 class OptOutUnavailable(TransientError):

@@ -40,6 +40,8 @@ POLLED = "redcap_polled"
 PATIENCE_SECONDS = 5.0
 """A REDCap that does not answer for so long is asked again at the next poll, not in the same tick: transfers
 and deliveries are launched by the same sensor, and Dagster ends a tick that lasts too long."""
+SILENT = "redcap_silent"
+"""Since when REDCap gave no usable answer; empty: it did at the last poll."""
 CONFIGURED = "configuration_digest"
 
 
@@ -52,7 +54,11 @@ def _tags(work: Work) -> dict[str, str]:
 
 
 def _requests_of(
-    gateway: Gateway, kind: Kind, job: str | None, known: Mapping[str, Collection[str]]
+    gateway: Gateway,
+    kind: Kind,
+    job: str | None,
+    known: Mapping[str, Collection[str]],
+    limit: int = RUNS_A_TICK,
 ) -> list[tuple[Work, dg.RunRequest]]:
     """Run requests for due work of one kind.
 
@@ -62,6 +68,7 @@ def _requests_of(
         job: its job; None: the job of the work's project.
         known: the targets of each project that have an asset here. Work of others stays due: its project
             file is gone, or new and not loaded yet.
+        limit: how many at most.
     """
     asked = {(found.study, found.project) for found in gateway.ledger.withdrawals.all("asked")}
 
@@ -85,7 +92,7 @@ def _requests_of(
         return True
 
     found = []
-    for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):
+    for work in gateway.ledger.work.due(kind, limit, loaded):
         selection = None
         name = job or project.transfer_job_name(work.project)
         if kind == "transfer" and release.still_waits(gateway, work):
@@ -195,7 +202,7 @@ def transfer_requests_sensor(
             found = [
                 *_requests_of(opened, "transfer", None, known),
                 *(_requests_of(opened, "deliver", None, known) if sending else []),
-                *_requests_of(opened, "status", None, known),
+                *_requests_of(opened, "status", None, known, 1 if _is_silent(opened) else RUNS_A_TICK),
             ]
             return _launch(opened, context, found, said, observed)
 
@@ -242,8 +249,10 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     except FionaError as error:
         # counted from here: ticks without it come in between, however long it kept this one waiting
         gateway.ledger.store.remember(POLLED, datetime.now(UTC).isoformat())
+        _book_silence(gateway, silent=isinstance(error, RedcapUnavailable))
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}", observed
+    _book_silence(gateway, silent=False)
     if poll.report_only:
         said = (
             f"report only: REDCap has {poll.foreign} transfers that another system finished; "
@@ -262,6 +271,20 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     what = "requests" if poll.complete else "changed requests"
     said = f"{poll.open} {what}, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
     return said, observed
+
+
+def _is_silent(gateway: Gateway) -> bool:
+    """Whether REDCap gave no usable answer at the last poll; one write-back at a time tries it then."""
+    return bool(gateway.ledger.store.fact(SILENT))
+
+
+def _book_silence(gateway: Gateway, *, silent: bool) -> None:
+    """When REDCap speaks again, what waited for it goes on, each piece for a time of its own until then."""
+    if silent and not _is_silent(gateway):
+        gateway.ledger.store.remember(SILENT, datetime.now(UTC).isoformat())
+    elif not silent and _is_silent(gateway):
+        gateway.ledger.work.due_at_once("process", "status")
+        gateway.ledger.store.remember(SILENT, "")
 
 
 def _assign(gateway: Gateway, context: dg.SensorEvaluationContext) -> list[dg.AssetObservation]:

@@ -200,6 +200,15 @@ class WorkList:
                 (study, project),
             )
 
+    def due_at_once(self, *kinds: Kind) -> None:
+        """What waits for its next attempt is due now: what it waited for is there again."""
+        marks = ", ".join("?" for _ in kinds)
+        with self._store.writing() as db:
+            db.execute(
+                f"UPDATE work SET not_before = '' WHERE blocked = 0 AND kind IN ({marks})",  # noqa: S608 - question marks
+                kinds,
+            )
+
     def wake(self, key: str) -> bool:
         """What waits for its next attempt is due now.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fiona_dagster.errors import RedcapRejected, RedcapUnavailable
+from fiona_dagster.errors import RedcapRejected, RedcapSilent, RedcapUnavailable
 from fiona_dagster.redcap import answers
 from fiona_dagster.redcap.budget import WINDOW, CallBudget
 from fiona_dagster.redcap.rows import Row
@@ -23,6 +23,7 @@ FIRST_WAIT = 0.5
 """Seconds before the second try; three times as long before the third."""
 LONGEST_WAIT = 10.0
 """Seconds that a server's Retry-After may make us wait inside a call; later is the caller's business."""
+SILENCE_FILE = "redcap-silence"
 BAN_SECONDS = 300.0
 """How long nobody calls after the server shut us out without saying for how long."""
 
@@ -41,7 +42,8 @@ class Caller:
         timeout: seconds for connecting and for each silence of the server.
         ca_file: certificates to trust in place of the system's.
         calls_per_minute: budget in any 60 seconds.
-        budget_file: the account of calls that processes share; None: this client counts alone.
+        budget_file: the account of calls that processes share, beside what they know of a server that does
+            not answer; None: this client counts alone.
         tries: calls at most for one request, first one included.
         patience: seconds after which a request is not tried again.
         structure_file: where what the project is made of is remembered for a few minutes; None: by this
@@ -68,7 +70,10 @@ class Caller:
     ) -> None:
         longest = WINDOW if patience == math.inf else WINDOW / 2
         budget = CallBudget(calls_per_minute, sleep=sleep, file=budget_file, longest_wait=longest)
-        self._transport = Transport(url, token, timeout=timeout, ca_file=ca_file, budget=budget)
+        silence = budget_file.with_name(SILENCE_FILE) if budget_file else None
+        self._transport = Transport(
+            url, token, timeout=timeout, ca_file=ca_file, budget=budget, silence_file=silence
+        )
         self._tries = max(1, tries)
         self._patience = patience
         self._structure_file = structure_file
@@ -137,6 +142,8 @@ class Caller:
                     sent={*sent, *self._transport.spellings()},
                 )
                 return parse(reply)
+            except RedcapSilent:
+                raise
             except RedcapUnavailable as error:
                 if attempt >= tries or time.monotonic() - started > self._patience:
                     raise

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from fiona_dagster.errors import ConfigurationError, RedcapUnavailable
 from fiona_dagster.redcap.budget import CallBudget
+from fiona_dagster.redcap.silence import Silence
 
 _LOOPBACK = ("localhost", "::1")
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -75,13 +76,21 @@ class Transport:
         timeout: seconds for connecting and for each silence; a whole answer may take ten times that.
         ca_file: certificates to trust in place of the system's.
         budget: how often it may call.
+        silence_file: what processes know of a server that does not answer; None: this object is alone.
 
     Raises:
         ConfigurationError: address, token or certificate file can't be right.
     """
 
     def __init__(
-        self, url: str, token: str, *, timeout: float, ca_file: Path | str | None, budget: CallBudget
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float,
+        ca_file: Path | str | None,
+        budget: CallBudget,
+        silence_file: Path | None = None,
     ) -> None:
         self.url = _checked_url(url)
         if not re.fullmatch(r"[0-9A-Fa-f]{32}", token):
@@ -95,6 +104,7 @@ class Transport:
         self._token = Secret(token)
         self._timeout = timeout
         self._budget = budget
+        self._silence = Silence(self.url, silence_file, probe_seconds=2 * timeout)
         self._verify: bool | str = str(ca_file) if ca_file else True
         self._session = _Session()
         # a proxy of the environment has no business on loopback
@@ -109,6 +119,7 @@ class Transport:
 
         Raises:
             RedcapUnavailable: no connection, no valid certificate, or time is up.
+            RedcapSilent: time was up for another call a moment ago.
         """
         response, body = self._send(self.url, fields, file)
         target = self._target(response)
@@ -131,6 +142,7 @@ class Transport:
     def _send(
         self, url: str, fields: Mapping[str, str], file: tuple[str, bytes] | None
     ) -> tuple[requests.Response, bytes]:
+        self._silence.require_heard()
         self._budget.take()
         started = time.monotonic()
         try:
@@ -143,14 +155,18 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                return response, self._read(response, started)
+                body = self._read(response, started)
         except requests.exceptions.SSLError:
             problem = "shows a certificate that can't be verified; check redcap.ca_file"
         except (requests.Timeout, ReadTimeoutError):
+            self._silence.unanswered()
             problem = f"did not answer within {self._timeout:g} s"
         except (requests.RequestException, HTTPError) as error:
             # only its kind: its words may quote what we sent
             problem = f"can't be reached or broke off ({type(error).__name__}); check address and network"
+        else:
+            self._silence.answered()
+            return response, body
         raise RedcapUnavailable(f"REDCap at {self._host} {problem}")
 
     def _read(self, response: requests.Response, started: float) -> bytes:

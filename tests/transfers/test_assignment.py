@@ -28,6 +28,7 @@ from fiona_dagster.ledger import Request, StudyAssignment, Transfer, person_of
 from fiona_dagster.ledger.records import records_folder
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
+from fiona_dagster.redcap.silence import Silence
 from fiona_dagster.transfers import assignment, delivery, outcome, projects, rules
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
@@ -325,6 +326,57 @@ def test_a_redcap_that_does_not_answer_keeps_no_delivery_waiting(
             db.execute("UPDATE work SET requested = NULL")
     time.sleep(1)
     assert len(held.redcap.calls) == 1, "one that hung, and none in the next tick"
+
+
+def fall_silent(site: Site) -> None:
+    """A call of another process was not answered."""
+    file = site.root.redcap_calls_file.with_name("redcap-silence")
+    Silence(site.redcap.url, file, probe_seconds=60).unanswered()
+    site.redcap.calls.clear()
+
+
+def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(held: Site) -> None:
+    """Each has its own time of waiting, up to an hour; meanwhile one tries, since a poll may fail alone."""
+    with held.open() as gateway:
+        for number in range(5):
+            gateway.ledger.work.need("status", f"1.2.{number}", 1, project=PROJECT)
+    sensor = transfer_requests_sensor({PROJECT: ["archive"]}, [dg.define_asset_job("nothing")])
+
+    def tick() -> list[str]:
+        with held.open() as gateway, gateway.ledger.store.writing() as db:
+            gateway.ledger.store.remember(POLLED, ago(minutes=5) + "+00:00")
+            db.execute("UPDATE work SET requested = NULL")
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance)
+            result = sensor(context, gateway=GatewayResource(data_root=str(held.root.path)))
+        assert isinstance(result, dg.SensorResult)
+        return [str(run.partition_key) for run in result.run_requests or ()]
+
+    fall_silent(held)
+    assert len(tick()) == 1
+    assert len(tick()) == 1
+    with held.open() as gateway, gateway.ledger.store.writing():
+        for number in range(5):
+            for _ in range(9):
+                gateway.ledger.work.failed(f"status:1.2.{number}:{PROJECT}", "no answer", permanent=False)
+    assert tick() == []
+
+    held.root.redcap_calls_file.with_name("redcap-silence").unlink()
+    assert len(tick()) == 5
+
+
+def test_a_delivery_waits_for_no_redcap_that_another_one_found_silent(held: Site) -> None:
+    """It asks once more whether its request still stands; where it can't, the last look counts."""
+    held.ask()
+    assert len(held.poll().accepted) == 1
+    held.make_package()
+    fall_silent(held)
+    with held.open() as gateway:
+        assert delivery.deliver(gateway, held.transfer(), "archive")[0] is not None
+        with pytest.raises(RedcapUnavailable, match="does not answer since"):
+            outcome.write_outcomes(gateway, STUDY, PROJECT)
+        assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["status"]
+    assert list(held.redcap.calls) == []
 
 
 def test_a_pattern_that_is_used_up_waits_for_a_person(held: Site) -> None:
