@@ -10,13 +10,14 @@ from pathlib import Path
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.ledger import records
 from fiona_dagster.ledger.accounts import STATES, AccountedInstance, Accounts
 from fiona_dagster.ledger.assignments import AssignmentBook, Person, StudyAssignment, person_of
 from fiona_dagster.ledger.circuits import Circuit, Circuits
 from fiona_dagster.ledger.derived import Derived, DerivedBook
 from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch, Steps
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Sender, Study
-from fiona_dagster.ledger.records import records_folder, remove_parts, write_missing
+from fiona_dagster.ledger.records import records_folder, remove_parts
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
 from fiona_dagster.ledger.restoring import read_records, restore_common, restore_record
 from fiona_dagster.ledger.rows import (
@@ -78,15 +79,31 @@ class Ledger:
     def record_key_fingerprint(self, project: str, fingerprint: str) -> None:
         """Records the fingerprint of a project's key, once; a recorded one is never replaced."""
         with self.store.writing() as db:
-            db.execute(
+            new = db.execute(
                 "INSERT OR IGNORE INTO key_fingerprints (project, fingerprint, recorded) VALUES (?, ?, ?)",
                 (project, fingerprint, utc_now()),
-            )
+            ).rowcount
+            if new:
+                records.write_common(db, self.root)
 
     def write_missing_records(self) -> int:
-        """Writes the records of studies that have none; returns how many."""
+        """Writes the records of studies that have none, or an older one of a restored ``site/``.
+
+        Returns:
+            How many were written.
+        """
         with self.store.writing() as db:
-            return write_missing(db, self.root)
+            stale = records.may_be_stale(db)
+            studies = records.without_record(db, self.root, all_of_them=stale)
+            records.correct_common(db, self.root)
+        written = 0
+        for study in studies:  # others may write in between
+            with self.store.writing() as db:
+                written += records.correct_record(db, self.root, study)
+        if stale:
+            with self.store.writing() as db:
+                records.compared(db)
+        return written
 
     def close(self) -> None:
         """Closes the connection to the database."""

@@ -48,7 +48,16 @@ BY_TRANSFER = {
         FROM verifications v JOIN packages p ON p.transfer = v.transfer AND p.revision = v.revision
         WHERE v.transfer = ?""",
 }
-COMMON_TABLES = ("withdrawn_consents", "erasures", "erased_generations", "erased_copies")
+COMMON_TABLES = (
+    "withdrawn_consents",
+    "erasures",
+    "erased_generations",
+    "erased_copies",
+    "key_fingerprints",
+)
+_STALE = "records may be stale"
+_LAG = 3
+"""Processes that may stand between their commit and writing the count at the same moment."""
 _STUDY = "SELECT revision, revision_digest, registered, flags, summary, retired FROM studies WHERE study = ?"
 
 
@@ -106,11 +115,26 @@ def records_folder(root: DataRoot) -> Path:
     return root.of_site("").site / ".ledger"
 
 
-def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
-    """Writes the record of one study as the open transaction sees it; flushed when this returns."""
+def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> bool:
+    """Writes the record of one study as the open transaction sees it; flushed when this returns.
+
+    Returns:
+        False: no such study is here; what is known of it belongs to :func:`write_common`.
+    """
+    document = _record_of(db, study)
+    if document is None:
+        return False
+    folder = records_folder(root)
+    with room_errors(folder):
+        _write(folder / f"{study}.json", _text(document))
+    _count(db)
+    return True
+
+
+def _record_of(db: sqlite3.Connection, study: str) -> dict[str, Any] | None:
     row = db.execute(_STUDY, (study,)).fetchone()
     if row is None or not is_uid(study):
-        return
+        return None
     document: dict[str, Any] = {"format": FORMAT, "study": study, "row": dict(row)}
     for table in BY_STUDY:
         found = db.execute(f"SELECT * FROM {table} WHERE study = ?", (study,))  # noqa: S608 - names from above
@@ -127,34 +151,96 @@ def write_record(db: sqlite3.Connection, root: DataRoot, study: str) -> None:
     projects = {transfer["project"] for transfer in document["transfers"]}
     keys = db.execute("SELECT * FROM key_fingerprints")
     document["keys"] = [dict(each) for each in keys if each["project"] in projects]
-    folder = records_folder(root)
-    with room_errors(folder):
-        _write(folder / f"{study}.json", document)
-    _count(db)
-
-
-def write_missing(connection: sqlite3.Connection, root: DataRoot) -> int:
-    """Writes the records of studies that have none (an older version of FIONA, a restored ``site/``).
-
-    To be called inside a transaction; returns how many were written.
-    """
-    folder = records_folder(root)
-    there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names only
-    rows = connection.execute("SELECT study FROM studies WHERE revision > 0").fetchall()
-    missing = [row["study"] for row in rows if f"{row['study']}.json" not in there]
-    for study in missing:
-        write_record(connection, root, study)
-    return len(missing)
+    return document
 
 
 def write_common(db: sqlite3.Connection, root: DataRoot) -> None:
-    """Writes what no study's record tells, as the open transaction sees it: withdrawn consents, erasures."""
+    """Writes what no study's record tells, as the open transaction sees it.
+
+    Withdrawn consents, erasures, keys, and what another system sent of studies that are not here.
+    """
+    with room_errors(records_folder(root)):
+        _write(common_file(root), _text(_common_of(db)))
+    _count(db)
+
+
+def _common_of(db: sqlite3.Connection) -> dict[str, Any]:
     document: dict[str, Any] = {"format": FORMAT}
     for table in COMMON_TABLES:
         document[table] = [dict(row) for row in db.execute(f"SELECT * FROM {table}")]  # noqa: S608
-    with room_errors(records_folder(root)):
-        _write(common_file(root), document)
-    _count(db)
+    elsewhere = """FROM transfers t
+        WHERE NOT EXISTS (SELECT 1 FROM studies s WHERE s.study = t.study AND s.revision > 0)"""
+    document["elsewhere"] = {
+        "transfers": [dict(row) for row in db.execute(f"SELECT t.* {elsewhere}")],
+        "sendings": [
+            dict(row)
+            for row in db.execute(
+                f"SELECT * FROM sendings WHERE transfer IN (SELECT t.id {elsewhere})"  # noqa: S608
+            )
+        ],
+    }
+    return document
+
+
+# -- those that are missing, or older than the ledger -----------------------------------------------------
+
+
+def note_stale(db: sqlite3.Connection, root: DataRoot) -> None:
+    """Remembers that records may be older than the ledger: ``site/`` was put back from a backup.
+
+    To be called before anything is written, since that brings the count on disk up to date.
+    """
+    if count_on_disk(root) + _LAG < (count_in(db) or 0):
+        db.execute("INSERT OR IGNORE INTO facts (name, value) VALUES (?, '1')", (_STALE,))
+
+
+def may_be_stale(db: sqlite3.Connection) -> bool:
+    """Whether that was noted, and not all of them have been compared since."""
+    return bool(db.execute("SELECT 1 FROM facts WHERE name = ?", (_STALE,)).fetchone())
+
+
+def compared(db: sqlite3.Connection) -> None:
+    """All records say what the ledger says."""
+    db.execute("DELETE FROM facts WHERE name = ?", (_STALE,))
+
+
+def without_record(db: sqlite3.Connection, root: DataRoot, *, all_of_them: bool) -> list[str]:
+    """Studies whose record is to be written (an older version of FIONA, a restored ``site/``).
+
+    Args:
+        db: the ledger.
+        root: the data root.
+        all_of_them: those that have one, too, whatever it says.
+    """
+    folder = records_folder(root)
+    there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 - names only
+    rows = db.execute("SELECT study FROM studies WHERE revision > 0").fetchall()
+    return [row["study"] for row in rows if all_of_them or f"{row['study']}.json" not in there]
+
+
+def correct_record(db: sqlite3.Connection, root: DataRoot, study: str) -> bool:
+    """Writes the record of a study if it says anything else; returns whether it did."""
+    document = _record_of(db, study)
+    return (
+        document is not None
+        and not _says(records_folder(root) / f"{study}.json", document)
+        and write_record(db, root, study)
+    )
+
+
+def correct_common(db: sqlite3.Connection, root: DataRoot) -> None:
+    """Writes what no study's record tells if the file says anything else."""
+    document = _common_of(db)
+    told = any(document[table] for table in COMMON_TABLES) or document["elsewhere"]["transfers"]
+    if told and not _says(common_file(root), document):
+        write_common(db, root)
+
+
+def _says(path: Path, document: dict[str, Any]) -> bool:
+    try:
+        return path.read_text("ascii") == _text(document)
+    except (OSError, ValueError):
+        return False
 
 
 def common_file(root: DataRoot) -> Path:
@@ -176,13 +262,17 @@ def remove_parts(root: DataRoot, older_than_seconds: float) -> int:
     return removed
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"), sort_keys=True)
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:
-            json.dump(document, file, separators=(",", ":"), sort_keys=True)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -138,7 +138,11 @@ def _highest(db: sqlite3.Connection, table: str, numbers: Iterable[int]) -> int:
 
 
 def restore_common(db: sqlite3.Connection, root: DataRoot) -> bool:
-    """Books what no study's record tells into a new ledger; False: the file is there and can't be read."""
+    """Books what no study's record tells into a new ledger that has taken over the records.
+
+    Returns:
+        False: the file is there and can't be read.
+    """
     file = common_file(root)
     if not file.exists():
         return True
@@ -147,9 +151,21 @@ def restore_common(db: sqlite3.Connection, root: DataRoot) -> bool:
         _insert(db, "withdrawn_consents", document["withdrawn_consents"])
         for table in COMMON_TABLES[1:]:  # older versions wrote consents only
             _insert(db, table, document.get(table, []))
+        _restore_elsewhere(db, document.get("elsewhere", {}))
     except (OSError, RecursionError, *_UNSOUND):
         return False
     return True
+
+
+def _restore_elsewhere(db: sqlite3.Connection, tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Of studies that are not here; the record of one that came meanwhile says all of it."""
+    come = {row["study"] for row in db.execute("SELECT DISTINCT study FROM transfers").fetchall()}
+    left = {
+        table: [row for row in tables.get(table, []) if row["study"] not in come]
+        for table in ("transfers", "sendings")
+    }
+    for table, rows in _numbered(db, left).items():
+        _insert(db, table, rows)
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[dict[str, Any]]) -> None:

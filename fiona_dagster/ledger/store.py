@@ -118,6 +118,8 @@ class Store:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA foreign_keys=ON")
             migrate(self._connection, file)
+            if self._counts:
+                records.note_stale(self._connection, root)
         except sqlite3.DatabaseError as error:
             self.close()
             raise (unusable(file, error) or error) from None
@@ -136,9 +138,11 @@ class Store:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
-            for study in records.touched(self._connection):
-                if self._keeps_records:
-                    records.write_record(self._connection, self.root, study)
+            touched = records.touched(self._connection)
+            if self._keeps_records:
+                written = [records.write_record(self._connection, self.root, study) for study in touched]
+                if not all(written):
+                    records.write_common(self._connection, self.root)
             counted = records.count_in(self._connection)
             self._connection.execute("COMMIT")
         except BaseException as error:

@@ -146,11 +146,6 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
         ledger.receipts.read_journals()
         ledger.evidence.read_journals()
         known = {study.study for study in ledger.receipts.studies()}
-        if not restore_common(db, root):
-            raise PermanentError(
-                f"{common_file(root)}: can't be read, so nobody knows who withdrew the consent; restore it "
-                "from the backup, or move it away and tell all withdrawals again (`fiona withdraw`)"
-            )
         for study, record in read_records(root):
             why = ""
             if record is None:
@@ -163,6 +158,11 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
                 result.problems.append(f"site/.ledger/{study}.json {why}; restore site/ from the backup")
             else:
                 result.records += 1
+        if not restore_common(db, root):
+            raise PermanentError(
+                f"{common_file(root)}: can't be read, so nobody knows who withdrew the consent; restore it "
+                "from the backup, or move it away and tell all withdrawals again (`fiona withdraw`)"
+            )
     with ledger.store.writing() as db:
         _close_unchanged(ledger, db)
     result.packages = recognise_packages(root, ledger, result.problems)
@@ -186,8 +186,10 @@ def _need_what_is_open(ledger: Ledger) -> None:
         if study.revision > study.registered and not study.open:
             ledger.work.need("process", study.study, study.revision)
     for transfer in ledger.transfers.all():
-        if transfer.state == "accepted":
-            ledger.work.need("transfer", transfer.study, transfer.revision, project=transfer.project)
+        if transfer.state == "accepted":  # also what waits for a person: its verification is made again
+            ledger.work.need(
+                "transfer", transfer.study, transfer.revision, project=transfer.project, again=True
+            )
 
 
 # -- keys --------------------------------------------------------------------------------------------------

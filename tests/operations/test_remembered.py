@@ -1,0 +1,146 @@
+"""What a ledger that was built anew must not have forgotten, beside what was delivered."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fiona_dagster.errors import ReleaseAwaited
+from fiona_dagster.ledger.records import common_file, records_folder
+from fiona_dagster.operations.rebuild import rebuild
+from fiona_dagster.transfers import adoption, execution, packing, release
+from tests.accounting import assert_all_accounted
+from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
+from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site, running_site
+
+OTHER = "1.2.3.99"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with running_site(tmp_path) as running:
+        yield running
+
+
+def test_what_waits_for_a_person_waits_again(site: Site) -> None:
+    site.project(release="review")
+    site.receive(1, 2)
+    site.ask()
+    site.poll()
+
+    def verify_and_wait() -> None:
+        with site.open() as gateway:
+            execution.deidentify(gateway, site.transfer())
+            execution.verify(gateway, site.transfer())
+            with pytest.raises(ReleaseAwaited):
+                packing.make_package(gateway, site.transfer())
+            release.wait(gateway, site.transfer(), "waits")
+
+    verify_and_wait()
+    delete_ledger(site)
+    rebuild(site.root)
+
+    with site.open() as gateway:
+        assert [work.kind for work in gateway.ledger.work.due("transfer")] == ["transfer"]
+    verify_and_wait()
+    with site.open() as gateway:
+        (listed,) = gateway.ledger.releases.waiting()
+        assert listed.transfer.study == STUDY
+        release.decide(gateway, STUDY, None, release=True, by="anna", reason="all values seen")
+    delete_ledger(site)
+    rebuild(site.root)
+    site.make_package()  # the decision is about the bytes, which are the same again
+    assert site.transfer().state == "packaged"
+
+
+def test_what_another_system_sent_of_studies_that_are_not_here(site: Site) -> None:
+    site.fill(
+        1,
+        OTHER,
+        transfer_requested_date="2025-03-01 10:00",
+        transfer_project_name=PROJECT,
+        transfer_name=PARTICIPANT,
+        transfer_event_name=EVENT,
+        transfer_date="2025-03-01 10:07",
+    )
+    delivered_before = adopted(site)
+    delete_ledger(site)
+    assert rebuild(site.root).problems == []
+    assert sent(site) == delivered_before
+    assert not site.poll().report_only
+
+    site.arrive(5, StudyInstanceUID=OTHER)
+    assert site.complete() == [OTHER]
+    site.register(OTHER)
+    for _ in range(2):  # its own record says it now, and the file of what is elsewhere still does
+        delete_ledger(site)
+        assert rebuild(site.root).problems == []
+        assert sent(site) == delivered_before
+    site.fill(1, OTHER, transfer_requested_date="2026-03-01 10:00", transfer_name="H002")
+    poll = site.poll()
+    assert (poll.accepted, len(poll.refused)) == ((), 1), "the other copy must be removed first"
+
+
+def adopted(site: Site) -> list[tuple[str, str, str]]:
+    with site.open() as gateway:
+        assert adoption.adopt(gateway).adopted == 1
+    return sent(site)
+
+
+def sent(site: Site) -> list[tuple[str, str, str]]:
+    with site.open() as gateway:
+        return [
+            (transfer.study, transfer.state, sending.target)
+            for transfer in gateway.ledger.transfers.all()
+            for sending in gateway.ledger.sendings.of(transfer.study, PROJECT)
+        ]
+
+
+def test_the_key_of_a_project_that_transferred_nothing(site: Site) -> None:
+    """`fiona deidentify` alone used it: another key would split its participants as well."""
+    key = site.root.secrets / "LUNG.key"
+    key.write_text("ab" * 32)
+    key.chmod(0o600)
+    with site.open() as gateway:
+        gateway.ledger.record_key_fingerprint("LUNG", "0123456789abcdef")
+    delete_ledger(site)
+    (problem,) = rebuild(site.root).problems
+    assert problem.startswith("project LUNG: the key is missing or not the one that was used")
+
+
+def test_records_of_a_restored_site_are_brought_up_to_date(site: Site) -> None:
+    """`site/` comes from yesterday's backup, the ledger is of today; a week later that is lost."""
+    site.receive(1, 2)
+    yesterday = site.folder / "yesterday"
+    shutil.copytree(records_folder(site.root), yesterday)
+    site.ask()
+    site.poll()
+    settle(site)
+    before, sent_files = picture(site), uploads(site)
+    shutil.rmtree(records_folder(site.root))
+    shutil.copytree(yesterday, records_folder(site.root))
+
+    with site.open() as gateway:
+        gateway.ledger.store.note(OTHER, "anything")  # the count on disk may be brought up to date first
+        gateway.ledger.withdrawals.withdraw_consent("LUNG", "L1", "me")
+    with site.open() as gateway:
+        assert gateway.ledger.write_missing_records() == 1
+        assert gateway.ledger.write_missing_records() == 0
+    delete_ledger(site)
+    rebuild(site.root)
+    settle(site)
+    assert (picture(site), uploads(site)) == (before, sent_files)
+    assert_all_accounted(site.root)
+
+
+def test_what_belongs_to_no_study_is_written_again_where_it_is_missing(site: Site) -> None:
+    delivered(site)
+    with site.open() as gateway:
+        gateway.ledger.withdrawals.withdraw_consent(PROJECT, "H009", "me")
+        told = common_file(site.root).read_bytes()
+        common_file(site.root).unlink()
+        gateway.ledger.write_missing_records()
+    assert common_file(site.root).read_bytes() == told
