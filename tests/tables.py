@@ -85,10 +85,10 @@ def rule(site: Site, project: str = PROJECT, **fields: str) -> None:
     write(site.redcap, "Routing", {"routing_event_name": "Baseline", **row})
 
 
-def own_redcap(site: Site, project: str = PROJECT) -> None:
+def own_redcap(site: Site, project: str = PROJECT, **changes: Any) -> None:
     """Gives a project a REDCap project of its own, and its token to the table of projects."""
     known = {each.name: each for each in shipped_projects()}
-    token = site.redcap.add_project(dataclasses.replace(known["ResearchProject"], name=project))
+    token = site.redcap.add_project(dataclasses.replace(known["ResearchProject"], name=project, **changes))
     enter_project(site, project, project_token=token)
 
 

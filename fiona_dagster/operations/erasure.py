@@ -325,6 +325,10 @@ def describe(planned: Plan) -> list[str]:
     if planned.kept_ledgers:
         lines.append("older ledgers that `fiona rebuild` kept are removed as a whole")
     lines.append(
+        "REDCap's own log keeps the names of records, which are the original study UIDs in Incoming and the "
+        "participant in the project's own REDCap: only REDCap's administrator can have them taken out"
+    )
+    lines.append(
         "backups of the data root, of REDCap and of the research PACS, and exports in other folders are not "
         "reached from here"
     )

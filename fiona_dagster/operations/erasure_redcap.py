@@ -71,18 +71,24 @@ def _look_into_log(gateway: Gateway, link: Link, problems: list[str]) -> None:
             if study in link.whole:
                 told += any("=" in text for text in details)
             else:
-                told += any(
-                    f"'{value}'" in text for text in details for value in (link.participant, *link.mapped)
-                )
+                told += _name(details, (link.participant, *link.mapped))
     except RedcapRejected:
-        problems.append(
-            "the token of Incoming may not read REDCap's log: whether that still tells of it can't be said"
-        )
+        problems.append(_UNREAD.format("Incoming"))
     if told:
-        problems.append(
-            f"REDCap's log of Incoming still tells what stood in {told} records: ask its administrator to "
-            "have that deleted"
-        )
+        problems.append(_TOLD.format("Incoming", f"{told} records"))
+
+
+def _name(details: Iterable[str], values: Iterable[str]) -> bool:
+    """Whether one of the values stands in lines of a log."""
+    wanted = [f"'{value}'" for value in values]
+    return any(value in text for text in details for value in wanted)
+
+
+_UNREAD = "the token of {0} may not read REDCap's log: whether that still tells of it can't be said"
+_TOLD = (
+    "REDCap's log of {0} still tells what stood in {1}: nothing can take it out over the API, ask REDCap's "
+    "administrator to have it deleted"
+)
 
 
 def _export(client: Any, studies: Iterable[str]) -> list[dict[str, str]]:
@@ -110,3 +116,8 @@ def _in_research_project(gateway: Gateway, link: Link, problems: list[str]) -> N
                 event=row.get(EVENT, ""),
                 delete_logging=True,
             )
+    try:  # of a part of a record the log is never taken out
+        if _name((line.get("details", "") for line in client.log(record=link.participant)), link.mapped):
+            problems.append(_TOLD.format(f"project {link.project}", "its entries of delivered copies"))
+    except RedcapRejected:
+        problems.append(_UNREAD.format(f"project {link.project}"))

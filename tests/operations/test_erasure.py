@@ -21,11 +21,12 @@ from fiona_dagster.operations import erasure
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.redcap.client import RedcapClient
-from fiona_dagster.transfers import assignment, delivery, outcome
+from fiona_dagster.transfers import assignment, delivery, outcome, projects
 from fiona_dagster.transfers.erased import may_be_of_erased
 from tests.accounting import assert_all_accounted
 from tests.running import fiona
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site, running_site
+from tests.tables import own_redcap, read, use_tables
 
 OTHER = "1.2.3.4.5.6.7"
 
@@ -268,6 +269,28 @@ def test_a_study_that_another_project_needs_stays_there(site: Site, polled: bool
         (request,) = gateway.incoming().requests_of(STUDY)
         assert request.project == "LUNG"
     assert rebuild(site.root).problems == []
+
+
+def test_the_projects_own_redcap_loses_our_entry_and_the_command_says_what_its_log_keeps(site: Site) -> None:
+    """REDCap takes nothing out of its log for a part of a record, and never the names of records."""
+    use_tables(site)
+    own_redcap(site, events=(EVENT,))
+    with site.open() as gateway:
+        projects.refresh(gateway)
+    mapped = delivered(site)
+    assert mapped in str(read(site.redcap, PROJECT))
+    said = " ".join(erasure.describe(erasure.plan(site.root, PROJECT, PARTICIPANT)))
+    assert "log keeps the names of records" in said
+    assert "only REDCap's administrator" in said
+
+    done = erase(site)
+
+    assert mapped not in str(read(site.redcap, PROJECT))
+    (problem,) = done.problems
+    assert "log of project HEART still tells what stood in its entries" in problem
+    assert "nothing can take it out over the API" in problem
+    names = {line.record for line in site.redcap.log("Incoming")}
+    assert STUDY in names, "if a server took them out, too, the docs would be wrong"
 
 
 def test_who_waited_for_the_removal_of_a_copy_gets_uids_of_its_own(site: Site) -> None:
