@@ -12,6 +12,7 @@
     │   ├── OptOutUnavailable     the hospital's opt-out list is configured and can't be read, or is too old
     │   ├── OriginalUnavailable   the disk does not give an archived file; says nothing about the object
     │   ├── CopyLost              a copy may have lost bytes to a power loss; it is made again
+    │   ├── CopyUnavailable       the disk does not give a verified copy or package; says nothing about it
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
@@ -83,6 +84,10 @@ class OriginalUnavailable(TransientError):
 
 class CopyLost(TransientError):
     """A working copy may have lost bytes to a power loss before it was verified; it is made again."""
+
+
+class CopyUnavailable(TransientError):
+    """The disk or mount does not give a verified copy or package; what it holds may be as it should be."""
 
 
 class StorageFull(TransientError):

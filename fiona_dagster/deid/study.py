@@ -17,6 +17,8 @@ from fiona_dagster.deid.identities import Told
 from fiona_dagster.deid.writing import part_of
 from fiona_dagster.errors import OriginalUnavailable, RefusedDicom, UnreadableDicom
 
+Failures = tuple[type[Exception], ...]
+
 
 @dataclass
 class _Made:
@@ -59,6 +61,11 @@ def deidentify_study(
     """
     out_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     report = StudyReport(deidentifier.header())
+    failures: Failures = (
+        UnreadableDicom,
+        RefusedDicom,
+        *((OriginalUnavailable,) if name_unavailable else ()),
+    )
     made: list[_Made] = []
     taken: set[str] = set()
     same: dict[frozenset[Told], frozenset[Told]] = {}
@@ -69,9 +76,7 @@ def deidentify_study(
     for number, source in enumerate(sources, 1):
         try:
             done = deidentifier.heard(source, place)
-        except (UnreadableDicom, RefusedDicom, OriginalUnavailable) as error:
-            if isinstance(error, OriginalUnavailable) and not name_unavailable:
-                raise
+        except failures as error:
             report.failures.append(Failure(number, type(error).__name__, str(error)))
         else:
             if done is not None:
@@ -82,12 +87,14 @@ def deidentify_study(
                 made.append(_Made(number, source, replace(file, name=name), heard._replace(told=told)))
         if progress:
             progress(number, len(sources))
-    _together(deidentifier, made, out_dir, report)
+    _together(deidentifier, made, out_dir, report, failures)
     report.files = [each.report for each in made]
     return report
 
 
-def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, report: StudyReport) -> None:
+def _together(
+    deidentifier: Deidentifier, made: list[_Made], out_dir: Path, report: StudyReport, failures: Failures
+) -> None:
     """Makes copies again that would be others if their originals had told what others of the study tell."""
     told: dict[str, set[Told]] = {}
     for study, values in {(each.heard.study, each.heard.told) for each in made}:
@@ -101,7 +108,7 @@ def _together(deidentifier: Deidentifier, made: list[_Made], out_dir: Path, repo
             again = partial(_again, target)
             try:
                 done = deidentifier.heard(each.source, again, unless=each.heard.header)
-            except (UnreadableDicom, RefusedDicom) as error:
+            except failures as error:
                 target.unlink()
                 made.remove(each)
                 report.failures.append(Failure(each.number, type(error).__name__, str(error)))

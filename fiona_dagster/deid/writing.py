@@ -24,6 +24,7 @@ _JOINED = 1 << 18
 _MAPPED = 8 << 20
 """Bytes of a mapped file that are written at once."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM))
 """File systems between which, or kernels in which, it does not work: copy_file_range(2), splice(2)."""
 
@@ -167,9 +168,9 @@ def _copied(target: int, source: int, start: int, length: int) -> int:
     try:
         return os.copy_file_range(source, target, min(length, _STEP), start)
     except OSError as error:
-        if error.errno not in _NO_KERNEL_COPY:
+        if error.errno in _NO_ROOM:
             raise
-        raise _NotHere from None
+        raise _NotHere from None  # which of the two files is at fault shows when it is read
 
 
 def _read(target: int, source: int, start: int, length: int) -> int:

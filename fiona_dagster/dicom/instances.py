@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fiona_dagster.dicom.filing import Refusal, judge
 from fiona_dagster.dicom.head import HeadReader
-from fiona_dagster.dicom.opened import DIFFERS, Open
+from fiona_dagster.dicom.opened import DIFFERS, Open, from_copy
 from fiona_dagster.dicom.part10 import read_file_meta
 from fiona_dagster.dicom.requestor import Context
 from fiona_dagster.errors import NotVerified, UnreadableDicom
@@ -81,17 +81,18 @@ def read_instance(path: Path) -> Instance:
     """Reads what must be known to send a file.
 
     Raises:
-        UnreadableDicom: no DICOM file with file meta information, or UIDs are missing.
+        UnreadableDicom: no DICOM file with file meta information, or UIDs are missing; or there is none.
+        CopyUnavailable: the disk does not give it.
     """
     try:
-        with path.open("rb") as file:
+        with from_copy(), path.open("rb") as file:
             meta = read_file_meta(file)
             file.seek(meta.data_set_offset)
             head = HeadReader(meta.transfer_syntax)
             while (part := file.read(_STEP)) and not head.feed(part):
                 pass
-    except OSError as error:
-        raise UnreadableDicom(f"a file to send can't be read ({os.strerror(error.errno or 0)})") from None
+    except NotVerified:
+        raise UnreadableDicom("a file to send can't be read (No such file)") from None
     except UnreadableDicom as error:
         raise UnreadableDicom(f"a file to send is no readable DICOM: {error}") from None
     head.end()
@@ -149,7 +150,8 @@ class Ready:
         tries: how often it was sent without an answer.
 
     Raises:
-        NotVerified: the digest of a small file differs, or a file with a digest can't be read.
+        NotVerified: the digest of a small file differs, or a file with a digest is gone.
+        CopyUnavailable: the disk does not give a file with a digest.
         UnreadableDicom: a file without one can't be read.
     """
 
@@ -163,7 +165,8 @@ class Ready:
         except OSError as error:
             self.close()
             if digest is not None:
-                raise NotVerified(DIFFERS) from None
+                with from_copy():
+                    raise
             why = os.strerror(error.errno) if error.errno else str(error)
             raise UnreadableDicom(f"a file to send can't be read ({why})") from None
         if not same:

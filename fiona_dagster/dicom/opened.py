@@ -7,16 +7,41 @@ with their file.)
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fiona_dagster.errors import NotVerified
+from fiona_dagster.errors import CopyUnavailable, NotVerified
 
 DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
-_CHANGED = "a file changed while it was sent; look at what the target received"
+CHANGED = "a file changed while it was sent; look at what the target received"
+_GONE = frozenset((None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP))
+
+
+@contextmanager
+def from_copy(gone: str = DIFFERS) -> Iterator[None]:
+    """Around what reads a verified copy or a package.
+
+    Args:
+        gone: what is said when there is none any more.
+
+    Raises:
+        NotVerified: it is gone, something else is there, or it became shorter.
+        CopyUnavailable: the disk or mount does not give it, which says nothing about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _GONE:
+            raise NotVerified(gone) from None
+        raise CopyUnavailable(
+            f"a verified copy can't be read from the disk ({os.strerror(error.errno or 0)}), which says "
+            "nothing about it; look at the disk or mount, and at who may read the file"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,7 @@ class Open:
 
         Raises:
             NotVerified: the file is not what it should be, or was written to.
+            CopyUnavailable: the disk does not give it.
         """
         blocks = [memoryview(bytearray(length)) for _ in range(2)]
         end = self.offset + self.size
@@ -65,16 +91,17 @@ class Open:
     def _read(self, room: memoryview, at: int) -> memoryview:
         done = 0
         while done < len(room):
-            count = os.preadv(self.descriptor, [room[done:]], at + done)
+            with from_copy(CHANGED):
+                count = os.preadv(self.descriptor, [room[done:]], at + done)
             if not count:
-                raise NotVerified(_CHANGED)
+                raise NotVerified(CHANGED)
             done += count
         return room
 
     def _require_unchanged(self) -> None:
         status = os.fstat(self.descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.offset + self.size, self.changed):
-            raise NotVerified(_CHANGED)
+            raise NotVerified(CHANGED)
 
 
 class _Hashing:

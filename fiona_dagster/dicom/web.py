@@ -20,6 +20,7 @@ from typing import IO, Any
 import requests
 
 from fiona_dagster.dicom.instances import IN_MEMORY, Instance, StoreResult
+from fiona_dagster.dicom.opened import DIFFERS, from_copy
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerNotTrusted, PeerUnavailable, StorageFull
 
@@ -37,7 +38,6 @@ SYNTAX_NOT_SUPPORTED = 0xC122
 
 _REFERENCED, _FAILED, _UID = "00081199", "00081198", "00081155"
 _WARNING, _REASON = "00081196", "00081197"
-_DIFFERS = "a file differs from its verification record; de-identify and verify the study again"
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ class WebClient:
 
         Raises:
             NotVerified: a file has other bytes.
+            CopyUnavailable: the disk does not give one.
             DeliveryRefused: the server does not take such a request, or not from us.
             StorageFull: it has no room.
             PeerUnavailable: no answer; what it has stored is found by listing.
@@ -285,7 +286,8 @@ class _Body:
         self, batch: Sequence[Instance], digests: Mapping[str, str], before: Callable[[], None]
     ) -> None:
         self.boundary = uuid.uuid4().hex
-        self._parts = [(instance, instance.path.stat().st_size) for instance in batch]
+        with from_copy():
+            self._parts = [(instance, instance.path.stat().st_size) for instance in batch]
         self._digests = digests
         self._before = before
         self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -305,18 +307,15 @@ class _Body:
     def _file(self, instance: Instance, size: int) -> Iterator[bytes]:
         digest, held, seen = hashlib.sha256(), b"", 0
         step = IN_MEMORY if size <= IN_MEMORY else CHUNK
-        try:
-            with instance.path.open("rb") as file:
-                while chunk := file.read(step):
-                    digest.update(chunk)
-                    seen += len(chunk)
-                    if held:
-                        yield held
-                    held = chunk
-        except OSError:
-            raise NotVerified(_DIFFERS) from None
+        with from_copy(), instance.path.open("rb") as file:
+            while chunk := file.read(step):
+                digest.update(chunk)
+                seen += len(chunk)
+                if held:
+                    yield held
+                held = chunk
         if seen != size or digest.hexdigest() != self._digests.get(str(instance.path)):
-            raise NotVerified(_DIFFERS)
+            raise NotVerified(DIFFERS)
         yield held
 
 
@@ -324,10 +323,8 @@ def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
     batch: list[Instance] = []
     total = 0
     for instance in instances:
-        try:
+        with from_copy():
             size = instance.path.stat().st_size
-        except OSError:
-            raise NotVerified(_DIFFERS) from None
         full = total + size > BATCH_BYTES or len(batch) == BATCH_INSTANCES
         if batch and (full or instance.transfer_syntax != batch[0].transfer_syntax):
             yield batch

@@ -140,6 +140,23 @@ class Transfers(Requests):
             )
             db.execute("UPDATE transfers SET mapped_uid = ? WHERE id = ?", (mapped_uid, transfer.id))
 
+    def withdraw_verification(self, transfer: Transfer) -> None:
+        """The bytes in hand are not those that were verified: nothing leaves by this record any more.
+
+        Whoever makes the copy again and verifies it writes another.
+        """
+        with self._store.writing() as db:
+            changed = db.execute(
+                "UPDATE verifications SET passed = 0 WHERE transfer = ? AND revision = ? AND passed",
+                (transfer.id, transfer.revision),
+            ).rowcount
+            if changed:
+                self._store.note(
+                    transfer.study,
+                    f"{transfer.project}: what is on disk is not what was verified; its verification is "
+                    f"withdrawn, transfer_{transfer.project} makes and verifies the copy again",
+                )
+
     def verified_files(self, transfer: Transfer) -> dict[str, str]:
         """Relative name -> SHA-256 of the files that passed the verification and may leave.
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fiona_dagster.errors import NotVerified
+from fiona_dagster.dicom.opened import from_copy
+from fiona_dagster.errors import NotVerified, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.verify import read_manifest
 
@@ -32,6 +33,10 @@ class Companion:
 
     path: Path
     sha256: str
+
+
+_GONE = "the package is gone; package the study again"
+_ANOTHER = "the package in hand is not the one in the ledger; package the study again"
 
 
 def folder_of(package: Path) -> Path:
@@ -57,17 +62,25 @@ def companions_of(package: Path, sha256: str) -> list[Companion]:
         sha256: its digest in the ledger; the manifest of another ZIP is not believed.
 
     Raises:
-        NotVerified: the ZIP is not the one in the ledger.
+        NotVerified: the ZIP is not the one in the ledger, or gone.
+        CopyUnavailable: the disk does not give it.
     """
-    with package.open("rb") as stream:
-        entries: Sequence[Mapping[str, Any]] = read_manifest(package).get("beside", ())
+    with from_copy(_GONE), package.open("rb") as stream:
+        entries: Sequence[Mapping[str, Any]] = _manifest(package).get("beside", ())
         if entries and hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-            raise NotVerified("the package in hand is not the one in the ledger; package the study again")
+            raise NotVerified(_ANOTHER)
     names = [str(entry["name"]) for entry in entries]
     if not all(zipformat.is_safe_name(name) and "/" not in name for name in names):
         raise NotVerified("the package's manifest lists a file that has no plain name")
     folder = folder_of(package)
     return [Companion(folder / str(entry["name"]), str(entry["sha256"])) for entry in entries]
+
+
+def _manifest(package: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(package)
+    except UsageError:
+        raise NotVerified(_ANOTHER) from None
 
 
 def record_of(package: Path) -> Companion | None:
@@ -76,7 +89,7 @@ def record_of(package: Path) -> Companion | None:
     Args:
         package: the ZIP, which was just compared with the ledger.
     """
-    entry: Mapping[str, Any] | None = read_manifest(package).get("record")
+    entry: Mapping[str, Any] | None = _manifest(package).get("record")
     if entry is None:  # of an older version
         return None
     return Companion(package.with_name(f"{package.name}.json"), str(entry["sha256"]))

@@ -50,7 +50,9 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
         RequestRefused: the project does not name this target, is not active any more, or has other
             participants or events now.
         Busy: the package is not made yet.
-        NotVerified: the gate; the bytes in hand are not those that were verified.
+        NotVerified: the gate; the bytes in hand are not those that were verified. Nothing goes by this
+            verification any more, wherever to.
+        CopyUnavailable: the disk does not give the copy or the package.
         SendingHeld: an operator holds all sending; also when that happens in the middle.
         PeerUnavailable: the target can't be reached; later may do.
         TargetDown: it did not answer other deliveries either; one at a time tries it.
@@ -88,6 +90,9 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     _require_up(gateway, transfer, target_name)
     try:
         proof = _send(gateway, transfer, target_name, package, verified)
+    except NotVerified:
+        transfers.withdraw_verification(transfer)  # for all targets, until it is verified anew
+        raise
     except (InstancesMissing, ArrivedDamaged):
         gateway.ledger.circuits.succeeded(target_name)  # it answers; what is missing is this study's affair
         raise

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fiona_dagster.config import PackageSettings
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.studies import InstanceHeader, read_instance
 from fiona_dagster.studies.attributes import RECORD_TAGS
@@ -132,10 +133,8 @@ def require_unchanged(files: Iterable[PackedFile]) -> None:
         NotVerified: a file was replaced or written to since its header was read.
     """
     for file in files:
-        try:
+        with from_copy():
             same = stamp_of(file.path.stat()) == file.header.stamp
-        except OSError:
-            same = False
         if not same:
             raise changed()
 

@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.layout import arcnames
@@ -199,10 +200,8 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _size(path: Path) -> int:
-    try:
+    with from_copy("a verified file has vanished before it was packed; de-identify again"):
         return path.stat().st_size
-    except OSError:
-        raise NotVerified("a verified file has vanished before it was packed; de-identify again") from None
 
 
 def _documents(

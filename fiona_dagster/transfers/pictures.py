@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.looked import LookedAt
 from fiona_dagster.transfers.writing import Blocks, changed
@@ -47,13 +48,11 @@ def picture(path: Path, digest: str) -> bytes | str:
         A PNG, or why there is none.
 
     Raises:
-        NotVerified: the file differs from its record or can't be read.
+        NotVerified: the file differs from its record or is gone.
+        CopyUnavailable: the disk does not give it.
     """
-    try:
-        with path.open("rb") as stream:
-            return _picture(stream, lambda: _require(stream, digest))
-    except OSError:
-        raise changed() from None
+    with from_copy(), path.open("rb") as stream:
+        return _picture(stream, lambda: _require(stream, digest))
 
 
 def glimpse(path: Path) -> tuple[bytes | str, Blocks]:
@@ -66,13 +65,11 @@ def glimpse(path: Path) -> tuple[bytes | str, Blocks]:
         A PNG, or why there is none; and what was looked at, to be compared with what is packed.
 
     Raises:
-        NotVerified: the file changes, or can't be read.
+        NotVerified: the file changes, or is gone.
+        CopyUnavailable: the disk does not give it.
     """
-    try:
-        with LookedAt(path) as looked_at, BufferedReader(looked_at) as stream:
-            return _picture(stream, lambda: None), looked_at.blocks
-    except OSError:
-        raise changed() from None
+    with from_copy(), LookedAt(path) as looked_at, BufferedReader(looked_at) as stream:
+        return _picture(stream, lambda: None), looked_at.blocks
 
 
 def _picture(stream: BufferedReader[Any], require: Callable[[], None]) -> bytes | str:

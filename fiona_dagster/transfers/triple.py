@@ -7,6 +7,7 @@ different versions write different bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.documents import record_json, series_records
 from fiona_dagster.transfers.layout import PackedFile, PackedSeries, require_unchanged
@@ -95,12 +97,11 @@ def _add(tar: tarfile.TarFile, name: str, file: PackedFile, expected: str) -> No
             tar.addfile(_member(name, file.header.size), cast(IO[bytes], source))
             if stream.read(1) or source.sha256.hexdigest() != expected:
                 raise changed()
-    except FileNotFoundError:
-        raise changed() from None
     except OSError as error:
-        if error.errno is None:  # tarfile's word for a file that became shorter
-            raise changed() from None
-        raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with from_copy():  # also tarfile's word for a file that became shorter, which has no number
+            raise
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers import zipformat
 from fiona_dagster.transfers.zipformat import SIGNATURE_PREFIX, SIGNED, Entry
@@ -137,7 +138,8 @@ class PackageWriter:
                 compared in the same way.
 
         Raises:
-            NotVerified: the file differs from its record or can't be read.
+            NotVerified: the file differs from its record or is gone.
+            CopyUnavailable: the disk does not give it.
         """
         try:
             if size > WHOLE:
@@ -150,7 +152,8 @@ class PackageWriter:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise NotVerified("a verified file can't be read while it is packed; de-identify again") from None
+            with from_copy("a verified file vanished while it was packed; de-identify again"):
+                raise
         self._begin(name, size, zlib.crc32(data))
         # What is compared is what is written: the same bytes in memory.
         self._unchecked.append((self._bytes, self._bytes + size, digest))

@@ -261,23 +261,6 @@ def test_where_the_kernel_can_not_copy_bytes_are_the_same(
     assert target.read_bytes() == b"ab" + source.read_bytes()[3 : 3 + (1 << 19)] + b"c" * 300_000 + b"d"
 
 
-def test_a_disk_error_is_not_taken_for_a_missing_kernel_function(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "copy_file_range", fail)
-    (tmp_path / "in").write_bytes(bytes(100))
-    descriptor = os.open(tmp_path / "in", os.O_RDONLY)
-
-    with pytest.raises(OSError, match="Input/output"), part_of(tmp_path / "out") as part:
-        write(part, [FileRange(0, 100)], descriptor)
-    os.close(descriptor)
-
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_disk_in_trouble_says_nothing_about_a_file(
     make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +275,26 @@ def test_a_disk_in_trouble_says_nothing_about_a_file(
             broken.setattr(os, name, fail)
             with pytest.raises(OriginalUnavailable, match="Input/output"):
                 deidentify_study(make(), [source], out)
+
+
+def test_where_the_kernel_copies_the_original_is_at_fault_if_it_can_not_be_read(
+    make: Make, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+    read = os.pread
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "copy_file_range", broken)
+    assert deidentify_study(make(), [source], out).files, "it can be read in another way"
+
+    def header_only(descriptor: int, size: int, at: int) -> bytes:
+        return read(descriptor, size, at) if not at else bytes(broken())
+
+    monkeypatch.setattr(os, "pread", header_only)
+    with pytest.raises(OriginalUnavailable, match="Input/output"):
+        deidentify_study(make(), [source], out)
 
 
 @pytest.mark.parametrize(

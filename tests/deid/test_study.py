@@ -8,7 +8,7 @@ import pydicom
 import pytest
 
 from fiona_dagster.deid import Deidentifier, deidentify_study, verify_outputs
-from fiona_dagster.errors import RefusedDicom
+from fiona_dagster.errors import OriginalUnavailable, RefusedDicom
 from tests.deid import phantoms
 from tests.deid.conftest import Make
 
@@ -40,6 +40,23 @@ def test_a_name_that_another_object_tells_goes(make: Make, tmp_path: Path, out: 
     assert pydicom.dcmread(tmp_path / again.name).Manufacturer == "made for Wohlgemuth", (
         "nothing is kept in mind"
     )
+
+
+def test_an_original_that_is_gone_when_its_copy_is_made_again(make: Make, tmp_path: Path, out: Path) -> None:
+    sources = study(tmp_path)
+
+    def gone(done: int, total: int) -> None:
+        if done == total:
+            sources[0].unlink()
+
+    report = deidentify_study(make(), sources, out, gone, name_unavailable=True)
+    assert [(failure.number, failure.kind) for failure in report.failures] == [(1, "OriginalUnavailable")]
+    assert sorted(path.name for path in out.iterdir()) == sorted(file.name for file in report.files)
+    assert len(report.files) == 2
+
+    sources = study(tmp_path)
+    with pytest.raises(OriginalUnavailable):
+        deidentify_study(make(), sources, tmp_path / "again", gone)
 
 
 def test_the_order_of_files_changes_no_byte(make: Make, tmp_path: Path) -> None:

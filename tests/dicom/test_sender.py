@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import struct
@@ -21,7 +22,14 @@ from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Requestor
 from fiona_dagster.dicom.sender import store_files
-from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerUnavailable, SendingHeld, UnreadableDicom
+from fiona_dagster.errors import (
+    CopyUnavailable,
+    DeliveryRefused,
+    NotVerified,
+    PeerUnavailable,
+    SendingHeld,
+    UnreadableDicom,
+)
 from tests.dicom.scripted import Acceptor, Connection
 from tests.making import CT, EXPLICIT, IMPLICIT, MR, data_set, part10
 
@@ -276,6 +284,28 @@ def test_a_large_file_is_compared_each_time_it_is_sent(
     assert [result.status for result in results] == [0, 0]
     assert [data for _, data in got] == [body_of(each) for each in files]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("store-digest")]
+
+
+@pytest.mark.parametrize("memory", [1 << 24, 0], ids=["in memory", "from the page cache"])
+def test_what_the_disk_does_not_give_is_no_changed_file(
+    tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path, 1)
+    digests = {str(made[0].path): hashlib.sha256(made[0].path.read_bytes()).hexdigest()}
+    monkeypatch.setattr(instances, "IN_MEMORY", memory)
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    got: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(os, "preadv", broken)
+    with Acceptor(lambda connection, _: serve(connection, got)) as acceptor:
+        with pytest.raises(CopyUnavailable, match="Input/output error"):
+            store_files(peer(acceptor), made, digests=digests)
+        made[0].path.unlink()
+        with pytest.raises(NotVerified):
+            store_files(peer(acceptor), made, digests=digests)
+    assert got == []
 
 
 def test_what_happens_to_a_file_that_was_sent_reaches_nobody(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import zipfile
@@ -13,7 +14,15 @@ import pydicom
 import pytest
 
 from fiona_dagster.deid import deidentify
-from fiona_dagster.errors import Busy, FionaError, NotVerified, PermanentError, RequestRefused
+from fiona_dagster.errors import (
+    Busy,
+    CopyUnavailable,
+    FionaError,
+    NotVerified,
+    PermanentError,
+    RequestRefused,
+    TransientError,
+)
 from fiona_dagster.transfers import delivery, execution, packing
 from fiona_dagster.transfers.verify import verify_package
 from tests.site import PLANTED, PROJECT, STUDY, Site
@@ -146,6 +155,58 @@ def test_a_changed_byte_in_the_working_copy_never_reaches_the_pacs(site: Site) -
         delivery.deliver(gateway, site.transfer(), "pacs")
     assert len(site.pacs.sop_instance_uids()) <= 1, "what was read before the changed file may have gone"
     assert site.transfer().state == "packaged"
+
+
+def test_what_is_not_as_it_was_verified_goes_to_nobody_until_it_is_verified_anew(site: Site) -> None:
+    site.project(targets=["pacs", "archive"])
+    site.packaged()
+    flip(copies(site)[1])
+
+    with site.open() as gateway:
+        with pytest.raises(NotVerified, match="differs"):
+            delivery.deliver(gateway, site.transfer(), "pacs")
+        with pytest.raises(NotVerified, match=f"no passed verification.*transfer_{PROJECT}"):
+            delivery.deliver(gateway, site.transfer(), "archive")
+        with pytest.raises(NotVerified):
+            packing.make_package(gateway, site.transfer())
+        assert gateway.ledger.transfers.undelivered() == []
+        assert "withdrawn" in str([what for _, what in gateway.ledger.store.history(STUDY)])
+    assert [path for path in site.sftp["archive"].files.iterdir() if path.suffix == ".zip"] == []
+
+    verified(site)
+    with site.open() as gateway:
+        packing.make_package(gateway, site.transfer())
+        for target in ("pacs", "archive"):
+            proof, _ = delivery.deliver(gateway, site.transfer(), target)
+            assert proof is not None
+    assert site.transfer().state == "delivered"
+
+
+@pytest.mark.parametrize(("target", "number"), [("pacs", errno.EIO), ("archive", errno.EMFILE)])
+def test_what_the_disk_does_not_give_is_no_changed_copy(
+    site: Site, monkeypatch: pytest.MonkeyPatch, target: str, number: int
+) -> None:
+    """A mount that is gone for a moment is no reason to give the transfer up."""
+    site.project(targets=[target])
+    _, package = site.packaged()
+    held = {*copies(site), site.root.path / package.path}
+    opened = io.open
+
+    def fail(path: object, *rest: Any, **more: Any) -> Any:
+        if path in held:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *rest, **more)
+
+    with site.open() as gateway:
+        monkeypatch.setattr(io, "open", fail)
+        with pytest.raises(CopyUnavailable) as caught:
+            delivery.deliver(gateway, site.transfer(), target)
+        monkeypatch.setattr(io, "open", opened)
+        assert isinstance(caught.value, TransientError)
+        assert str(site.root.path) not in str(caught.value)
+        assert not gateway.ledger.circuits.of(target).failures
+        proof, _ = delivery.deliver(gateway, site.transfer(), target)
+        assert proof is not None
 
 
 def test_images_that_came_meanwhile_are_waited_for(asked: Site) -> None:

@@ -93,7 +93,7 @@ def test_where_it_is_asked_to_keep_it_safe(
 def test_where_it_is_retrieved_by_wado(instances: list[Instance], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WebClient, "retrieve", not_trusted)
     with WebClient(WebPeer("pacs", "https://localhost:1")) as client, pytest.raises(PeerNotTrusted):
-        stow._compare(client, instances[0])
+        stow._compare(client, instances[0], None)
 
 
 def test_an_instance_that_can_not_be_read_ends_no_comparison(

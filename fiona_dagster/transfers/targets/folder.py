@@ -186,7 +186,7 @@ class _Delivery:
         sha256 = hashlib.sha256()
         descriptor = ask(os.open, part, _NEW, 0o600)
         try:
-            with local.path.open("rb") as source:
+            with local.open() as source:
                 self.resumed = self._same(descriptor, source.read, sha256.update)
                 ask(os.ftruncate, descriptor, self.resumed)
                 self._check_room(part, local.size - self.resumed)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fiona_dagster.config import DataRoot, InstanceTarget, StowTarget
 from fiona_dagster.dicom.instances import Instance, StoreResult
+from fiona_dagster.dicom.opened import CHANGED, from_copy
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 
@@ -32,14 +33,12 @@ class Gate:
 
         Raises:
             NotVerified: it differs.
+            CopyUnavailable: the disk does not give it.
         """
         path = instance.path
-        try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                self._seen[path] = _stamp(os.fstat(stream.fileno()))
-        except OSError:
-            digest = ""
+        with from_copy(), path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._seen[path] = _stamp(os.fstat(stream.fileno()))
         if digest != self._expected.get(str(path)):
             raise NotVerified(
                 "a file differs from its verification record; de-identify and verify the study again"
@@ -52,12 +51,10 @@ class Gate:
             NotVerified: a file was replaced or written to while it was sent.
         """
         for path, stamp in self._seen.items():
-            try:
+            with from_copy(CHANGED):
                 same = _stamp(path.stat()) == stamp
-            except OSError:
-                same = False
             if not same:
-                raise NotVerified("a file changed while it was sent; look at what the target received")
+                raise NotVerified(CHANGED)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

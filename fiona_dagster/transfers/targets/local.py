@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified, UsageError
 from fiona_dagster.transfers.targets import has_side_files
 from fiona_dagster.transfers.targets.hashing import Hashing
@@ -40,6 +43,15 @@ class LocalPackage(Wanted):
     path: Path
     may_go_on: Callable[[], None]
 
+    def open(self) -> BinaryIO:
+        """The package, to be read; what the disk does not give is not the target's fault.
+
+        Raises:
+            NotVerified: it is gone.
+            CopyUnavailable: the disk does not give it; also raised while it is read.
+        """
+        return BufferedReader(_Stream(self.path), CHUNK)
+
     def side_files(self, remote_name: str) -> dict[str, bytes]:
         """Ending -> content of what lies beside the package, as ``md5sum -c`` and the like read it."""
         if not has_side_files(remote_name):
@@ -48,6 +60,24 @@ class LocalPackage(Wanted):
             f".{kind}": f"{digest}  {remote_name}\n".encode()
             for kind, digest in (("md5", self.md5), ("sha256", self.sha256))
         }
+
+
+class _Stream(FileIO):
+    """A file whose errors are those of our disk."""
+
+    def __init__(self, path: Path) -> None:
+        with from_copy():
+            super().__init__(path, "rb")
+
+    def readinto(self, room: Any) -> int:
+        """See :class:`io.RawIOBase`."""
+        with from_copy():
+            return super().readinto(room)
+
+    def readall(self) -> bytes:
+        """See :class:`io.RawIOBase`."""
+        with from_copy():
+            return super().readall()
 
 
 def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) -> LocalPackage:
@@ -59,20 +89,16 @@ def in_hand(package: Path, expected_sha256: str, may_go_on: Callable[[], None]) 
         may_go_on: kept for what follows.
 
     Raises:
-        NotVerified: it is another one, or can't be read.
+        NotVerified: it is another one, or gone.
+        CopyUnavailable: the disk does not give it.
     """
     size = 0
     with Hashing("md5") as md5, Hashing("sha256") as sha256:
-        try:
-            with package.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    md5.update(chunk)
-                    sha256.update(chunk)
-                    size += len(chunk)
-        except OSError as error:
-            raise NotVerified(
-                f"the package can't be read ({error.strerror}); package the study again"
-            ) from None
+        with from_copy("the package is gone; package the study again"), package.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                md5.update(chunk)
+                sha256.update(chunk)
+                size += len(chunk)
         if sha256.hexdigest() != expected_sha256:
             raise not_the_one()
         return LocalPackage(size, md5.hexdigest(), expected_sha256, package, may_go_on)

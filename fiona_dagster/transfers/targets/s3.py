@@ -169,7 +169,7 @@ class _Delivery:
 
     def _composite(self) -> str:
         """SHA-256 of the parts' SHA-256, as S3 has it for an object in parts."""
-        with self._local.path.open("rb") as stream:
+        with self._local.open() as stream:
             digests = [hashlib.sha256(part).digest() for part in self._parts(stream)]
         return _b64(hashlib.sha256(b"".join(digests)).digest())
 
@@ -203,7 +203,8 @@ class _Delivery:
         """Whether it was written; False when something of that name came in between."""
         if self._count() > 1:
             return self._put_in_parts(key)
-        body = self._local.path.read_bytes()
+        with self._local.open() as stream:
+            body = stream.read()
         if hashlib.sha256(body).hexdigest() != self._local.sha256:
             raise not_the_one()
         self._local.may_go_on()
@@ -236,7 +237,7 @@ class _Delivery:
     def _send_parts(self, key: str, upload: str, there: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
         sha256 = hashlib.sha256()
-        with self._local.path.open("rb") as stream:
+        with self._local.open() as stream:
             for number, part in enumerate(self._parts(stream), 1):
                 sha256.update(part)
                 digest = _b64(hashlib.sha256(part).digest())

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fiona_dagster.dicom.instances import NOT_ACCEPTED, Instance, StoreResult, read_instance
-from fiona_dagster.dicom.opened import DIFFERS
+from fiona_dagster.dicom.opened import DIFFERS, from_copy
 from fiona_dagster.dicom.pdu import MAX_CONTEXTS
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.requestor import Context, Requestor
@@ -169,15 +169,18 @@ def copy_verified(path: Path, to: Path, digest: str) -> None:
         digest: SHA-256 that the copied bytes must have.
 
     Raises:
-        NotVerified: they have another, or the file can't be read.
+        NotVerified: they have another, or the file is gone.
+        CopyUnavailable: the disk does not give it.
     """
     sha256 = hashlib.sha256()
-    try:
+    with from_copy():
         stream = path.open("rb")
-    except OSError:
-        raise NotVerified(DIFFERS) from None
     with stream, to.open("xb") as copy:
-        while piece := stream.read(_PIECE):
+        while True:
+            with from_copy():
+                piece = stream.read(_PIECE)
+            if not piece:
+                break
             sha256.update(piece)
             copy.write(piece)
     if sha256.hexdigest() != digest:

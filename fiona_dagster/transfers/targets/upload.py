@@ -64,7 +64,7 @@ class Upload:
             PeerUnavailable: the connection broke; another attempt continues.
         """
         local, link, part = self._local, self._link, self._part
-        with errors(link.name, "sending"), local.path.open("rb") as stream, Hashing() as seen:
+        with errors(link.name, "sending"), local.open() as stream, Hashing() as seen:
             self.resumed = self._can_resume(stream)
             stream.seek(0)
             for _ in _pieces(stream, self.resumed, seen.update):
