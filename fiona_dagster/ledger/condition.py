@@ -70,12 +70,13 @@ def require_like_records(connection: sqlite3.Connection, root: DataRoot) -> None
         raise PermanentError(said_of(root.ledger_file, why))
 
 
-def why_lost(root: DataRoot, *, thorough: bool = False) -> str:
+def why_lost(root: DataRoot, *, thorough: bool = False, patience: float = 30.0) -> str:
     """Why the ledger can't be used and has to be built anew; ``""`` when it can.
 
     Args:
         root: the data root.
         thorough: have SQLite look at every page (``PRAGMA quick_check``), too: seconds for a large ledger.
+        patience: seconds to wait for somebody who holds it.
 
     Raises:
         sqlite3.DatabaseError: it can't be read for another reason: it is locked, or its disk fails.
@@ -84,7 +85,7 @@ def why_lost(root: DataRoot, *, thorough: bool = False) -> str:
     if why or not root.ledger_file.exists():
         return why
     try:
-        with closing(sqlite3.connect(root.ledger_file, timeout=30.0, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(root.ledger_file, timeout=patience, isolation_level=None)) as connection:
             why = unlike_records(connection, root)
             return why or ("" if not thorough or is_sound(connection) else DAMAGED)
     except sqlite3.DatabaseError as error:

@@ -6,23 +6,26 @@ Belongs here: when :mod:`mending` is run, what is said about it. Stays out: the 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.ledger.condition import missing_or_empty, said_of
+from fiona_dagster.ledger.condition import missing_or_empty, said_of, why_lost
 from fiona_dagster.operations.process import Process
 
 log = logging.getLogger("fiona.up")
 
 LOOK = 2.0
-"""Seconds between two looks at the ledger's file."""
+"""Seconds between two looks whether the ledger's file is there."""
+LOOK_INSIDE = 30.0
+"""Seconds between two looks whether it is a ledger, and the one that wrote the records."""
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds until a ledger that could not be built anew is tried again; sooner when its file has changed."""
 
 
 class LedgerGate:
-    """Closed until the ledger was found or made usable; closes again when its file is gone or empty.
+    """Closed until the ledger was found or made usable; closes again when it is lost.
 
     Attributes:
         open: services that need the ledger may run.
@@ -41,7 +44,7 @@ class LedgerGate:
         self._begin = begin
         self._end = end
         self._process: Process | None = None
-        self._next_look = self._next_try = 0.0
+        self._next_look = self._next_inside = self._next_try = 0.0
         self._pause = FIRST_PAUSE
         self._seen: object = None
         self.open = False
@@ -62,6 +65,8 @@ class LedgerGate:
             return self._is_lost_now()
         elif idle and self._is_time():
             self._process = self._begin()
+            if self._process is None:  # that was said
+                self._next_try, self._seen = time.monotonic() + FIRST_PAUSE, self._file()
         return False
 
     def stop(self) -> None:
@@ -73,11 +78,15 @@ class LedgerGate:
     def _is_lost_now(self) -> bool:
         if time.monotonic() < self._next_look:
             return False
-        self._next_look = time.monotonic() + LOOK
+        now = time.monotonic()
+        self._next_look = now + LOOK
         try:
             why = missing_or_empty(self._root)
-        except OSError:
-            return False  # a disk that fails is said by those who work on it
+            if not why and now >= self._next_inside:
+                self._next_inside = now + LOOK_INSIDE
+                why = why_lost(self._root, patience=0.0)
+        except (OSError, sqlite3.DatabaseError):
+            return False  # a disk that fails, or who holds it, is said by those who work on it
         if not why:
             return False
         log.error("%s; what needs it is stopped, images are received", said_of(self._root.ledger_file, why))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from fiona_dagster.config import UMASK, DataRoot
 from fiona_dagster.errors import FionaError
-from fiona_dagster.ledger.condition import said_of, why_lost
+from fiona_dagster.ledger.condition import why_lost
 from fiona_dagster.ledger.store import unusable
 
 
@@ -33,7 +33,7 @@ def mend(root: DataRoot, say: Callable[[str], None]) -> bool:
             return True
         from fiona_dagster.operations.rebuild import rebuild
 
-        say(f"{said_of(root.ledger_file, why)}: it is built anew from journals and records")
+        say(f"{root.ledger_file}: {why}; it is built anew from journals and records")
         result = rebuild(root, trees=False)
     except sqlite3.DatabaseError as error:
         say(str(unusable(root.ledger_file, error) or f"{root.ledger_file}: can't be read ({error})"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,16 @@ def _claimed(root: DataRoot) -> Iterator[bool]:
         else:
             stack.enter_context(hold_root(root))
             stack.enter_context(landing.alone(root))
+            _bring_records_up_to_date(root)
         yield lost
+
+
+def _bring_records_up_to_date(root: DataRoot) -> None:
+    """A ledger that is newer than the records (``site/`` was put back from a backup) tells them first."""
+    if root.ledger_file.exists():
+        # As far as it can be read at all: that may be why it is built anew.
+        with suppress(PermanentError, sqlite3.DatabaseError), Ledger(root) as ledger:
+            ledger.write_missing_records()
 
 
 def _is_lost(root: DataRoot) -> bool:

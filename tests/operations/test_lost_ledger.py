@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from fiona_dagster.operations.mending import mend
 from fiona_dagster.operations.rebuild import rebuild
 from tests.accounting import assert_all_accounted
 from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
+from tests.running import fiona
 from tests.site import PROJECT, STUDY, Site, running_site
 
 
@@ -232,4 +234,28 @@ def test_on_a_full_disk_the_old_ledger_stays(site: Site, small: Path) -> None:
     assert (result.problems, result.records) == ([], 1)
     assert refused > 5
     assert picture(site) == before
+    assert_all_accounted(site.root)
+
+
+STEP = 1 if os.environ.get("FIONA_TEST_FULL") else 3
+
+
+def test_a_rebuild_that_is_killed_at_any_moment_loses_nothing(site: Site) -> None:
+    """Whatever it leaves: the next one, of `fiona up` or by hand, comes to the same."""
+    delivered(site)
+    before, sent = picture(site), uploads(site)
+    without_log(site.root)
+    whole = site.root.ledger_file.read_bytes()
+    for loss in (b"", b"no database" * 100, whole):
+        for at in range(1, 1000, STEP):
+            without_log(site.root).write_bytes(loss)
+            if fiona("rebuild", data=site.root.path, die_at=at).returncode != -signal.SIGKILL:
+                break
+            assert mend(site.root, print)
+            assert picture(site) == before, (at, len(loss))
+        assert at > 10
+        for kept in site.root.ledger_file.parent.glob("ledger-*.sqlite*"):
+            kept.unlink()
+    settle(site)
+    assert (picture(site), uploads(site)) == (before, sent)
     assert_all_accounted(site.root)

@@ -135,6 +135,12 @@ def test_records_of_a_restored_site_are_brought_up_to_date(site: Site) -> None:
     assert (picture(site), uploads(site)) == (before, sent_files)
     assert_all_accounted(site.root)
 
+    for path in yesterday.iterdir():
+        shutil.copy(path, records_folder(site.root))
+    assert rebuild(site.root).problems == [], "by hand, before the maintenance came by"
+    settle(site)
+    assert (picture(site), uploads(site)) == (before, sent_files)
+
 
 def test_what_belongs_to_no_study_is_written_again_where_it_is_missing(site: Site) -> None:
     delivered(site)
