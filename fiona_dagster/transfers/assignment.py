@@ -7,11 +7,8 @@ configuration changed, and once a day.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -32,6 +29,7 @@ from fiona_dagster.transfers.execution import takes_patient_ids
 from fiona_dagster.transfers.halves import write_in_halves
 from fiona_dagster.transfers.intake import person
 from fiona_dagster.transfers.placing import Candidate, Placing, Tables, place
+from fiona_dagster.transfers.turns import ASSIGNMENT, turn
 
 STUDIES_A_ROUND = 1000
 """Studies that one round looks at; the next one goes on. It takes a few seconds of a sensor's tick."""
@@ -56,7 +54,7 @@ def assign_held(gateway: Gateway) -> Round:
         RedcapUnavailable, RedcapRejected: REDCap gave no usable answer; the same call later goes on.
         OptOutUnavailable: the opt-out list is configured and can't be used; nothing is assigned.
     """
-    with _alone(gateway) as mine:
+    with turn(gateway, ASSIGNMENT, wait=False) as mine:
         if not mine or not gateway.settings.redcap.url or adoption.is_report_only(gateway):
             return Round()
         tables, seen = _tables(gateway)
@@ -66,22 +64,6 @@ def assign_held(gateway: Gateway) -> Round:
         known = _Known(gateway, tables)
         decided = [known.decide(study) for study in studies]
         return _book(gateway, _resolve(gateway, tables, decided), seen)
-
-
-@contextmanager
-def _alone(gateway: Gateway) -> Iterator[bool]:
-    """Two rounds at once would make two participant ids for one person; the second does nothing."""
-    path = gateway.root.ledger_file.parent / "assignment.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 def _tables(gateway: Gateway) -> tuple[Tables, str]:

@@ -9,6 +9,7 @@ from fiona_dagster import studies
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.redcap import ImagingEntry
 from fiona_dagster.transfers.context import Gateway
+from fiona_dagster.transfers.turns import turn
 
 LOOKED_AT = 10
 STUDY_DATE, STUDY_DESCRIPTION = 0x00080020, 0x00081030
@@ -51,9 +52,9 @@ def write_entry(gateway: Gateway, transfer: Transfer) -> bool:
     research = gateway.research(transfer.project)
     if research is None:
         return False
-    return research.write_imaging(
-        ImagingEntry(transfer.participant, transfer.event, transfer.mapped_uid, *known)
-    )
+    entry = ImagingEntry(transfer.participant, transfer.event, transfer.mapped_uid, *known)
+    with turn(gateway, f"imaging-{transfer.project}"):  # studies of one participant share a record
+        return research.write_imaging(entry)
 
 
 def _redcap_date(text: str) -> str:

@@ -26,6 +26,7 @@ from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
 from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
+from fiona_dagster.transfers.turns import ASSIGNMENT, turn
 from fiona_dagster.transfers.words import as_request, same_words
 
 log = logging.getLogger("fiona.transfers")
@@ -341,6 +342,7 @@ def assign(gateway: Gateway, study: str, project: str, participant: str, event: 
     projects.refresh(gateway)
     check_assignment(gateway, known, project, participant, event)
     projects.ProjectEvents(gateway).require(project, event)
-    return gateway.incoming().write_request(
-        study, project, participant, event, datetime.now(UTC), zone=gateway.settings.LOCALTIMEZONE
-    )
+    with turn(gateway, ASSIGNMENT):
+        return gateway.incoming().write_request(
+            study, project, participant, event, datetime.now(UTC), zone=gateway.settings.LOCALTIMEZONE
+        )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 
 from fiona_dagster.errors import RedcapRejected
+from fiona_dagster.ledger import Request, Transfer
 from fiona_dagster.redcap import TransferRequest
-from fiona_dagster.transfers import delivery, execution, outcome, projects
+from fiona_dagster.transfers import delivery, execution, imaging, outcome, projects
 from tests.site import PARTICIPANT, PROJECT, STUDY, Site
 from tests.tables import own_redcap, read, use_tables, write
 
@@ -77,6 +81,28 @@ def test_another_study_of_the_participant_gets_the_next_instance(asked: Site) ->
     )
     deliver_and_tell(asked)
     assert [str(row["redcap_repeat_instance"]) for row in entries(asked)] == ["4", "5"]
+
+
+def test_studies_of_one_participant_that_end_at_once_have_an_entry_each(asked: Site) -> None:
+    """Each reads which instance is free; without turns they would all write into the same one."""
+    transfers = []
+    with asked.open() as gateway:
+        for number in range(4):
+            request = Request(f"1.2.{number}", PROJECT, 1, "2026-11-25 10:00", PARTICIPANT, "Event 2")
+            transfer = replace(gateway.ledger.transfers.accept(request, 1), mapped_uid=f"2.25.{number}")
+            gateway.ledger.assignments.record_imaging(transfer.id, transfer.revision, "2026-11-25", "x")
+            transfers.append(transfer)
+
+    def tell(transfer: Transfer) -> None:
+        with asked.open() as gateway:
+            assert imaging.write_entry(gateway, transfer)
+
+    asked.redcap.faults.delay(0.2, calls=12)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(tell, transfers))
+    asked.redcap.faults.clear()
+
+    assert sorted(entry["imaging_study_uid"] for entry in entries(asked)) == [f"2.25.{n}" for n in range(4)]
 
 
 def test_a_redcap_without_the_instrument_is_said_after_incoming_was_told(asked: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,6 +225,28 @@ def test_assign_refuses_before_it_writes(site: Site) -> None:
     assert in_redcap(site).requested_date <= (datetime.now(UTC) + timedelta(minutes=1)).strftime(
         "%Y-%m-%d %H:%M"
     )
+
+
+def test_two_who_assign_a_study_at_once_have_a_request_each(site: Site) -> None:
+    """REDCap gives no number of an instance away by itself."""
+    names = ("HEART", "LUNG", "LIVER")
+    for name in names:
+        site.project(name)
+    site.receive(1)
+
+    def assign(project: str) -> int:
+        with site.open() as gateway:
+            return requests.assign(gateway, STUDY, project, PARTICIPANT, EVENT)
+
+    site.redcap.faults.delay(0.2, calls=12)
+    with ThreadPoolExecutor(3) as pool:
+        places = list(pool.map(assign, names))
+    site.redcap.faults.clear()
+
+    assert sorted(places) == [1, 2, 3]
+    with site.open() as gateway:
+        found = {request.instance: request.project for request in gateway.incoming().requests_of(STUDY)}
+    assert found == dict(zip(places, names, strict=True))
 
 
 def test_assign_before_the_registration_says_where_the_study_is(site: Site) -> None:
