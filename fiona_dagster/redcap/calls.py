@@ -125,6 +125,7 @@ class Caller:
         parse: Callable[[Reply], _T],
         *,
         file: tuple[str, bytes] | None = None,
+        is_file: Callable[[Reply], bool] = lambda _reply: False,
     ) -> _T:
         """Calls until it works, the fault can't pass, or the tries are used up."""
         attempt, started = 1, time.monotonic()
@@ -133,6 +134,8 @@ class Caller:
             try:
                 reply = self._post(fields, file)
                 wait = reply.retry_after
+                if is_file(reply):
+                    return parse(reply)  # whatever stands in it: also a web page, or the word error
                 tries = self._heed(reply, attempt, tries)
                 answers.judge(
                     reply.status,

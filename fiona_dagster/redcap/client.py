@@ -22,6 +22,8 @@ from fiona_dagster.redcap.rows import (
 from fiona_dagster.redcap.structure import Structure
 from fiona_dagster.redcap.transport import Reply
 
+_FILE_NAME = re.compile(r'\bname="?([^";]*)"?')
+
 
 class RedcapClient(Structure):
     """Talks to one REDCap project: what :class:`Structure` reads, records, files and the log.
@@ -270,13 +272,13 @@ class RedcapClient(Structure):
         """
 
         def parse(reply: Reply) -> tuple[str, bytes]:
-            name = re.search(r'name="?([^";]*)"?', reply.content_type)
+            name = _FILE_NAME.search(reply.content_type)
             if name is None:
                 raise RedcapUnavailable("REDCap call content=file: the answer is not a file")
             return name[1], reply.content
 
         fields = _file_place("export", record, field, event, instance)
-        return self._call(fields, (), {record}, self._tries, parse)
+        return self._call(fields, (), {record}, self._tries, parse, is_file=_is_file)
 
     def import_file(
         self,
@@ -299,12 +301,12 @@ class RedcapClient(Structure):
             instance: instance number, on repeating instruments or events.
         """
         fields = _file_place("import", record, field, event, instance)
-        self._call(fields, (), {record, name}, self._tries, lambda _reply: None, file=(name, content))
+        self._call(fields, (), {record, name}, self._tries, _nothing, file=(name, content))
 
     def delete_file(self, record: str, field: str, *, event: str = "", instance: int | None = None) -> None:
         """Takes the file out of a field; tried once only."""
         fields = _file_place("delete", record, field, event, instance)
-        self._call(fields, (), {record}, 1, lambda _reply: None)
+        self._call(fields, (), {record}, 1, _nothing)
 
 
 def _differing(row: Row, there: Row) -> list[str]:
@@ -322,6 +324,16 @@ def _file_place(action: str, record: str, field: str, event: str, instance: int 
     if instance is not None:
         place["repeat_instance"] = str(instance)
     return place
+
+
+def _is_file(reply: Reply) -> bool:
+    return reply.status == 200 and _FILE_NAME.search(reply.content_type) is not None
+
+
+def _nothing(reply: Reply) -> None:
+    """What answers the import or removal of a file (redcap-api.md section 2); a page is no answer."""
+    if reply.body.strip():
+        raise RedcapUnavailable("REDCap call content=file: the answer is not REDCap's; it should be empty")
 
 
 def _short(count: object) -> str:

@@ -106,6 +106,35 @@ def test_files_there_and_back(redcap: Sandbox) -> None:
         client.export_file("1", "project_name")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><html><body>a protocol, exported as a page</body></html>",
+        b"<html>Your address has been banned, said the minutes</html>",
+        b"ERROR: no such thing",
+        b'{"error": "what a file may hold"}',
+        b"",
+    ],
+)
+def test_a_file_may_hold_what_looks_like_an_error(redcap: Sandbox, content: bytes) -> None:
+    client = other(redcap, "DataTransferProjects")
+    client.import_records([{"record_id": "1", "project_name": "A"}])
+    client.import_file("1", "leave_alone_current_rek", "page.html", content)
+    assert client.export_file("1", "leave_alone_current_rek") == ("page.html", content)
+
+
+def test_a_page_is_no_receipt_for_a_file() -> None:
+    """REDCap answers with nothing; a page that nobody knows as one would be taken for success."""
+    page = b'<?xml version="1.0"?><!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN"><html>moved</html>'
+    with stub_server(Stub(body=page)) as stub:
+        client = RedcapClient(stub.url, TOKEN, sleep=lambda _seconds: None)
+        with pytest.raises(RedcapUnavailable, match="should be empty"):
+            client.import_file("1", "file", "name", b"x")
+        with pytest.raises(RedcapUnavailable, match="should be empty"):
+            client.delete_file("1", "file")
+    assert len(stub.bodies) == 3 + 1, "an import is tried again, a removal is not"
+
+
 def test_groups(redcap: Sandbox) -> None:
     redcap.change_setup("DataTransferProjects", dags=("North", "South"))
     client = other(redcap, "DataTransferProjects")
