@@ -135,18 +135,18 @@ def _reason(status: int, body: str, known: Iterable[str], sent: Iterable[str]) -
     return f"refused with status {status}: {redact(body, known, sent)}"
 
 
-def parse_json(body: str, content: str) -> Any:
+def parse_json(body: bytes, content: str) -> Any:
     """The JSON document of a body.
 
     Raises:
-        RedcapUnavailable: the body is no JSON; such a thing is cut short or not REDCap's.
+        RedcapUnavailable: the body is no JSON in UTF-8; such a thing is cut short or not REDCap's.
     """
     try:
-        return json.loads(body.lstrip("\ufeff"))
-    except ValueError:
+        return json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         pass
     # raised here, not in the handler: the parser's error carries the whole body
-    raise RedcapUnavailable(f"REDCap call content={content}: the answer is not JSON ({len(body)} characters)")
+    raise RedcapUnavailable(f"REDCap call content={content}: the answer is not JSON ({len(body)} bytes)")
 
 
 def redact(text: str, known: Iterable[str] = (), sent: Iterable[str] = ()) -> str:

@@ -100,7 +100,7 @@ class Caller:
     ) -> Any:
         tries = self._tries if repeatable else 1
         return self._call(
-            fields, known, sent, tries, lambda reply: answers.parse_json(reply.body, fields["content"])
+            fields, known, sent, tries, lambda reply: answers.parse_json(reply.content, fields["content"])
         )
 
     def _text(self, fields: Mapping[str, str]) -> str:

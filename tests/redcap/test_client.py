@@ -162,7 +162,9 @@ def test_an_answer_that_is_cut_short() -> None:
         RedcapClient(stub.url, TOKEN, tries=1).export_records()
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"a": 1}', b'["a"]', b"[", b"3"])
+@pytest.mark.parametrize(
+    "body", [b"", b"nonsense", b'{"a": 1}', b'["a"]', b"[", b"3", b'[{"a": "\xe9"}]', b"[" * 100_000]
+)
 def test_answers_that_are_no_rows(body: bytes) -> None:
     with stub_server(Stub(body=body)) as stub, pytest.raises(RedcapUnavailable):
         RedcapClient(stub.url, TOKEN, tries=1).export_records()
