@@ -33,6 +33,9 @@ TEXT = frozenset(
     ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
 )
 """VRs whose values are characters."""
+_NUMBERS = {2: "US SS OW", 4: "UL SL FL AT OL OF", 8: "FD SV UV OD OV"}
+SIZES = {vr: size for size, vrs in _NUMBERS.items() for vr in vrs.split()}
+"""Bytes of one number, by VR."""
 
 Value = bytes | memoryview
 
@@ -87,6 +90,12 @@ class Element:
     encapsulated: bool = False
     streamed: Streamed | None = None
     at: int = -1
+
+
+def may_be(value: Value, vr: str, little: bool) -> bool:
+    """Whether a value of which the file does not say the VR can be one of this VR."""
+    fits = len(value) < 0xFFFF or vr.encode() not in SHORT
+    return fits and not len(value) % SIZES.get(vr, 1) and (little or vr in TEXT)
 
 
 def nothing() -> None:

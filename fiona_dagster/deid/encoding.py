@@ -5,8 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from fiona_dagster.deid.elements import SHORT, UNDEFINED, Element, FileRange, Streamed, Value, name_of
+from fiona_dagster.deid.elements import (
+    SHORT,
+    TEXT,
+    UNDEFINED,
+    Element,
+    FileRange,
+    Streamed,
+    Value,
+    name_of,
+)
 from fiona_dagster.errors import RefusedDicom
+
+SPACED = TEXT - {"UI"}
+"""VRs whose values are padded with a space (PS3.5 6.2), all others with zero."""
 
 
 def encode(elements: list[Element], implicit: bool, little: bool) -> list[Value | Streamed | FileRange]:
@@ -68,7 +80,7 @@ def _encode(
             length = len(value)
             chunks.append(FileRange(element.at, length) if element.at >= 0 else value)
             if length & 1:
-                chunks.append(b"\0" if vr in (b"UI", b"OB", b"UN") else b" ")
+                chunks.append(b" " if element.vr in SPACED else b"\0")
                 length += 1
         total += length
         written = UNDEFINED if element.encapsulated else length

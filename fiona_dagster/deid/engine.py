@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from fiona_dagster.deid import conditions, pixels
 from fiona_dagster.deid.content import ContentCleaner
 from fiona_dagster.deid.elements import (
-    PIXEL_DATA,
-    SHORT,
     TEXT,
     DicomFile,
     Element,
     Value,
+    may_be,
     name_of,
     parse_implicit_items,
     text,
@@ -187,6 +187,11 @@ def _creators(elements: list[Element]) -> dict[int, bytes]:
     }
 
 
+def _vr_of_ours(element: Element) -> str:
+    """The VR of a value that is put in place of another: the dictionary's, whatever the file says."""
+    return dictionary_vr(element.tag) or ("SQ" if element.items is not None else element.vr)
+
+
 class Task:
     """One object on its way through the engine."""
 
@@ -289,16 +294,14 @@ class Task:
         return self.identities.uid(uid)
 
     def _empty(self, element: Element, now: Now) -> Element:
-        vr = self._vr(element)
-        if vr == "SQ" or element.items is not None:
-            return Element(element.tag, "SQ", b"", [])
-        return Element(element.tag, vr)
+        vr = _vr_of_ours(element)
+        return Element(element.tag, vr, b"", [] if vr == "SQ" else None)
 
     def _dummy(self, element: Element, now: Now) -> Element:
-        tag, vr = element.tag, self._vr(element)
+        tag, vr = element.tag, _vr_of_ours(element)
         if tag == CONTENT_SEQUENCE:
             return self._content(element)
-        if vr == "SQ" or element.items is not None:
+        if vr == "SQ":
             items = self._looked_into(element, now.place.within)
             stand_in = Element(tag, "SQ", b"", items or [])
             return Element(tag, "SQ", b"", dummy_items(stand_in, self._map_one, self.little))
@@ -364,8 +367,7 @@ class Task:
         if vr == known or self.implicit:
             return element
         if vr == "UN":
-            fits = len(element.value) < 0xFFFF or known.encode() not in SHORT
-            return Element(tag, known, element.value) if fits and (self.little or known in TEXT) else None
+            return Element(tag, known, element.value) if may_be(element.value, known, self.little) else None
         if known == "SQ" or vr == "SQ" or (vr in TEXT) != (known in TEXT):
             return None  # the file's VR contradicts the dictionary
         return element
@@ -374,16 +376,19 @@ class Task:
         """A private element that the profile knows, with its VR where the file does not say it."""
         if element.vr != "UN" or not known:
             return element
-        fits = len(element.value) < 0xFFFF or known.encode() not in SHORT
-        if known == "SQ" or not fits or not (self.little or known in TEXT):
+        if known == "SQ" or not may_be(element.value, known, self.little):
             return None
         return Element(element.tag, known, element.value)
 
     def _pixels(self, element: Element, now: Now) -> Element | None:
-        if now.place.within or element.items is not None:
+        if now.place.within:
             return None  # pixels of icons and the like
-        if element.tag == PIXEL_DATA and element.vr == "UN":
-            return None
+        plain = self.little and self.source.transfer_syntax in pixels.NATIVE
+        unusual = element.vr not in pixels.USUAL_VRS
+        if element.items is not None or (unusual and not plain):
+            raise RefusedDicom("the pixel data are no pixels, or in no order of bytes that is known")
+        if unusual:
+            element = replace(element, vr=pixels.VRS[element.tag])
         made = pixels.clean(element, self.source)
         self.images = made.images
         self.tally.unchecked = made.unchecked

@@ -29,6 +29,8 @@ from fiona_dagster.deid.elements import (
 FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA = 0x7FE00008, 0x7FE00009
 OFFSET_TABLE, OFFSET_LENGTHS, TOTAL_LENGTH = 0x7FE00001, 0x7FE00002, 0x7FE00003
 NATIVE = frozenset([IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN, *DEFLATED])
+USUAL_VRS = frozenset(("OB", "OW", "OF", "OD"))
+VRS = {PIXEL_DATA: "OW", FLOAT_PIXEL_DATA: "OF", DOUBLE_PIXEL_DATA: "OD"}
 JOINED_LIMIT = 32 << 20
 """An image in several fragments is put together to be looked at, up to so many bytes."""
 _BLOCK = 1 << 20
@@ -258,10 +260,10 @@ def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Clean
     groups = grouped(value, fragments, source.transfer_syntax, source.release)
     parse = parser_of(source.transfer_syntax, shape.plane, shape.frame)
     edits: list[tuple[int, int, bytes]] = []
-    if len(groups) != shape.frames:  # what follows an image might be the next one
-        return Cleaned(element, unchecked=True)
+    told = len(groups) == shape.frames  # otherwise what follows an image might be the next one
+    made.unchecked = not told
     seen = 0
-    for group in groups:
+    for group in groups if told else ():
         layout = look(value, group, parse) if parse else None
         if group[-1][1] - seen > _BLOCK:
             source.release()
@@ -272,13 +274,10 @@ def _encapsulated(element: Element, source: DicomFile, shape: Geometry) -> Clean
             edits += _in_value(group, foreign_bytes(image_of(value, group), layout))
     foreign = bool(edits)
     first = table[1]
-    made.images = [
-        (group[0][0] - 8 - first, group[-1][1] - group[-1][0]) for group in groups if len(group) == 1
-    ]
-    starts = [group[0][0] - 8 - first for group in groups]
-    if len(made.images) != len(groups):
-        made.images = []
-    if table[1] > table[0] and not _true_table(bytes(value[table[0] : table[1]]), starts):
+    if told and all(len(group) == 1 for group in groups):
+        made.images = [(group[0][0] - 8 - first, group[0][1] - group[0][0]) for group in groups]
+    starts = [group[0][0] - 8 - first for group in (groups if told else [[each] for each in fragments])]
+    if table[1] > table[0] and not _true_table(bytes(value[table[0] : table[1]]), starts, told):
         edits.append((table[0] - 4, table[1], bytes(4)))  # an empty table is always right (PS3.5 A.4)
         made.done.append("offset table emptied")
     if any(value[-4:]):
@@ -356,7 +355,12 @@ def _in_value(
         offset += size
 
 
-def _true_table(table: bytes, starts: list[int]) -> bool:
+def _true_table(table: bytes, starts: list[int], told: bool) -> bool:
+    """Whether a table names these starts of images, or, where they can't be told, some of the fragments."""
+    if not told:
+        named = [int.from_bytes(table[at : at + 4], "little") for at in range(0, len(table), 4)]
+        known = {start & 0xFFFFFFFF for start in starts}
+        starts = sorted(known.intersection(named))
     return table == b"".join((start & 0xFFFFFFFF).to_bytes(4, "little") for start in starts)
 
 

@@ -16,6 +16,7 @@ from fiona_dagster.deid.engine import Engine
 from fiona_dagster.deid.identities import dummy
 from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.leftovers import CHARACTER_SET, MOMENTS, NUMBERS, SYMBOLS, WORDS
+from fiona_dagster.deid.pixels import USUAL_VRS
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.tally import UNCOUNTED, counted_name
 from fiona_dagster.dicom.dictionary import dictionary_vr
@@ -27,7 +28,6 @@ REFERENCES = "references"
 """What elements need that are references to instances in their usual form."""
 REMEMBERED = 20_000
 """Rows, values and outcomes that are remembered before all are forgotten; hostile files hold any number."""
-_PIXEL_VRS = frozenset(("OB", "OW", "OF", "OD"))
 PLACES = 2000
 """Sequences within sequences of an IOD whose rows are made; objects with more go the exact way."""
 LEAST_UID = 7
@@ -155,7 +155,7 @@ class Rows:
             if kind != TEXT:
                 raise Unsure
             kind = CHARSET
-        usual = kind == PIXEL and (self.implicit or vr in _PIXEL_VRS)
+        usual = kind == PIXEL and (self.implicit or vr in USUAL_VRS)
         if tag in PIXELS and not self.within and not usual:
             raise Unsure
         return Row(tag, kind, long, needs, counted, told, judged, place)
@@ -172,8 +172,9 @@ class Rows:
             return PIXEL, None
         if action in ("U", "uid") and vr == "UI":
             return UID, action == "uid"
-        if action in ("Z", "D") and not sequence and not (action == "D" and place.vr == "UI"):
-            made = Element(tag, place.vr, b"" if action == "Z" else dummy(place.vr))
+        ours = dictionary_vr(tag) or vr
+        if action in ("Z", "D") and not sequence and not (action == "D" and ours == "UI"):
+            made = Element(tag, ours, b"" if action == "Z" else dummy(ours))
             return CONSTANT, written([made], self.implicit, True)
         if action == "keep" and not sequence and (vr == dictionary_vr(tag) or self.implicit):
             judged = dictionary_vr(tag) or vr

@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.deid import Assignment, Deidentifier, ProjectKey, person, rows, verify_outputs
+from fiona_dagster.errors import RefusedDicom
 from tests.deid import phantoms
+from tests.deid.conftest import Make
 from tests.deid.hostile import PIXELS, Maker
-from tests.deid.phantoms import EXPLICIT, IMPLICIT
+from tests.deid.phantoms import BIG, EXPLICIT, IMPLICIT
 from tests.deid.test_fast_way import both
 
+RLE = "1.2.840.10008.1.2.5"
 PRIVATE = {"options": ["retain_safe_private"], "safe_private": {"ACME": ["0029,xx10", "0029,xx11"]}}
 
 
@@ -54,6 +57,8 @@ CASES: dict[str, tuple[Case, dict[str, Any]]] = {
     "a group length": (lambda m: (0x00100000, m.element(0x00100000, "UL", bytes(4))), {}),
     "character set as LO": (lambda m: (0x00080005, m.element(0x00080005, "LO", b"GB18030 ")), {}),
     "character set as UN": (lambda m: (0x00080005, m.element(0x00080005, "UN", b"GB18030 ")), {}),
+    "numbers as UN": (lambda m: (0x00189087, m.element(0x00189087, "UN", b"12345678")), {}),
+    "no numbers as UN": (lambda m: (0x00189087, m.element(0x00189087, "UN", b"Quisling's")), {}),
     "a kept name of an institution as UN": (
         lambda m: (0x00080080, m.element(0x00080080, "UN", b"ABCD")),
         {"options": ["retain_institution_identity"]},
@@ -121,6 +126,49 @@ def test_pixel_data_of_any_vr(tmp_path: Path, vr: str) -> None:
     images = [maker.image((0x7FE00010, maker.element(0x7FE00010, vr, p))) for p in (PIXELS, planned)]
 
     assert compared(tmp_path, maker, *images) == ["same" if vr in ("OB", "OF") else "left"] * 2
+    if vr != "SQ":
+        deidentifier().file(tmp_path / "0.dcm", tmp_path / "out.dcm")
+        copy = pydicom.dcmread(tmp_path / "out.dcm")
+        assert (tmp_path / "out.dcm").read_bytes().endswith(PIXELS)
+        assert (copy["PixelData"].VR, copy["PixelData"].tag) == (
+            vr if vr in ("OB", "OF") else "OW",
+            0x7FE00010,
+        )
+
+
+@pytest.mark.parametrize("case", ["big endian", "compressed", "a sequence"])
+def test_pixel_data_that_are_not_understood_are_never_left_out_in_silence(
+    make: Make, tmp_path: Path, case: str
+) -> None:
+    maker = Maker(RLE if case == "compressed" else EXPLICIT)
+    vr, value = ("SQ", b"") if case == "a sequence" else ("UN", PIXELS)
+    path = maker.file(tmp_path / "in.dcm", maker.image((0x7FE00010, maker.element(0x7FE00010, vr, value))))
+    if case == "big endian":
+        phantoms.write(phantoms.image(syntax=BIG), path)
+        path.write_bytes(path.read_bytes().replace(b"\x7f\xe0\0\x10OW", b"\x7f\xe0\0\x10UN"))
+
+    with pytest.raises(RefusedDicom, match="no pixels"):
+        make().file(path, tmp_path / "out.dcm")
+
+
+@pytest.mark.parametrize(("value", "vr"), [(b"12345678", "FD"), (b"Quisling's", None)])
+def test_what_has_no_vr_is_what_it_can_be_or_goes(tmp_path: Path, value: bytes, vr: str | None) -> None:
+    maker = Maker()
+    path = maker.file(tmp_path / "in.dcm", maker.image((0x00189087, maker.element(0x00189087, "UN", value))))
+    deidentifier().file(path, tmp_path / "out.dcm")
+    copy = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (copy[0x00189087].VR if 0x00189087 in copy else None) == vr
+
+
+def test_what_stands_in_place_of_a_value_has_the_vr_of_the_dictionary(tmp_path: Path) -> None:
+    """Whatever the file says; a text in place of a moment would be emptied as a leftover by one way alone."""
+    maker = Maker()
+    moments = (0x300A0736, maker.element(0x300A0736, "LO", b"Quisling"))
+    images = [maker.image(moments, number=number) for number in (1, 2)]
+
+    assert compared(tmp_path, maker, *images) == ["same", "same"]
+    deidentifier().file(tmp_path / "0.dcm", tmp_path / "out.dcm")
+    assert pydicom.dcmread(tmp_path / "out.dcm")[0x300A0736].VR == "DT"
 
 
 @pytest.mark.parametrize(("value", "vr"), [(b"Q u i s l i n g ", "LO"), (b"8301 5577 ", "ST")])

@@ -157,6 +157,31 @@ def test_offset_tables_stay_right_or_go(through: Through) -> None:
     assert parse_basic_offsets(copy.PixelData) == []
 
 
+@pytest.mark.parametrize("table", [b"QUISLINGSAGE", None])
+def test_a_table_of_images_that_cant_be_told_apart_names_fragments_or_goes(
+    through: Through, table: bytes | None
+) -> None:
+    """Also what a delimiter says behind them."""
+    whole = compressed([CLEAN_JPEG, CLEAN_JPEG], JPEG)
+    right = whole.PixelData[8:16]
+    ds = compressed([CLEAN_JPEG, CLEAN_JPEG], JPEG)
+    ds.NumberOfFrames = 3
+    if table is not None:
+        ds.PixelData = ds.PixelData[:4] + len(table).to_bytes(4, "little") + table + ds.PixelData[16:]
+
+    copy, raw, held = through(ds)
+
+    assert held == "unchecked pixels"
+    assert b"QUISLING" not in raw
+    assert (
+        copy.PixelData == whole.PixelData
+        if table is None
+        else whole.PixelData.replace(
+            bytes.fromhex("feff00e008000000") + right, bytes.fromhex("feff00e000000000")
+        )
+    )
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_extended_offset_tables_stay_only_when_they_are_right(through: Through, right: bool) -> None:
     images = [dirty_jpeg() + b"\0" * (len(dirty_jpeg()) & 1)] * 2
@@ -239,15 +264,17 @@ def test_native_pixel_data_end_with_the_image(through: Through, syntax: str) -> 
     assert held == ""
 
 
-def test_an_odd_image_is_padded_with_zero(through: Through) -> None:
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+def test_an_odd_image_is_padded_with_zero(through: Through, vr: str) -> None:
     ds = phantoms.image()
     ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 3, 3, 8, 8, 7
-    ds.PixelData = bytes(range(9)) + b"Q"
-    ds["PixelData"].VR = "OB"
+    for padding in (b"Q", b""):
+        ds.PixelData = bytes(range(9)) + padding
+        ds["PixelData"].VR = vr
 
-    copy, _, _ = through(ds)
+        copy, _, _ = through(ds)
 
-    assert copy.PixelData == bytes(range(9)) + b"\0"
+        assert copy.PixelData == bytes(range(9)) + b"\0"
 
 
 @pytest.mark.parametrize(
