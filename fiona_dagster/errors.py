@@ -210,3 +210,12 @@ class StartFailed(PermanentError):
 
 class ErasureUnfinished(StartFailed):
     """An erasure was cut short; nobody else writes below the data root until it is finished."""
+
+
+def is_permanent(error: FionaError) -> bool:
+    """Whether an error waits for a person to change something here.
+
+    Rights, a token or a dictionary that REDCap refuses everything for are mended there, and nobody tells us:
+    such a call is tried again, later and later.
+    """
+    return isinstance(error, PermanentError) and not (isinstance(error, RedcapRejected) and error.whole)

@@ -16,7 +16,13 @@ from fiona_dagster.config import configuration_digest, sending_enabled
 from fiona_dagster.defs import intake, project
 from fiona_dagster.defs.partitions import project_set, project_studies, studies
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.errors import ConfigurationError, FionaError, PermanentError, RedcapUnavailable
+from fiona_dagster.errors import (
+    ConfigurationError,
+    FionaError,
+    RedcapRejected,
+    RedcapUnavailable,
+    is_permanent,
+)
 from fiona_dagster.ledger import Kind, StudyAssignment, Work
 from fiona_dagster.transfers import (
     assignment,
@@ -217,7 +223,7 @@ def _answer_unknown_projects(
         try:
             outcome.write_outcomes(gateway, work.study, work.project)
         except FionaError as error:
-            gateway.ledger.work.failed(work.key, str(error), permanent=isinstance(error, PermanentError))
+            gateway.ledger.work.failed(work.key, str(error), permanent=is_permanent(error))
             context.log.warning(f"REDCap: {error}")
             if isinstance(error, RedcapUnavailable):
                 return  # the others would wait for it as long
@@ -249,7 +255,7 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     except FionaError as error:
         # counted from here: ticks without it come in between, however long it kept this one waiting
         gateway.ledger.store.remember(POLLED, datetime.now(UTC).isoformat())
-        _book_silence(gateway, silent=isinstance(error, RedcapUnavailable))
+        _book_silence(gateway, silent=isinstance(error, RedcapUnavailable | RedcapRejected))
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}", observed
     _book_silence(gateway, silent=False)

@@ -21,7 +21,7 @@ import dagster as dg
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.errors import FionaError, PermanentError
+from fiona_dagster.errors import FionaError, is_permanent
 from fiona_dagster.transfers.context import Gateway
 
 
@@ -238,7 +238,7 @@ def _attempt(
             warnings.simplefilter("ignore")  # libraries quote element values in their warnings
             return None, body(gateway, study)
     except FionaError as error:
-        message, permanent = str(error), isinstance(error, PermanentError)
+        message, permanent = str(error), is_permanent(error)
     except Exception as error:  # noqa: BLE001 - a run must fail with a message that is fit to be stored
         message, permanent = describe_foreign(error), False
     with resource.open() as gateway:
@@ -260,11 +260,9 @@ def _finished(
         with warnings.catch_warnings(), resource.open() as gateway:
             warnings.simplefilter("ignore")
             failed = finish(gateway, studies)
-            outcomes = {
-                study: (str(error), isinstance(error, PermanentError)) for study, error in failed.items()
-            }
+            outcomes = {study: (str(error), is_permanent(error)) for study, error in failed.items()}
     except FionaError as error:
-        outcomes = dict.fromkeys(studies, (str(error), isinstance(error, PermanentError)))
+        outcomes = dict.fromkeys(studies, (str(error), is_permanent(error)))
     except Exception as error:  # noqa: BLE001 - as in _attempt
         outcomes = dict.fromkeys(studies, (describe_foreign(error), False))
     with resource.open() as gateway:

@@ -220,7 +220,9 @@ def _giving_up(root: DataRoot) -> Iterator[None]:
         raise RedcapUnavailable(f"{error}; {what} when REDCap answers") from error
     except RedcapRejected as error:
         _remove_order(root)
-        raise RedcapRejected(f"{error}; {what} when that is mended", error.status) from error
+        raise RedcapRejected(
+            f"{error}; {what} when that is mended", error.status, whole=error.whole
+        ) from error
     except FionaError:
         _remove_order(root)
         raise

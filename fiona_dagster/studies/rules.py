@@ -19,7 +19,7 @@ from typing import Any
 from fiona_dagster.config import DataRoot
 from fiona_dagster.config.json_text import NotJson, parse_json
 from fiona_dagster.config.patterns import NO_PATTERN, Pattern, site_pattern
-from fiona_dagster.errors import ConfigurationError
+from fiona_dagster.errors import ConfigurationError, PatternTooSlow
 from fiona_dagster.studies import json_lines
 from fiona_dagster.studies.attributes import CSA_KEYS, SERIES_KEYS, tag_of_name
 from fiona_dagster.studies.model import RuleCall, RuleSet, Ruleset
@@ -126,7 +126,10 @@ class _Parser:
         for ruleset in rulesets:
             if ruleset.id:
                 by_id[ruleset.id] = (*by_id.get(ruleset.id, ()), ruleset)
-        order = order_rulesets(rulesets, by_id, self._name, self._warnings)
+        try:
+            order = order_rulesets(rulesets, by_id, self._name, self._warnings)
+        except PatternTooSlow as error:  # for a type that the file itself gives
+            raise ConfigurationError(str(error)) from None
         active = frozenset(order)  # what is inactive can't be an alternative of a reference either
         by_id = {name: tuple(each for each in found if each in active) for name, found in by_id.items()}
         essence = json.dumps([MEANING, [_essence(each.value) for each in located]], sort_keys=True)

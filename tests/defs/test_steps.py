@@ -12,7 +12,7 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.defs import steps
 from fiona_dagster.defs.housekeeping import close_ghost_runs
 from fiona_dagster.defs.resources import GatewayResource
-from fiona_dagster.errors import PermanentError, TransientError
+from fiona_dagster.errors import PermanentError, RedcapRejected, TransientError
 from fiona_dagster.operations import initialise
 from fiona_dagster.transfers.context import Gateway
 
@@ -84,7 +84,13 @@ def test_the_text_of_a_foreign_exception_is_withheld(gateway: GatewayResource) -
 
 
 @pytest.mark.parametrize(
-    ("error", "permanent"), [(PermanentError("no"), True), (TransientError("wait"), False)]
+    ("error", "permanent"),
+    [
+        (PermanentError("no"), True),
+        (TransientError("wait"), False),
+        (RedcapRejected("this record is locked"), True),
+        (RedcapRejected("no rights", 403, whole=True), False),  # they come back, and nobody tells us
+    ],
 )
 def test_what_can_pass_and_what_cannot(gateway: GatewayResource, error: Exception, permanent: bool) -> None:
     _, booked = run(gateway, error)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fiona_dagster.errors import PatternTooSlow
+from fiona_dagster.errors import ConfigurationError, PatternTooSlow
 from fiona_dagster.studies import InstanceHeader, classify, parse_rules
 
 TAGS = {
@@ -334,3 +334,12 @@ def test_a_pattern_without_end_is_an_error_of_its_rule() -> None:
         judge(hangs, instances=[instance(SeriesDescription=(0x0008103E, "LO", value))])
     assert value.decode() not in str(raised.value)
     assert judge(hangs, instances=[instance(SeriesDescription=(0x0008103E, "LO", b"aaaa"))])
+
+
+def test_a_pattern_without_end_for_a_type_is_found_when_the_file_is_read() -> None:
+    document = [
+        {"type": "a" * 60 + "!", "rules": [{"tag": ["Rows"], "operator": "exist"}]},
+        {"type": "hit", "rules": [{"tag": ["ClassifyType"], "value": "(a|aa)+$"}]},
+    ]
+    with pytest.raises(ConfigurationError, match=r"ruleset 2 .*takes too long"):
+        parse_rules(json.dumps(document), "rules")

@@ -365,6 +365,35 @@ def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(h
     assert len(tick()) == 5
 
 
+def test_a_token_that_was_renewed_lets_everything_go_on(held: Site) -> None:
+    """An expired token refuses every call; nobody tells FIONA when a new one lies in its place."""
+    held.ask(project="NOSUCH")
+    assert len(held.poll().refused) == 1
+    token = held.root.secrets / "redcap-token"
+    good = token.read_text()
+    token.write_text("0" * 32)
+    sensor = transfer_requests_sensor({PROJECT: ["archive"]}, [dg.define_asset_job("nothing")])
+
+    def tick() -> None:
+        with held.open() as gateway:
+            gateway.ledger.store.remember(POLLED, ago(minutes=5) + "+00:00")
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance=instance)
+            sensor(context, gateway=GatewayResource(data_root=str(held.root.path)))
+
+    tick()
+    with held.open() as gateway:
+        (work,) = gateway.ledger.work.open(STUDY)
+        assert (work.blocked, work.attempt) == (False, 2)
+        assert "do not have permissions to use the API" in work.error
+        assert gateway.ledger.work.due("status") == []
+
+    token.write_text(good)
+    tick()
+    with held.open() as gateway:
+        assert gateway.ledger.work.open(STUDY) == []
+
+
 def test_a_delivery_waits_for_no_redcap_that_another_one_found_silent(held: Site) -> None:
     """It asks once more whether its request still stands; where it can't, the last look counts."""
     held.ask()
