@@ -7,10 +7,8 @@ passed on: it quotes attributes and addresses.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,12 @@ from typing import IO, Any
 
 import requests
 
-from fiona_dagster.dicom.instances import IN_MEMORY, Instance, StoreResult
-from fiona_dagster.dicom.opened import DIFFERS, from_copy
+from fiona_dagster.dicom.instances import Instance, StoreResult
+from fiona_dagster.dicom.multipart import CHUNK, Body, only_part
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
-from fiona_dagster.errors import DeliveryRefused, NotVerified, PeerNotTrusted, PeerUnavailable, StorageFull
+from fiona_dagster.errors import DeliveryRefused, PeerNotTrusted, PeerUnavailable, StorageFull
 
-CHUNK = 1 << 20
 BATCH_BYTES = 64 << 20
 """Instances of one request: so many bytes, or one instance that is larger."""
 BATCH_INSTANCES = 100
@@ -174,7 +172,7 @@ class WebClient:
         """
         results: list[StoreResult] = []
         for batch in _batches(sorted(instances, key=lambda each: each.transfer_syntax)):
-            body = _Body(batch, digests, before)
+            body = Body(batch, digests, before)
             with self._ask(
                 "POST",
                 f"/studies/{batch[0].study}",
@@ -223,7 +221,7 @@ class WebClient:
                 found = re.search(r'boundary="?([^";]+)"?', kind, re.IGNORECASE)
                 if found is None:
                     return False
-                chunks = _only_part(chunks, found[1].encode("latin-1"))
+                chunks = only_part(chunks, found[1].encode("latin-1"))
             written = 0
             for chunk in chunks:
                 written += len(chunk)
@@ -274,49 +272,6 @@ class WebClient:
 
     def _refused(self, message: str) -> DeliveryRefused:
         return DeliveryRefused(f"{self._peer.name}: {message}")
-
-
-class _Body:
-    """A multipart/related body that is read while it is sent; its length is known before.
-
-    A file's last bytes only leave when its digest is right, so that nothing else can become an instance.
-    """
-
-    def __init__(
-        self, batch: Sequence[Instance], digests: Mapping[str, str], before: Callable[[], None]
-    ) -> None:
-        self.boundary = uuid.uuid4().hex
-        with from_copy():
-            self._parts = [(instance, instance.path.stat().st_size) for instance in batch]
-        self._digests = digests
-        self._before = before
-        self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        self._end = f"--{self.boundary}--\r\n".encode()
-
-    def __len__(self) -> int:
-        return sum(len(self._head) + size + 2 for _, size in self._parts) + len(self._end)
-
-    def __iter__(self) -> Iterator[bytes]:
-        for instance, size in self._parts:
-            self._before()
-            yield self._head
-            yield from self._file(instance, size)
-            yield b"\r\n"
-        yield self._end
-
-    def _file(self, instance: Instance, size: int) -> Iterator[bytes]:
-        digest, held, seen = hashlib.sha256(), b"", 0
-        step = IN_MEMORY if size <= IN_MEMORY else CHUNK
-        with from_copy(), instance.path.open("rb") as file:
-            while chunk := file.read(step):
-                digest.update(chunk)
-                seen += len(chunk)
-                if held:
-                    yield held
-                held = chunk
-        if seen != size or digest.hexdigest() != self._digests.get(str(instance.path)):
-            raise NotVerified(DIFFERS)
-        yield held
 
 
 def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
@@ -380,27 +335,3 @@ def _value(dataset: Any, tag: str) -> str:
     """First value of an element in the DICOM JSON model (PS3.18 annex F); empty when there is none."""
     values = _items(dataset, tag) if isinstance(dataset, dict) else []
     return str(values[0]) if values and isinstance(values[0], str | int) else ""
-
-
-def _only_part(chunks: Iterator[bytes], boundary: bytes) -> Iterator[bytes]:
-    """Content of the first part of a multipart body (RFC 2046, section 5.1.1); nothing when it has none."""
-    buffer, end = b"", b"\r\n--" + boundary
-    for chunk in chunks:
-        buffer += chunk
-        start, begin = buffer.find(b"--" + boundary), buffer.find(b"\r\n\r\n")
-        if 0 <= start < begin:
-            buffer = buffer[begin + 4 :]
-            break
-        if len(buffer) > CHUNK + 65536:  # headers of a megabyte are none
-            return
-    else:
-        return
-    while (found := buffer.find(end)) < 0:
-        keep = max(len(buffer) - len(end), 0)
-        yield buffer[:keep]
-        buffer = buffer[keep:]
-        chunk = next(chunks, b"")
-        if not chunk:
-            raise PeerUnavailable("an instance that was retrieved broke off")
-        buffer += chunk
-    yield buffer[:found]

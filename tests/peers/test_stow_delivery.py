@@ -18,7 +18,7 @@ import requests
 from pydicom.uid import RLELossless
 
 from fiona_dagster.config import DataRoot, StowTarget
-from fiona_dagster.dicom import web
+from fiona_dagster.dicom import multipart, web
 from fiona_dagster.dicom.instances import read_instance
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from fiona_dagster.errors import (
@@ -150,7 +150,8 @@ def test_what_somebody_else_sent_is_retrieved_and_compared(
 def test_compressed_and_large_instances_come_back_as_they_were_sent(
     orthanc: Orthanc, root: DataRoot, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "IN_MEMORY", 100)
+    monkeypatch.setattr(multipart, "IN_MEMORY", 100)
+    monkeypatch.setattr(multipart, "CHUNK", 300)
     monkeypatch.setattr(web, "CHUNK", 300)
     monkeypatch.setattr(web, "BATCH_BYTES", 1000)
     files = [
