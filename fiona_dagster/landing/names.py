@@ -4,7 +4,8 @@ Two files with one SOP Instance UID are the same instance even if their Modality
 their name, differs. So processes tell each other of the prefixes of a study through a small file that is also
 their lock: who holds it knows all prefixes there are, looks whether the instance is there under another one,
 and nobody else renames. Most studies have one prefix, and then there is nothing to look for: the name itself
-is taken by a rename that never replaces.
+is taken by a rename that never replaces. Whoever files under the only prefix there is shares the lock with others
+who do the same.
 
 A prefix is announced before its first file is renamed, by that name. A name behind ``!`` is in doubt: the
 flush of its directory entry failed. The same name without it ends the doubt: another file took its place.
@@ -32,6 +33,24 @@ _SPOILT = b"?\n"
 _PREFIX = re.compile(r"[A-Z0-9]{1,16}")
 
 
+class _Lock:
+    """The file of names as one thread has opened it: a lock on it excludes other threads as well."""
+
+    def __init__(self, shared: int) -> None:
+        self.fd = os.open(f"/proc/self/fd/{shared}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class _Locks(threading.local):
+    """That of each thread; closed when the thread ends."""
+
+    def __init__(self, shared: int) -> None:
+        self.mine = _Lock(shared)
+
+
 class StudyNames:
     """The archive folder of one study, open. As a context: alone with it, among threads and processes.
 
@@ -52,7 +71,6 @@ class StudyNames:
         if flushed:
             sync_directory(root.archive)  # whoever made the folder may not have flushed its name yet
         make_directory(root.locks, flushed=flushed)
-        self._mutex = threading.Lock()
         self._prefixes: set[str] = set()
         self._announced: set[str] = set()
         self._doubtful: set[str] = set()
@@ -65,6 +83,7 @@ class StudyNames:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         prefix = f"{root.site_name}." if root.site_name else ""
         self._fd = os.open(root.locks / f"{prefix}{study}.names", flags, 0o600)
+        self._locks = _Locks(self._fd)
 
     def __del__(self) -> None:
         for fd in (getattr(self, "fd", -1), getattr(self, "_fd", -1)):
@@ -72,22 +91,18 @@ class StudyNames:
                 os.close(fd)
 
     def __enter__(self) -> StudyNames:
-        self._mutex.acquire()
+        fcntl.flock(self._locks.mine.fd, fcntl.LOCK_EX)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
             self._catch_up()
         except BaseException:
-            self._mutex.release()  # the flock is of a descriptor that the next one locks again
+            fcntl.flock(self._locks.mine.fd, fcntl.LOCK_UN)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        finally:
-            self._mutex.release()
+        fcntl.flock(self._locks.mine.fd, fcntl.LOCK_UN)
 
     def _catch_up(self) -> None:
         size = os.lseek(self._fd, 0, os.SEEK_END)
@@ -153,10 +168,28 @@ class StudyNames:
             file has taken its name.
         """
         prefix, _, instance = name.partition(".")
+        if instance in self._doubtful or not self._is_only(prefix):
+            return self._place_alone(source_fd, source, name)
+        lock = self._locks.mine.fd
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            if os.lseek(lock, 0, os.SEEK_END) == self._read and self._is_only(prefix):
+                if not rename_new_at(source_fd, source, self.fd, name):
+                    return name
+                self._taken(name, instance)
+                return None
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        return self._place_alone(source_fd, source, name)
+
+    def _is_only(self, prefix: str) -> bool:
+        """Whether no other is known, and everybody knows this one. With the lock: whether there is no other."""
+        return len(self._prefixes) == 1 and prefix in self._announced
+
+    def _place_alone(self, source_fd: int, source: str, name: str) -> str | None:
+        prefix, _, instance = name.partition(".")
         with self:
-            if (
-                prefix not in self._announced
-            ):  # a name in the folder need not be known to those who listed it before
+            if prefix not in self._announced:  # maybe in the folder, where others had looked before
                 self._announce(name)
             there = self.find(instance, but=prefix) if len(self._prefixes) > 1 else None
             if there is None and not rename_new_at(source_fd, source, self.fd, name):
