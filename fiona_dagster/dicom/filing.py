@@ -68,7 +68,9 @@ def judge(head: HeadReader, sop_class: str = "", sop_instance: str = "") -> Stor
     if head.problem:
         return Refusal("unreadable", 0xC000, _short(head.problem))
     get = head.values.get
-    same = _same_for_series(*map(get, (SOP_CLASS_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, MODALITY)))
+    same = _same_for_series(
+        get(SOP_CLASS_UID), get(STUDY_INSTANCE_UID), get(SERIES_INSTANCE_UID), get(MODALITY)
+    )
     announced = same is not None and same.sop_class == sop_class and is_uid(sop_instance)
     if announced and same is not None and clean_uid(get(SOP_INSTANCE_UID, b"")) == sop_instance:
         return StorageUids(same.study, same.series, sop_instance, sop_class, same.modality)

@@ -3,12 +3,16 @@
 Objects of a series hold the same elements in the same order, mostly with the same lengths. Where the heads of
 all elements (tag, VR, length) stand at the same places as in an object that was walked before, the walk would
 take the same steps: the UIDs stand where they stood. What differs anywhere is walked.
+
+Most values are the same as well. So what has never differed so far is compared as whole runs of bytes, heads
+and values alike. Only when such a run differs are the heads compared one by one, and then the values that
+differ are left out of it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -26,12 +30,67 @@ MAX_BYTES = 64 * 1024
 """Bytes in front of the last UID; longer ones are not kept."""
 
 
-class _Layout(NamedTuple):
-    size: int
-    heads: struct.Struct
-    expected: tuple[bytes, ...]
-    values: struct.Struct
-    tags: tuple[int, ...]
+class _Element(NamedTuple):
+    head: int
+    value: int
+    end: int
+    tag: int
+
+
+class _Layout:
+    """One object's elements in front of its UIDs: their places, and what they had in common so far.
+
+    Args:
+        front: the bytes of the object that was walked, from its first to the end of its last UID.
+        elements: where they stand in it: their heads, their values, and their ends.
+        wanted: tags whose values are read.
+    """
+
+    def __init__(self, front: bytes, elements: Sequence[_Element], wanted: Collection[int]) -> None:
+        self.size = len(front)
+        self._elements = elements
+        self._wanted = wanted
+        self._heads = struct.Struct("<" + "".join(f"{e.value - e.head}s{e.end - e.value}x" for e in elements))
+        self._expected = self._heads.unpack(front)
+        self._differing: set[_Element] = set()
+        self._settle(front)
+
+    def _settle(self, front: bytes) -> None:
+        """Takes from an object what all had in common so far, as runs of bytes and as values."""
+        runs, at = [], 0
+        for element in sorted(self._differing):
+            runs.append((at, front[at : element.value]))
+            at = element.end
+        runs.append((at, front[at:]))
+        self._runs = [(at, run) for at, run in runs if run]
+        read = [element for element in self._elements if element.tag in self._wanted]
+        self._common = {e.tag: front[e.value : e.end] for e in read if e not in self._differing}
+        self._own = [(e.tag, e.value, e.end) for e in read if e in self._differing]
+
+    def read(self, front: bytes) -> dict[int, bytes] | None:
+        """The wanted values of another object, from as many of its first bytes; None if its heads differ."""
+        for at, run in self._runs:
+            if not front.startswith(run, at):
+                return self._read_anew(front)
+        values = self._common.copy()
+        for tag, at, end in self._own:
+            values[tag] = front[at:end]
+        return values
+
+    def _read_anew(self, front: bytes) -> dict[int, bytes] | None:
+        if self._heads.unpack(front) != self._expected:
+            return None
+        for at, run in self._runs:
+            if not front.startswith(run, at):
+                self._differing.update(
+                    element
+                    for element in self._elements
+                    if at <= element.value
+                    and element.end <= at + len(run)
+                    and run[element.value - at : element.end - at] != front[element.value : element.end]
+                )
+        self._settle(front)
+        return {e.tag: front[e.value : e.end] for e in self._elements if e.tag in self._wanted}
 
 
 class KnownHeads:
@@ -51,10 +110,13 @@ class KnownHeads:
             Tag -> value as :meth:`learn` was asked for; None if it is laid out in another way.
         """
         for number, layout in enumerate(self._layouts):
-            if len(data) >= layout.size and layout.heads.unpack_from(data) == layout.expected:
+            if len(data) < layout.size:
+                continue
+            values = layout.read(bytes(data[: layout.size]))
+            if values is not None:
                 if number:
                     self._layouts.insert(0, self._layouts.pop(number))
-                return dict(zip(layout.tags, layout.values.unpack_from(data), strict=True))
+                return values
         return None
 
     def learn(self, data: bytes | memoryview, wanted: Collection[int], needed: Collection[int]) -> None:
@@ -75,11 +137,10 @@ class KnownHeads:
 
 
 def _layout_of(data: bytes | memoryview, wanted: Collection[int], needed: Collection[int]) -> _Layout | None:
-    heads: list[bytes] = []
-    format_of_heads, format_of_values = ["<"], ["<"]
-    tags: list[int] = []
+    elements: list[_Element] = []
+    found: set[int] = set()
     missing = set(needed)
-    at = behind_last = 0
+    at = 0
     while missing:
         if at + 12 > min(len(data), MAX_BYTES):
             return None
@@ -93,15 +154,10 @@ def _layout_of(data: bytes | memoryview, wanted: Collection[int], needed: Collec
         tag, end = group << 16 | element, at + head + length
         if length == _UNDEFINED or group == 0xFFFE or end > len(data):
             return None
-        if tag in wanted and (length > MAX_VALUE or tag in tags):
+        if tag in wanted and (length > MAX_VALUE or tag in found):
             return None
-        heads.append(bytes(data[at : at + head]))
-        format_of_heads.append(f"{head}s{length}x")
-        if tag in wanted:
-            format_of_values.append(f"{at + head - behind_last}x{length}s")
-            tags.append(tag)
-            behind_last = end
+        found.add(tag)
+        elements.append(_Element(at, at + head, end, tag))
         missing.discard(tag)
         at = end
-    formats = (struct.Struct("".join(parts)) for parts in (format_of_heads, format_of_values))
-    return _Layout(at, next(formats), tuple(heads), next(formats), tuple(tags))
+    return _Layout(bytes(data[:at]), elements, wanted)

@@ -79,3 +79,28 @@ def test_memory_is_bounded() -> None:
         read(data, known, EXPLICIT_LITTLE, len(data))
         assert len(known._layouts) <= MAX_KNOWN
     assert known._learned == MAX_LEARNED
+
+
+@given(st.data())
+def test_values_may_differ_anywhere(data: st.DataObject) -> None:
+    """Objects of two layouts of one size: whatever differs, and however often, is read as walked."""
+    uid_tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+    orders = [data.draw(st.permutations([0x00080005, 0x00080060, 0x00100010, *uid_tags])) for _ in range(2)]
+    known = KnownHeads()
+    for _ in range(data.draw(st.integers(2, 8))):
+        tags = data.draw(st.sampled_from(orders))
+        values = {tag: data.draw(st.sampled_from([b"1.2.3\0", b"1.2.4\0"])) for tag in tags}
+        content = b"".join(element(tag, b"UI", values[tag]) for tag in tags)
+        assert read(content, known, EXPLICIT_LITTLE, len(content)) == read(
+            content, None, EXPLICIT_LITTLE, len(content)
+        )
+
+
+def test_what_differed_once_is_compared_no_more() -> None:
+    known = KnownHeads()
+    for uid, series in (("1.2.3", "1.5"), ("1.2.4", "1.5"), ("1.2.5", "1.6"), ("1.2.6", "1.7")):
+        content = data_set(uid, series=series)
+        read(content, known, EXPLICIT_LITTLE, len(content))
+        assert known.find(content) == walked(content)
+    (layout,) = known._layouts
+    assert [element.tag for element in sorted(layout._differing)] == [0x00080018, 0x0020000E]
