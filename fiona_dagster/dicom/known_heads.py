@@ -57,21 +57,21 @@ class _Layout:
 
     def _settle(self, front: bytes) -> None:
         """Takes from an object what all had in common so far, as runs of bytes and as values."""
-        runs, at = [], 0
+        runs, at = "<", 0
         for element in sorted(self._differing):
-            runs.append((at, front[at : element.value]))
+            runs += f"{element.value - at}s{element.end - element.value}x"
             at = element.end
-        runs.append((at, front[at:]))
-        self._runs = [(at, run) for at, run in runs if run]
+        self._runs = struct.Struct(f"{runs}{len(front) - at}s")
+        self._same = self._runs.unpack(front)
+        self._last = front
         read = [element for element in self._elements if element.tag in self._wanted]
         self._common = {e.tag: front[e.value : e.end] for e in read if e not in self._differing}
         self._own = [(e.tag, e.value, e.end) for e in read if e in self._differing]
 
     def read(self, front: bytes) -> dict[int, bytes] | None:
         """The wanted values of another object, from as many of its first bytes; None if its heads differ."""
-        for at, run in self._runs:
-            if not front.startswith(run, at):
-                return self._read_anew(front)
+        if self._runs.unpack(front) != self._same:
+            return self._read_anew(front)
         values = self._common.copy()
         for tag, at, end in self._own:
             values[tag] = front[at:end]
@@ -80,15 +80,9 @@ class _Layout:
     def _read_anew(self, front: bytes) -> dict[int, bytes] | None:
         if self._heads.unpack(front) != self._expected:
             return None
-        for at, run in self._runs:
-            if not front.startswith(run, at):
-                self._differing.update(
-                    element
-                    for element in self._elements
-                    if at <= element.value
-                    and element.end <= at + len(run)
-                    and run[element.value - at : element.end - at] != front[element.value : element.end]
-                )
+        for element in self._elements:
+            if front[element.value : element.end] != self._last[element.value : element.end]:
+                self._differing.add(element)
         self._settle(front)
         return {e.tag: front[e.value : e.end] for e in self._elements if e.tag in self._wanted}
 

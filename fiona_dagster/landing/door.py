@@ -199,19 +199,20 @@ class Visit:
         except OSError as error:
             raise as_room_error(error, self._root.archive) from None
         kind = self._landing.true_kind(relative, kind)
+        caller = self.caller
         receipt = Receipt(
-            time=now(),
-            kind=kind,
-            StudyInstanceUID=uids.study,
-            SeriesInstanceUID=uids.series,
-            SOPInstanceUID=uids.sop_instance,
-            SOPClassUID=uids.sop_class,
-            transfer_syntax=transfer_syntax,
-            path=relative,
-            size=size,
-            calling_ae=self.caller.calling_ae,
-            called_ae=self.caller.called_ae,
-            caller_ip=self.caller.ip,
+            now(),
+            kind,
+            uids.study,
+            uids.series,
+            uids.sop_instance,
+            uids.sop_class,
+            transfer_syntax,
+            relative,
+            size,
+            caller.calling_ae,
+            caller.called_ae,
+            caller.ip,
         )
         self._write(journal, receipt, names, name)
         return receipt

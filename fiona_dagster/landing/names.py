@@ -4,8 +4,8 @@ Two files with one SOP Instance UID are the same instance even if their Modality
 their name, differs. So processes tell each other of the prefixes of a study through a small file that is also
 their lock: who holds it knows all prefixes there are, looks whether the instance is there under another one,
 and nobody else renames. Most studies have one prefix, and then there is nothing to look for: the name itself
-is taken by a rename that never replaces. Whoever files under the only prefix there is shares the lock with others
-who do the same.
+is taken by a rename that never replaces. Whoever files under the only prefix there is shares the lock with
+others who do the same.
 
 A prefix is announced before its first file is renamed, by that name. A name behind ``!`` is in doubt: the
 flush of its directory entry failed. The same name without it ends the doubt: another file took its place.
@@ -78,6 +78,7 @@ class StudyNames:
         self._read = 0
         self._torn = False
         self._listed = False
+        self._only = ""
         self._flush = GroupFlush(flush_entries)
         self.fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -118,6 +119,12 @@ class StudyNames:
                 if instance:
                     self._prefixes.add(prefix)
             self._listed = True
+            self._settle()
+
+    def _settle(self) -> None:
+        """Notes the only prefix that is known, if all others know it: under the lock, there is no other."""
+        alone = self._listed and len(self._prefixes) == len(self._announced) == 1
+        self._only = min(self._announced) if alone else ""
 
     def _remember(self, line: str) -> None:
         prefix, instance = _parts(line.removeprefix(_DOUBT))
@@ -125,6 +132,7 @@ class StudyNames:
             return  # also what a power loss has left of a line
         self._prefixes.add(prefix)
         self._announced.add(prefix)
+        self._settle()
         if line.startswith(_DOUBT):
             self._doubtful.add(instance)
         else:
@@ -168,12 +176,12 @@ class StudyNames:
             file has taken its name.
         """
         prefix, _, instance = name.partition(".")
-        if instance in self._doubtful or not self._is_only(prefix):
+        if prefix != self._only:
             return self._place_alone(source_fd, source, name)
         lock = self._locks.mine.fd
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
-            if os.lseek(lock, 0, os.SEEK_END) == self._read and self._is_only(prefix):
+            if os.lseek(lock, 0, os.SEEK_END) == self._read and prefix == self._only:
                 if not rename_new_at(source_fd, source, self.fd, name):
                     return name
                 self._taken(name, instance)
@@ -181,10 +189,6 @@ class StudyNames:
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
         return self._place_alone(source_fd, source, name)
-
-    def _is_only(self, prefix: str) -> bool:
-        """Whether no other is known, and everybody knows this one. With the lock: whether there is no other."""
-        return len(self._prefixes) == 1 and prefix in self._announced
 
     def _place_alone(self, source_fd: int, source: str, name: str) -> str | None:
         prefix, _, instance = name.partition(".")

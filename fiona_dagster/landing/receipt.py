@@ -82,7 +82,6 @@ class Receipt(NamedTuple):
 
 _quoted = json.encoder.encode_basestring_ascii  # an encoder for the whole takes three times as long
 _FIELDS = {name: int if name == "size" else str for name in Receipt._fields}
-_LINE = "{{{}}}".format(",".join(f'"{n}":%s' for n in _FIELDS))
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
@@ -99,8 +98,24 @@ def _second(seconds: int) -> str:
 
 def encode_line(receipt: Receipt) -> bytes:
     """One line with its newline: CRC-32 in hex, a blank, JSON in ASCII."""
-    text = (_LINE % tuple([_quoted(v) if v.__class__ is str else v for v in receipt])).encode("ascii")
+    when, kind, study, series, instance, sop_class, syntax, path, size, *caller = receipt
+    belongs, service, came_from = _of_a_series(study, series, sop_class, syntax, *caller)
+    text = (
+        f'{{"time":{_quoted(when)},"kind":"{kind}",{belongs},"SOPInstanceUID":{_quoted(instance)},{service},'
+        f'"path":{_quoted(path)},"size":{size},{came_from}}}'
+    ).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+@lru_cache(maxsize=256)
+def _of_a_series(study: str, series: str, sop_class: str, syntax: str, *caller: str) -> tuple[str, str, str]:
+    """The parts of a line that are the same for all instances of a series from one sender."""
+    calling, called, ip = map(_quoted, caller)
+    return (
+        f'"StudyInstanceUID":{_quoted(study)},"SeriesInstanceUID":{_quoted(series)}',
+        f'"SOPClassUID":{_quoted(sop_class)},"transfer_syntax":{_quoted(syntax)}',
+        f'"calling_ae":{calling},"called_ae":{called},"caller_ip":{ip}',
+    )
 
 
 def decode_line(line: bytes) -> Receipt | None:

@@ -148,3 +148,58 @@ def test_who_took_a_place_has_a_flush_to_come_whatever_another_has_flushed(root:
         other.join()
         names.flush(name)
         assert names.is_unflushed("1.2.1"), "the other's is still to come"
+
+
+def test_a_second_prefix_is_seen_by_who_shares_the_lock(root: DataRoot) -> None:
+    """Two threads of one process and another process: all file under CT; then one of them announces MR."""
+    with Landing(root) as one, Landing(root) as two, one.visit(CALLER) as a, two.visit(OTHER) as b:
+        for instance in ("1.2.1", "1.2.2"):
+            assert file_one(one, a, instance).kind == "stored"
+            assert file_one(two, b, instance).kind == "repeat"
+        names = one.names.of(STUDY)
+        assert names._only == "CT"
+        assert file_one(two, b, "1.2.3", mr("1.2.3"), modality="MR", sop_class=MR).kind == "stored"
+        kinds: list[str] = []
+
+        def file_both() -> None:
+            with one.visit(OTHER) as visit:
+                kinds.append(file_one(one, visit, "1.2.3").kind)
+                kinds.append(file_one(one, visit, "1.2.3", mr("1.2.3"), modality="MR", sop_class=MR).kind)
+
+        thread = threading.Thread(target=file_both)
+        thread.start()
+        thread.join()
+        assert kinds == ["conflict", "repeat"]
+        assert file_one(one, a, "1.2.3").kind == "repeat"  # of what was kept aside
+
+
+def test_the_lock_is_not_shared_with_who_must_be_alone(root: DataRoot) -> None:
+    """Threads of one process exclude each other by it, too: nobody places a file while another looks."""
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        file_one(landing, visit, "1.2.1")
+        names = landing.names.of(STUDY)
+        new, placed = landing.new_file(), threading.Event()
+
+        def place() -> None:
+            names.place(new.folder_fd, new.name, "CT.1.2.2")
+            placed.set()
+
+        with names:
+            thread = threading.Thread(target=place)
+            thread.start()
+            assert not placed.wait(0.3)
+            assert not (names.folder / "CT.1.2.2").exists()
+        thread.join()
+        assert placed.is_set()
+        assert (names.folder / "CT.1.2.2").exists()
+
+
+def test_a_thread_gives_back_its_descriptors(root: DataRoot) -> None:
+    with Landing(root) as landing:
+        names = landing.names.of(STUDY)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            thread = threading.Thread(target=names.__enter__().__exit__, args=(None, None, None))
+            thread.start()
+            thread.join()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
