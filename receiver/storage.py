@@ -130,6 +130,7 @@ class IncomingObject:
         verdict = self._judge()
         self._file.commit()
         if isinstance(verdict, Refusal):
+            self._file.take_name()
             quarantine_file(self._landing.root, self._file.path, self._reason(verdict))
             self._file = None
             log.warning(

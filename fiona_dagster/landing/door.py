@@ -1,10 +1,10 @@
 """The one door by which objects enter the archive.
 
-Order, and with it durability: bytes flushed, journal claimed (flock), name taken by a rename that never
-replaces, journal line written and flushed, folder flushed. Only then may a sender be told Success.
+Order, and with it durability: bytes flushed, journal claimed (flock), name taken by a link or a rename that
+never replaces, journal line written and flushed, folder flushed. Only then may a sender be told Success.
 
 The folder comes last since file systems with a log (ext4, XFS) then have nothing left to do: the flush of the
-line has written the log with the rename in it. Nothing rests on that. Should a disk keep the line and lose
+line has written the log with the name in it. Nothing rests on that. Should a disk keep the line and lose
 the name, then nobody was told Success, and the object comes again.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from fiona_dagster.landing.files import (
     as_room_error,
     check_room,
     make_directory,
+    rename_new_at,
 )
 from fiona_dagster.landing.flush import flush_data
 from fiona_dagster.landing.journal import FlushGroups, Journal
@@ -83,14 +85,17 @@ class Landing:
         self._unwritten: dict[str, Kind] = {}
         self._mutex = threading.Lock()
 
-    def new_file(self) -> NewFile:
+    def new_file(self, *, nameless: bool = False) -> NewFile:
         """An empty file to write an object to.
+
+        Args:
+            nameless: see :meth:`fiona_dagster.landing.workshop.Workshop.new_file`.
 
         Raises:
             StorageFull: no room, or the reserve is reached.
         """
         self.look_for_room()
-        return self._workshop.new_file(flushed=self._flushed)
+        return self._workshop.new_file(flushed=self._flushed, nameless=nameless)
 
     def look_for_room(self) -> None:
         """The same as :meth:`check_room`, unless that was done a moment ago."""
@@ -157,9 +162,9 @@ class Visit:
         self._prefix = f"{landing.root.archive.relative_to(landing.root.path).as_posix()}/scp_"
 
     def new_file(self) -> NewFile:
-        """An empty file to write the next object to; see :meth:`Landing.new_file`."""
+        """An empty file to write the next object to, without a name; see :meth:`Landing.new_file`."""
         if self._spare is None:
-            return self._landing.new_file()
+            return self._landing.new_file(nameless=True)
         self._landing.look_for_room()
         file, self._spare = self._spare, None
         return file
@@ -168,7 +173,7 @@ class Visit:
         """Makes the next object's file now, while the sender reads the answer to the last one."""
         if self._spare is None:
             try:
-                self._spare = self._landing.new_file()
+                self._spare = self._landing.new_file(nameless=True)
             except (OSError, StorageFull):
                 return  # the next object meets the same, and its sender is told
 
@@ -240,7 +245,7 @@ class Visit:
             try:
                 return self._try_to_place(source, uids)
             except FileNotFoundError:  # retention removed the folder or the file we compared with
-                if not _path(source).exists():
+                if source.is_lost if isinstance(source, NewFile) else not source.exists():
                     raise
                 self._landing.names.forget(uids.study)
         raise StorageFull(f"study {uids.study}: its archive folder keeps disappearing; send again")
@@ -248,11 +253,15 @@ class Visit:
     def _try_to_place(self, source: Path | NewFile, uids: StorageUids) -> _Placed:
         names = self._landing.names.of(uids.study)
         name = f"{archive_prefix(uids)}.{uids.sop_instance}"
-        fd, own = (source.folder_fd, source.name) if isinstance(source, NewFile) else (HERE, str(source))
-        there = names.place(fd, own, name)
+        appear = source.appear if isinstance(source, NewFile) else partial(rename_new_at, HERE, str(source))
+        there = names.place(appear, name)
         relative = f"{self._prefix}{uids.study}/{there or name}"
         if there is None:
             return "stored", relative, names, name
+        fd, own = HERE, str(source)
+        if isinstance(source, NewFile):
+            source.take_name()
+            fd, own = source.folder_fd, source.name
         target = names.folder / there
         if not same_object(target, _path(source)):
             return *self._landing.aside.keep(self.caller, _path(source), target, uids), names, there

@@ -19,17 +19,19 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import is_uid
-from fiona_dagster.landing.files import make_directory, rename_new_at, sync_directory
+from fiona_dagster.landing.files import make_directory, sync_directory
 from fiona_dagster.landing.flush import GroupFlush, flush_entries
 
 _MAX_STUDIES = 64
 _DOUBT = "!"
 _SPOILT = b"?\n"
 """Ends a line that a full disk or a crash has cut, so that nobody takes it for a shorter name."""
+Appear = Callable[[int, str], bool]
 _PREFIX = re.compile(r"[A-Z0-9]{1,16}")
 
 
@@ -163,12 +165,11 @@ class StudyNames:
         """Whether the flush of its directory entry is still to come, and may fail."""
         return any(instance == other for other, _ in list(self._unflushed))
 
-    def place(self, source_fd: int, source: str, name: str) -> str | None:
-        """Moves a file here, unless its instance is here already.
+    def place(self, appear: Appear, name: str) -> str | None:
+        """Lets a file appear here, unless its instance is here already.
 
         Args:
-            source_fd: open folder of the file.
-            source: its name there.
+            appear: gives the file a name in an open folder; False, and nothing is changed, if that is taken.
             name: its name here.
 
         Returns:
@@ -177,26 +178,26 @@ class StudyNames:
         """
         prefix, _, instance = name.partition(".")
         if prefix != self._only:
-            return self._place_alone(source_fd, source, name)
+            return self._place_alone(appear, name)
         lock = self._locks.mine.fd
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             if os.lseek(lock, 0, os.SEEK_END) == self._read and prefix == self._only:
-                if not rename_new_at(source_fd, source, self.fd, name):
+                if not appear(self.fd, name):
                     return name
                 self._taken(name, instance)
                 return None
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
-        return self._place_alone(source_fd, source, name)
+        return self._place_alone(appear, name)
 
-    def _place_alone(self, source_fd: int, source: str, name: str) -> str | None:
+    def _place_alone(self, appear: Appear, name: str) -> str | None:
         prefix, _, instance = name.partition(".")
         with self:
             if prefix not in self._announced:  # maybe in the folder, where others had looked before
                 self._announce(name)
             there = self.find(instance, but=prefix) if len(self._prefixes) > 1 else None
-            if there is None and not rename_new_at(source_fd, source, self.fd, name):
+            if there is None and not appear(self.fd, name):
                 there = name
             if there is None:
                 self._taken(name, instance)

@@ -1,4 +1,9 @@
-"""Where files are made: hidden, on the archive's file system, unfinished until somebody gives them a name."""
+"""Where files are made: hidden, on the archive's file system, unfinished until somebody gives them a name.
+
+What comes by the network is made without any name where the file system can do that (``O_TMPFILE``): it gets
+the only one that it ever has when it is complete. That costs one change of names less than a rename, and
+leaves nothing behind when the process dies.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.landing.files import as_room_error, make_directory
+from fiona_dagster.landing.files import as_room_error, make_directory, rename_new_at
 from fiona_dagster.landing.flush import flush_data
 
 _MAX_VECTORS = 512
@@ -21,6 +26,9 @@ _SYNC_FILE_RANGE_WRITE = 2
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
 if _SYNC_FILE_RANGE is not None:
     _SYNC_FILE_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_FSTATFS = ctypes.CDLL(None).fstatfs
+_FUSE = 0x65735546
+"""Says only when a file is closed what it could not write; one without a name is open until it has one."""
 
 
 def workshops(root: DataRoot) -> Path:
@@ -34,8 +42,9 @@ class NewFile:
     Args:
         folder: where it is made.
         folder_fd: the same, open.
-        name: its name there.
+        name: its name there, or the one that it takes if need be.
         flushed: :meth:`commit` flushes.
+        nameless: without a name, until :meth:`appear` or :meth:`take_name`.
 
     Attributes:
         folder_fd: see above.
@@ -43,20 +52,31 @@ class NewFile:
         size: bytes written so far.
     """
 
-    def __init__(self, folder: Path, folder_fd: int, name: str, *, flushed: bool) -> None:
+    def __init__(
+        self, folder: Path, folder_fd: int, name: str, *, flushed: bool, nameless: bool = False
+    ) -> None:
         self.folder_fd = folder_fd
         self.name = name
         self.size = 0
         self._folder = folder
         self._flushed = flushed
+        self._nameless = nameless
         self._written_back = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
+        if nameless:
+            self._fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
 
     @property
     def path(self) -> Path:
-        """Where it was made."""
+        """Where it was made; without a name, nothing is there."""
         return self._folder / self.name
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody has removed it."""
+        return not self._nameless and not self.path.exists()
 
     def fileno(self) -> int:
         """The descriptor, for copies inside the kernel; who uses it adds to ``size``."""
@@ -99,7 +119,7 @@ class NewFile:
         self._written_back = self.size
 
     def commit(self) -> None:
-        """Flushes the bytes to the disk and closes; the name may change afterwards.
+        """Flushes the bytes to the disk and closes, if it has a name; the name may change afterwards.
 
         A file whose flush failed must be thrown away: the kernel may have dropped what it could not
         write, and a second flush would not say so.
@@ -110,10 +130,39 @@ class NewFile:
         try:
             if self._flushed:
                 flush_data(self._fd)
-            self._close()  # some file systems say only now what they could not write
+            if not self._nameless:
+                self._close()  # some file systems say only now what they could not write
         except OSError as error:
             self._abandon()
             raise as_room_error(error, self._folder) from None
+
+    def appear(self, folder_fd: int, name: str) -> bool:
+        """Gives a complete file its name elsewhere on its file system, unless that is taken.
+
+        Args:
+            folder_fd: an open folder.
+            name: its name there.
+
+        Returns:
+            False if the name exists already; nothing has changed then.
+
+        Raises:
+            OSError: any other failure.
+        """
+        if not self._nameless:
+            return rename_new_at(self.folder_fd, self.name, folder_fd, name)
+        try:
+            os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=folder_fd)
+        except FileExistsError:
+            return False
+        self._nameless = False
+        self._close()
+        return True
+
+    def take_name(self) -> None:
+        """Gives a complete file its name where it was made, for those who need its path."""
+        if self._nameless:
+            self.appear(self.folder_fd, self.name)
 
     def discard(self) -> None:
         """Closes and removes the file if it is still under its first name.
@@ -121,6 +170,8 @@ class NewFile:
         A disk that can't be written any more keeps it until its workshop is cleared.
         """
         self._abandon()
+        if self._nameless:
+            return
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
@@ -156,20 +207,40 @@ class Workshop:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
                 if self.path.is_dir():
+                    self._nameless = self._may_be_nameless()
                     return
                 os.close(self._fd)
 
-    def new_file(self, *, flushed: bool = True) -> NewFile:
+    def _may_be_nameless(self) -> bool:
+        """Whether this file system makes files without names, and this system lets them have one later."""
+        kind = (ctypes.c_long * 32)()
+        if _FSTATFS(self._fd, kind) or kind[0] == _FUSE:
+            return False
+        try:
+            probe = NewFile(self.path, self._fd, "probe", flushed=False, nameless=True)
+        except OSError:
+            return False
+        try:
+            probe.take_name()
+        except OSError:
+            return False
+        finally:
+            probe.discard()
+        return True
+
+    def new_file(self, *, flushed: bool = True, nameless: bool = False) -> NewFile:
         """A new empty file.
 
         Args:
             flushed: whether its bytes are flushed when it is complete.
+            nameless: without a name, where that can be had; nobody asks for its path before it has taken one.
 
         Raises:
             StorageFull: no room, no inodes or no descriptors.
         """
         try:
-            return NewFile(self.path, self._fd, f"{next(self._numbers)}.part", flushed=flushed)
+            name = f"{next(self._numbers)}.part"
+            return NewFile(self.path, self._fd, name, flushed=flushed, nameless=nameless and self._nameless)
         except OSError as error:
             raise as_room_error(error, self.path) from None
 

@@ -151,7 +151,7 @@ class Disk:
         elif name in calls.RENAMING:
             self._change(event.paths[1], self._at(event.paths[0]), event.paths[0])
         elif name in {"link", "linkat"}:
-            self._change(event.paths[1], self._linked(event.paths[0]), None)
+            self._change(event.paths[1], self._linked(event), None)
         elif name in {"mkdir", "mkdirat"}:
             folder = self._node(folder=True)
             self.nodes.append(folder)
@@ -165,10 +165,13 @@ class Disk:
             return False
         return True
 
-    def _linked(self, path: str) -> Node:
-        if path.startswith("/proc/"):
-            raise Unmodelled(f"a file without a name is linked by {path}")
-        return self._at(path)
+    def _linked(self, event: Event) -> Node:
+        """What gets one more name, or its first: then it is known by its descriptor."""
+        if not event.path.startswith("/proc/"):
+            return self._at(event.path)
+        if event.inode not in self._by_inode:
+            raise Unmodelled(str(event))
+        return self._by_inode[event.inode]
 
     def _opened(self, event: Event) -> bool:
         if event.path.startswith("/"):

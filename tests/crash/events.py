@@ -25,7 +25,8 @@ class Event:
         data: written or sent bytes (at entry and exit), or read bytes (at exit).
         offset: where in the file the bytes went, at the exit of a write.
         length: of a truncation or an allocation.
-        inode: (device, inode) of the file that was opened, written, or flushed; (0, 0) otherwise.
+        inode: (device, inode) of the file that was opened, written, flushed, or linked by its descriptor;
+            (0, 0) otherwise.
         socket: the descriptor is a socket; ``paths`` names it.
     """
 

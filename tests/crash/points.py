@@ -13,6 +13,7 @@ from tests.crash.events import Event, answers
 from tests.crash.scripts import COMMAND, DATA, OBJECT, REQUEST
 
 WORKSHOP = r"site/archive/\.incoming/[^/]+/.+"
+_NAMELESS = r"site/archive/\.incoming/[^/]+"
 STUDY_FOLDER = r"site/archive/scp_[0-9.]+"
 ARCHIVED = STUDY_FOLDER + r"/[A-Z]+\.[0-9.]+"
 JOURNAL = r"site/\.arrived/[^.].* scp_[0-9.]+"
@@ -148,7 +149,7 @@ ASSOCIATION: dict[str, Callable[[], Point]] = {
     "after the release": _watch(_sent(6, "exit")),
 }
 FILE: dict[str, Callable[[], Point]] = {
-    "before the new file is opened": _watch(_call(calls.OPENING, "entry", WORKSHOP, flags=os.O_CREAT)),
+    "before the new file is opened": _watch(_call(calls.OPENING, "entry", _NAMELESS, flags=os.O_TMPFILE)),
     "before the first bytes are written": _watch(_call(calls.WRITING, "entry", WORKSHOP)),
     "new file opened": _watch(_call(calls.OPENING, "exit", WORKSHOP, flags=os.O_WRONLY)),
     "first bytes written": _written(1),

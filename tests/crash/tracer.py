@@ -11,6 +11,7 @@ import argparse
 import errno
 import os
 import pickle
+import re
 import signal
 import struct
 import sys
@@ -27,6 +28,7 @@ _NO_FILE = 0xFFFFFFFF
 _MAX_DATA = 4 * 1024 * 1024
 _LITTLE = 4096
 _STOP = 128
+_OPENED = re.compile(r"/proc/self/fd/([0-9]+)")
 _WALL = 0x40000000
 
 
@@ -146,10 +148,11 @@ class Tracer:
     def _describe(self, thread: int, name: str, stop: ptrace.Stop) -> Event | None:
         shape, arguments = calls.SHAPES[name], stop.arguments
         paths: list[str] = []
-        inode, is_socket = (0, 0), False
+        is_socket = False
         try:
             for folder, path in shape.paths:
                 paths.append(self._path(thread, arguments[folder] if folder >= 0 else None, arguments[path]))
+            inode = _opened_inode(thread, paths)
             if name == "mmap" and arguments[4] & 0xFFFFFFFF == _NO_FILE:
                 return None
             if shape.fd >= 0:
@@ -222,6 +225,12 @@ class Tracer:
 
     def _threads(self) -> set[int]:
         return {t for t in self._known | set(self._raw) | set(self._process) if Path(f"/proc/{t}").exists()}
+
+
+def _opened_inode(thread: int, paths: list[str]) -> tuple[int, int]:
+    """Of the file that a link is made to by its descriptor."""
+    opened = _OPENED.fullmatch(paths[0]) if paths else None
+    return _inode(thread, int(opened[1])) if opened else (0, 0)
 
 
 def _inode(thread: int, fd: int) -> tuple[int, int]:

@@ -26,12 +26,18 @@ def uids(instance: str, **changes: str) -> StorageUids:
 
 
 def file_one(
-    landing: Landing, visit: Visit, instance: str, content: bytes | None = None, **changes: str
+    landing: Landing,
+    visit: Visit,
+    instance: str,
+    content: bytes | None = None,
+    *,
+    nameless: bool = False,
+    **changes: str,
 ) -> Receipt:
-    new = landing.new_file()
+    new = landing.new_file(nameless=nameless)
     new.write([part10(data_set(instance), instance) if content is None else content])
     new.commit()
-    return visit.file_object(new.path, uids(instance, **changes), EXPLICIT)
+    return visit.file_object(new if nameless else new.path, uids(instance, **changes), EXPLICIT)
 
 
 def archived(root: DataRoot) -> list[str]:

@@ -113,20 +113,22 @@ def test_a_doubt_ends_with_the_file_that_it_was_about(
     assert [r.kind for _, _, r in read_journals(root, {})] == ["stored", "stored", "repeat", "repeat"]
 
 
-def test_a_doubt_stays_while_the_file_is_there(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nameless", [False, True])
+def test_a_doubt_stays_while_the_file_is_there(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
     """The attempt to file it anew under its prefix does not end it; only another file in its place does."""
     path = root.archive / f"scp_{STUDY}" / "CT.1.2.1"
     with Landing(root) as landing, landing.visit(CALLER) as visit, monkeypatch.context() as patch:
         _folder_flush_fails(patch)
         with pytest.raises(OSError, match="input/output"):
-            file_one(landing, visit, "1.2.1")
+            file_one(landing, visit, "1.2.1", nameless=nameless)
     first = path.stat().st_ino
+    other = part10(data_set("1.2.1", pixels=b"ab"), "1.2.1")
     with Landing(root) as landing, landing.visit(CALLER) as visit:
-        assert file_one(landing, visit, "1.2.1", part10(data_set("1.2.1", pixels=b"ab"), "1.2.1")).kind == (
-            "conflict"
-        )
+        assert file_one(landing, visit, "1.2.1", other, nameless=nameless).kind == "conflict"
         assert path.stat().st_ino == first
-        assert file_one(landing, visit, "1.2.1").kind == "stored"
+        assert file_one(landing, visit, "1.2.1", nameless=nameless).kind == "stored"
         assert path.stat().st_ino != first
 
 
@@ -136,7 +138,7 @@ def test_who_took_a_place_has_a_flush_to_come_whatever_another_has_flushed(root:
     with Landing(root) as landing:
         names = landing.names.of(STUDY)
         new, again = landing.new_file(), landing.new_file()
-        assert names.place(new.folder_fd, new.name, name) is None
+        assert names.place(new.appear, name) is None
 
         def replace() -> None:
             with names:
@@ -181,7 +183,7 @@ def test_the_lock_is_not_shared_with_who_must_be_alone(root: DataRoot) -> None:
         new, placed = landing.new_file(), threading.Event()
 
         def place() -> None:
-            names.place(new.folder_fd, new.name, "CT.1.2.2")
+            names.place(new.appear, "CT.1.2.2")
             placed.set()
 
         with names:

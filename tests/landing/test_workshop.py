@@ -6,13 +6,16 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
-from fiona_dagster.landing import workshop
-from fiona_dagster.landing.workshop import NewFile, clear_workshops, workshops
+from fiona_dagster.landing import Landing, workshop
+from fiona_dagster.landing.workshop import NewFile, Workshop, clear_workshops, workshops
+from tests.landing.test_door import CALLER, archived, file_one
+from tests.making import STUDY
 
 
 @pytest.fixture
@@ -77,3 +80,91 @@ def test_two_processes_may_clear_up_at_once(root: DataRoot, monkeypatch: pytest.
     monkeypatch.setattr(workshop.fcntl, "flock", too_late)
     assert clear_workshops(root) == 1
     assert list(workshops(root).iterdir()) == []
+
+
+def bytes_of(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_file_without_a_name_gets_its_only_one_when_it_is_complete(root: DataRoot, tmp_path: Path) -> None:
+    shop = Workshop(workshops(root))
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    new = shop.new_file(nameless=True)
+    new.write([b"by", b"tes"])
+    new.commit()
+    assert not list(shop.path.iterdir())
+    assert not new.is_lost, "nobody can have removed it"
+    (tmp_path / "taken").write_bytes(b"other")
+    assert new.appear(folder, "taken") is False
+    assert (tmp_path / "taken").read_bytes() == b"other"
+    assert new.appear(folder, "free") is True
+    assert (tmp_path / "free").read_bytes() == b"bytes"
+    assert (tmp_path / "free").stat().st_nlink == 1
+    assert (tmp_path / "free").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(new.fileno())
+    shop.close()
+
+
+def test_who_needs_its_path_gets_one(root: DataRoot) -> None:
+    shop = Workshop(workshops(root))
+    new = shop.new_file(nameless=True)
+    new.write([b"bytes"])
+    new.commit()
+    assert not new.path.exists()
+    for _ in range(2):
+        new.take_name()
+        assert new.path.read_bytes() == b"bytes"
+    new.discard()
+    assert not list(shop.path.iterdir())
+    assert new.is_lost
+    shop.close()
+
+
+def test_nothing_is_left_of_a_file_without_a_name(root: DataRoot) -> None:
+    """Neither when it is thrown away, nor when its process dies."""
+    pid = os.fork()
+    if pid == 0:
+        shop = Workshop(workshops(root))
+        thrown_away, unfinished = (shop.new_file(nameless=True) for _ in range(2))
+        for new in (thrown_away, unfinished):
+            new.write([b"half"])
+        thrown_away.discard()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert bytes_of(workshops(root)) == []
+
+
+def _no_nameless(path: object, flags: int, *more: object, **keywords: object) -> int:
+    if flags & os.O_TMPFILE == os.O_TMPFILE:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return _open(path, flags, *more, **keywords)  # type: ignore[arg-type]
+
+
+def _no_link(*_paths: object, **_keywords: object) -> None:
+    raise FileNotFoundError(errno.ENOENT, "no /proc here")
+
+
+def _fuse(_fd: int, kind: Any) -> int:
+    kind[0] = 0x65735546
+    return 0
+
+
+_open = os.open
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "instead"),
+    [(os, "open", _no_nameless), (os, "link", _no_link), (workshop, "_FSTATFS", _fuse)],
+)
+def test_where_there_is_no_such_thing_it_has_a_name_from_the_start(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, module: object, name: str, instead: object
+) -> None:
+    monkeypatch.setattr(module, name, instead)
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        new = visit.new_file()
+        assert new.path.exists()
+        new.discard()
+        kinds = [file_one(landing, visit, "1.2.1", nameless=True).kind for _ in range(2)]
+        assert kinds == ["stored", "repeat"]
+    assert archived(root) == [f"scp_{STUDY}/CT.1.2.1"]

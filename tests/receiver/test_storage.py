@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import struct
 import threading
@@ -203,7 +204,7 @@ def test_an_object_that_is_cut_off_leaves_nothing(root: DataRoot, start: Start) 
     assert [p.name for p in archived(root)] == ["CT.1.2.4"]
 
 
-@pytest.mark.parametrize("where", ["new_file", "write", "commit", "place"])
+@pytest.mark.parametrize("where", ["new_file", "write", "commit", "appear"])
 def test_a_full_disk_is_a700_and_the_next_object_may_fit(
     root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -215,9 +216,7 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
         raw.associate()
         assert raw.store("1.2.1").status == 0
         with monkeypatch.context() as patch:
-            if where == "place":
-                patch.setattr("fiona_dagster.landing.names.rename_new_at", full)
-            elif where == "new_file":
+            if where == "new_file":
                 patch.setattr(Visit, "new_file", full)
             else:
                 patch.setattr(NewFile, where, full)
@@ -229,16 +228,17 @@ def test_a_full_disk_is_a700_and_the_next_object_may_fit(
 
 
 @pytest.mark.parametrize(
-    ("call", "ending"), [("fdatasync", ".part"), ("fsync", f"scp_{STUDY}"), ("fdatasync", f" scp_{STUDY}")]
+    ("call", "where"),
+    [("fdatasync", r"/\.incoming/"), ("fsync", rf"/scp_{STUDY}$"), ("fdatasync", rf" scp_{STUDY}$")],
 )
 def test_a_flush_that_fails_is_never_success(
-    root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, call: str, ending: str
+    root: DataRoot, start: Start, monkeypatch: pytest.MonkeyPatch, call: str, where: str
 ) -> None:
     """Bytes, directory entry, journal line: each on its own."""
     real = getattr(os, call)
 
     def failing(fd: int) -> None:
-        if str(Path(f"/proc/self/fd/{fd}").readlink()).endswith(ending):
+        if re.search(where, str(Path(f"/proc/self/fd/{fd}").readlink())):
             raise OSError(errno.EIO, "input/output error")
         real(fd)
 
