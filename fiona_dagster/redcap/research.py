@@ -6,6 +6,7 @@ repeats in the events that have it, in the record that is named by the participa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fiona_dagster.errors import RedcapRejected
@@ -68,7 +69,7 @@ class ResearchProject:
             RedcapUnavailable: no usable answer; the same call later does no harm.
         """
         record_id = self._client.record_id_field()
-        event = self._imaging_event(entry.event)
+        event = self._imaging_event(entry.event, entry.participant)
         wanted = {
             UID: clean_value(entry.study_uid),
             "imaging_event_name": clean_value(entry.event),
@@ -98,8 +99,11 @@ class ResearchProject:
             raise RedcapRejected(f"the project's REDCap did not store {', '.join(sorted(lost))} as sent", 200)
         return True
 
-    def _imaging_event(self, event: str) -> str:
+    def _imaging_event(self, event: str, participant: str) -> str:
         """Unique name of the event that gets the entry: the requested one, or the first that has *imaging*.
+
+        Of events that several arms have, the one counts whose arm the record is in: an entry elsewhere would
+        make the participant one of both arms.
 
         Raises:
             RedcapRejected: no event has the instrument.
@@ -110,13 +114,21 @@ class ResearchProject:
         with_imaging = {
             row.get("unique_event_name") for row in self._client.form_events() if row.get("form") == IMAGING
         }
-        names = [row.get("unique_event_name", "") for row in events]
-        asked = [
+        arms = {row.get("unique_event_name", ""): str(row.get("arm_num", "")) for row in events}
+        asked = {
             row.get("unique_event_name", "")
             for row in events
             if event in (row.get("event_name"), row.get("unique_event_name"))
-        ]
-        for name in (*asked, *names):
+        }
+        mine = self._arms_of(participant, arms) if len(set(arms.values())) > 1 else set()
+        found = sorted(arms, key=lambda name: (name not in asked, bool(mine) and arms[name] not in mine))
+        for name in found:  # sorted in a stable way: in the project's order
             if name in with_imaging:
                 return name
         raise RedcapRejected("the project's REDCap has no event with the instrument imaging", 200)
+
+    def _arms_of(self, participant: str, arms: Mapping[str, str]) -> set[str]:
+        """The arms in which a record is."""
+        record_id = self._client.record_id_field()
+        rows = self._client.export_records(records=[participant], fields=(record_id,))
+        return {arms[row[EVENT]] for row in rows if row.get(EVENT) in arms}

@@ -9,7 +9,13 @@ import pytest
 
 from fiona_dagster.errors import RedcapRejected
 from fiona_dagster.ledger import Request, Transfer
-from fiona_dagster.redcap import TransferRequest
+from fiona_dagster.redcap import (
+    ImagingEntry,
+    RedcapClient,
+    ResearchProject,
+    TransferRequest,
+    shipped_projects,
+)
 from fiona_dagster.transfers import delivery, execution, imaging, outcome, projects
 from tests.site import PARTICIPANT, PROJECT, STUDY, Site
 from tests.tables import own_redcap, read, use_tables, write
@@ -81,6 +87,37 @@ def test_another_study_of_the_participant_gets_the_next_instance(asked: Site) ->
     )
     deliver_and_tell(asked)
     assert [str(row["redcap_repeat_instance"]) for row in entries(asked)] == ["4", "5"]
+
+
+def test_the_entry_goes_into_the_arm_of_the_participant(site: Site) -> None:
+    """Events of the same name stand in several arms; an entry in another one would put the record there."""
+    shipped = next(each for each in shipped_projects() if each.name == "ResearchProject")
+    token = site.redcap.add_project(replace(shipped, name=PROJECT, events=("Visit 1", "Visit 2")))
+    names = [f"visit_{number}_arm_{arm}" for arm in (1, 2) for number in (1, 2)]
+    site.redcap.change_setup(
+        PROJECT,
+        arms=((1, "Drug"), (2, "Placebo")),
+        events=(("Visit 1", 1), ("Visit 2", 1), ("Visit 1", 2), ("Visit 2", 2)),
+        mapping=tuple((name, form) for name in names for form in ("basic_demography", "imaging")),
+        repeats=tuple((name, "imaging") for name in names),
+    )
+    research = ResearchProject(RedcapClient(site.redcap.url, token))
+
+    def placed(participant: str, event: str) -> str:
+        research.write_imaging(ImagingEntry(participant, event, f"2.25.{participant[1:]}", "", ""))
+        (row,) = [row for row in entries(site) if row["record_id"] == participant]
+        return row["redcap_event_name"]
+
+    for participant, arm in (("P1", 1), ("P2", 2), ("P3", 2)):
+        event = f"visit_1_arm_{arm}"
+        write(
+            site.redcap, PROJECT, {"record_id": participant, "redcap_event_name": event, "demo_subject": "x"}
+        )
+    assert placed("P1", "Visit 2") == "visit_2_arm_1"
+    assert placed("P2", "Visit 2") == "visit_2_arm_2"
+    assert placed("P3", "no such visit") == "visit_1_arm_2"
+    assert placed("P4", "visit_2_arm_2") == "visit_2_arm_2", "a unique name says which"
+    assert placed("P5", "Visit 2") == "visit_2_arm_1", "who is in no arm yet goes into the first"
 
 
 def test_studies_of_one_participant_that_end_at_once_have_an_entry_each(asked: Site) -> None:
