@@ -19,7 +19,7 @@ from fiona_dagster.ledger.evidence import Completion, Count, EvidenceBook, Fetch
 from fiona_dagster.ledger.receipts import ALTERED, Receipts, Sender, Study
 from fiona_dagster.ledger.records import records_folder, remove_parts
 from fiona_dagster.ledger.releases import FIRST_STUDIES, Releases, Review, content_of, describe_review
-from fiona_dagster.ledger.restoring import read_records, restore_common, restore_record
+from fiona_dagster.ledger.restoring import read_records, restore_common, restore_record, restore_sent
 from fiona_dagster.ledger.rows import (
     OTHER_WORDS,
     Delivery,
@@ -170,6 +170,7 @@ __all__ = [
     "remove_parts",
     "restore_common",
     "restore_record",
+    "restore_sent",
     "set_back",
     "utc_after",
     "utc_now",

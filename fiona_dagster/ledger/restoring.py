@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fiona_dagster.config import DataRoot
@@ -21,6 +21,9 @@ from fiona_dagster.ledger.records import (
 
 _KNOWN_ALREADY = frozenset({"work", "key_fingerprints"})
 """Rows that journals or another study's record may have brought before."""
+_SENT = ("transfers", "sendings", "packages", "deliveries", "withdrawals", "releases", "routed")
+_LIVING = ("accepted", "packaged", "failed")
+_NOT_HERE = "stopped: its study is not here any more"
 _UNSOUND = (KeyError, TypeError, ValueError, AttributeError, sqlite3.IntegrityError, sqlite3.InterfaceError)
 
 
@@ -53,9 +56,38 @@ def restore_record(db: sqlite3.Connection, study: str, record: dict[str, Any]) -
     Returns:
         False: it is not sound (a key or a value is missing or of the wrong kind); nothing of it was booked.
     """
+    return _whole_or_not_at_all(db, lambda: _restore(db, study, record))
+
+
+def restore_sent(db: sqlite3.Connection, record: dict[str, Any]) -> bool:
+    """Books what was sent of a study that is not here any more, as whose, and what was withdrawn.
+
+    If it comes again, it must not go to the same project as somebody else's without a person's word.
+
+    Args:
+        db: inside a transaction.
+        record: as :func:`read_records` gives it.
+
+    Returns:
+        False: it is not sound; nothing of it was booked.
+    """
+
+    def restore() -> None:
+        tables = {table: record.get(table, []) for table in _SENT}
+        tables["transfers"] = [
+            {**row, "state": "stopped", "reason": _NOT_HERE} if row["state"] in _LIVING else row
+            for row in tables["transfers"]
+        ]
+        for table, rows in _numbered(db, tables).items():
+            _insert(db, table, rows)
+
+    return _whole_or_not_at_all(db, restore)
+
+
+def _whole_or_not_at_all(db: sqlite3.Connection, restore: Callable[[], None]) -> bool:
     db.execute("SAVEPOINT record")
     try:
-        _restore(db, study, record)
+        restore()
     except _UNSOUND:
         db.execute("ROLLBACK TO record")
         return False

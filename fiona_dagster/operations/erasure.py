@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
@@ -32,9 +32,12 @@ from fiona_dagster.landing import alone
 from fiona_dagster.landing.erasing import erase_commitments, erase_landed
 from fiona_dagster.landing.files import sync_directory
 from fiona_dagster.ledger import erasing, records_folder, remove_parts
+from fiona_dagster.ledger.condition import why_lost
+from fiona_dagster.ledger.holding import nobody_else
 from fiona_dagster.ledger.link import Link, counts_of, is_there, packages_of, read_link
 from fiona_dagster.operations.erasure_redcap import asked_for_by_others, erase_in_redcap
 from fiona_dagster.operations.lock import hold_root
+from fiona_dagster.operations.rebuild import Rebuilt, build
 from fiona_dagster.operations.scrubbing import files_that_tell, scrub_dagster, scrub_logs
 from fiona_dagster.studies.tree import forget_study
 from fiona_dagster.transfers.beside import remove_package
@@ -158,10 +161,23 @@ def resume(root: DataRoot) -> Erased:
         if not root.erasure_file.exists():
             raise UsageError("no erasure waits to be finished")
         order = _read_order(root)
+        if why_lost(root):
+            order = _in_a_new_ledger(root, order)
         if order.told:
             return _carry_out(root, order)
         # Nothing was erased here yet, and others may have asked for the studies since.
         return _begin(root, order.link.project, order.link.participant)
+
+
+def _in_a_new_ledger(root: DataRoot, order: _Order) -> _Order:
+    """The ledger was lost before all was erased: it is built anew of what is left, and says what still goes.
+
+    Its journals may be gone already; what it can't take over is what the erasure has reached.
+    """
+    with nobody_else(root):
+        build(root, Rebuilt())
+    left = read_link(root, order.link.project, order.link.participant, order.link.shared)
+    return replace(order, link=replace(order.link, numbers=left.numbers))
 
 
 def _read_order(root: DataRoot) -> _Order:

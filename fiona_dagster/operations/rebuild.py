@@ -18,7 +18,7 @@ from typing import Any
 from fiona_dagster import deid, landing
 from fiona_dagster.config import DataRoot, project_names
 from fiona_dagster.errors import Busy, ConfigurationError, FionaError, PermanentError
-from fiona_dagster.ledger import Ledger, read_records, restore_common, restore_record
+from fiona_dagster.ledger import Ledger, read_records, restore_common, restore_record, restore_sent
 from fiona_dagster.ledger.condition import why_lost
 from fiona_dagster.ledger.holding import nobody_else
 from fiona_dagster.ledger.records import common_file, count_on_disk, put_count_on_disk, set_count
@@ -80,13 +80,18 @@ def rebuild(root: DataRoot, *, trees: bool = True) -> Rebuilt:
         with nobody_else(root):
             if lost and not _is_lost(root):
                 raise Busy(f"{root.ledger_file}: was built anew meanwhile")
-            _build(root, result)
+            build(root, result)
         if trees:
             _organise(root, result)
     return result
 
 
-def _build(root: DataRoot, result: Rebuilt) -> None:
+def build(root: DataRoot, result: Rebuilt) -> None:
+    """Builds the new ledger and puts it in its place, for somebody who has made sure to be alone.
+
+    Raises:
+        StorageFull, RedcapUnavailable, PermanentError: as :func:`rebuild`.
+    """
     for tree in root.site_trees():
         landing.adopt_orphans(tree, everything=True)
     new = root.ledger_file.with_name(".ledger.sqlite.new")
@@ -161,6 +166,7 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
                 why = "can't be read"
             elif study not in known:
                 why = "is of a study that no journal tells of"
+                why += "; what was sent of it is remembered" * restore_sent(db, record)
             elif not restore_record(db, study, record):
                 why = "is not sound: a key is missing or a value of the wrong kind"
             if why:

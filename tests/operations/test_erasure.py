@@ -175,8 +175,9 @@ def test_what_was_made_of_erased_copies_waits_for_a_person_when_it_comes_back(si
         assert not may_be_of_erased(gateway, mapped, ["19530704-1234"]), "no participant id of the project"
 
 
+@pytest.mark.parametrize("loses_its_ledger", [False, True])
 def test_cut_short_it_is_finished_before_anything_else_starts(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, loses_its_ledger: bool
 ) -> None:
     """Cut short again and again, each time a stage further; rows are counted once."""
     mapped = delivered(site)
@@ -202,11 +203,17 @@ def test_cut_short_it_is_finished_before_anything_else_starts(
             pass
         with pytest.raises(UsageError, match="resume"):
             erase(site)
+        if loses_its_ledger:
+            for path in site.root.ledger_file.parent.glob("ledger.sqlite*"):
+                path.unlink()
+            with pytest.raises(ErasureUnfinished, match="fiona erase --resume"):
+                rebuild(site.root)
     done = erasure.resume(site.root)
     assert done.counts["studies"] == 1
     assert traces(site.root.path, STUDY, mapped, PARTICIPANT, *PLANTED) == []
     with site.open() as gateway:
         assert len(gateway.ledger.store.rows("SELECT * FROM erasures")) == 1
+        assert gateway.ledger.store.rows("SELECT next FROM erased_generations")[0]["next"] == 1
     with hold_root(site.root), pytest.raises(UsageError):
         erasure.plan(site.root, PROJECT, PARTICIPANT)
     assert_all_accounted(site.root)

@@ -150,3 +150,31 @@ def test_what_belongs_to_no_study_is_written_again_where_it_is_missing(site: Sit
         common_file(site.root).unlink()
         gateway.ledger.write_missing_records()
     assert common_file(site.root).read_bytes() == told
+
+
+def test_what_was_sent_of_a_study_that_is_lost_itself(site: Site) -> None:
+    """Its journals and images are gone; it comes again, and somebody asks for it as another person's."""
+    delivered(site)
+    sent_files = uploads(site)
+    delete_ledger(site)
+    shutil.rmtree(site.root.archive / f"scp_{STUDY}")
+    for path in site.root.arrived.glob(f"*{STUDY}*"):
+        path.unlink()
+    for _ in range(2):  # what no study's record tells holds it, too
+        (problem,) = rebuild(site.root).problems
+        assert f"{STUDY}.json is of a study that no journal tells of; what was sent of it is rem" in problem
+        with site.open() as gateway:
+            (transfer,) = gateway.ledger.transfers.all()
+            assert (transfer.state, transfer.participant) == ("delivered", "H001")
+        delete_ledger(site)
+    rebuild(site.root)
+
+    site.arrive(1, 2)
+    assert site.complete() == [STUDY]
+    site.register(STUDY)
+    assert site.poll().accepted == (), "the same request asks for nothing new"
+    site.ask(participant="H002")
+    poll = site.poll()
+    assert (poll.accepted, len(poll.refused)) == ((), 1)
+    assert "`fiona removed" in poll.refused[0].reason
+    assert uploads(site) == sent_files
