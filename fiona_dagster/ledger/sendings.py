@@ -39,7 +39,8 @@ class Sending:
         mapped_uid: StudyInstanceUID at the target.
         sha256: digest of the package.
         instances: mapped SOP Instance UID -> SHA-256 (research PACS only).
-        uncertain: of these, what was there before with bytes that we can't vouch for.
+        uncertain: of these, what was there before with bytes that we can't vouch for, or was found to be
+            something else.
         state: begun; proven; unproven: present there, content unproven; agreed: delivered, unproven by
             agreement.
         began: when.
@@ -278,11 +279,18 @@ class Sendings:
                 (json.dumps(dict(problems), sort_keys=True), sending.id),
             )
 
-    def unproven(self, sending: Sending) -> None:
-        """The target lists everything, but some of it may be older bytes under the same UIDs."""
+    def unproven(self, sending: Sending, instances: Collection[str]) -> None:
+        """The target lists everything, but some of it may be other bytes under the same UIDs.
+
+        Args:
+            sending: the attempt.
+            instances: mapped SOP Instance UIDs in question; nobody vouches for them from now on.
+        """
+        unsure = json.dumps(sorted({*sending.uncertain, *instances}))
         with self._store.writing() as db:
             db.execute(
-                "UPDATE sendings SET state = 'unproven', changed = ? WHERE id = ?", (utc_now(), sending.id)
+                "UPDATE sendings SET state = 'unproven', uncertain = ?, changed = ? WHERE id = ?",
+                (unsure, utc_now(), sending.id),
             )
 
     def confirm_removed(self, sendings: Collection[Sending], by: str) -> None:

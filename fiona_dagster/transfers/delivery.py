@@ -184,7 +184,7 @@ def _send(
             may_go_on=may_go_on,
         )
     except ContentUnproven as error:
-        gateway.ledger.sendings.unproven(begun[0])
+        gateway.ledger.sendings.unproven(begun[0], error.instances)
         gateway.ledger.sendings.complain(begun[0], dict.fromkeys(error.instances, "content unproven"))
         raise
     except (InstancesMissing, InstancesRefused) as error:

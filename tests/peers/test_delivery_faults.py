@@ -8,18 +8,21 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import paramiko
 import pytest
+import requests
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PeerUnavailable, StorageFull
+from fiona_dagster.dicom.instances import Instance, StoreResult
+from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.errors import ContentUnproven, PeerUnavailable, StorageFull
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.leftovers import remove_leftovers
-from fiona_dagster.transfers.targets import ArrivedDamaged, pipeline, upload
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, dicom, pipeline, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers.killing import deliver_and_die
 from tests.peers_fixtures import Orthanc, Sshd, program, running_orthanc, running_sshd
@@ -39,7 +42,7 @@ class Scene:
 
     def __init__(self, folder: Path, site: Site, sshd: Sshd, orthanc: Orthanc) -> None:
         self.site, self.sshd, self.orthanc = site, sshd, orthanc
-        site.configure(targets={"archive": sshd.target().model_dump(), "pacs": orthanc.target().model_dump()})
+        self.configure()
         site.project(targets=["archive", "pacs"])
         _, self.package = site.packaged()
         self.content = (site.root.path / self.package.path).read_bytes()
@@ -47,6 +50,11 @@ class Scene:
             self.instances = len(gateway.ledger.transfers.verified_files(site.transfer()))
         self._start = folder / "start"
         shutil.copytree(site.root.path, self._start, symlinks=True)
+
+    def configure(self) -> None:
+        """Both targets as they are."""
+        targets = {"archive": self.sshd.target().model_dump(), "pacs": self.orthanc.target().model_dump()}
+        self.site.configure(targets=targets)
 
     def reset(self, target: str) -> None:
         """Nothing was delivered anywhere; only this target is left to be delivered to."""
@@ -70,7 +78,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, one_sshd: Sshd) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("faults")
-    with running_site(folder) as site, running_orthanc(folder / "orthanc") as orthanc:
+    more = {"OverwriteInstances": True, "DicomAlwaysAllowGet": True}
+    with running_site(folder) as site, running_orthanc(folder / "orthanc", **more) as orthanc:
         yield Scene(folder, site, one_sshd, orthanc)
 
 
@@ -122,6 +131,40 @@ def test_a_kill_at_any_step_is_made_good(scene: Scene, target: str) -> None:
         else:
             assert len(scene.orthanc.sop_instance_uids()) == scene.instances
     assert killed >= len(tried) - 1, "steps differ by a packet or so from run to run"
+
+
+def test_what_was_found_to_be_something_else_is_vouched_for_by_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte that changed on its way: neither another attempt nor a laxer setting makes a proof of it."""
+    scene.reset("pacs")
+    site, orthanc = scene.site, scene.orthanc
+    store = dicom.store_files
+
+    def change_one(peer: Peer, instances: Sequence[Instance], **more: Any) -> list[StoreResult]:
+        results = store(peer, instances, **more)
+        content = bytearray(instances[0].path.read_bytes())
+        content[-1] ^= 1
+        assert requests.post(f"{orthanc.url}/instances", data=bytes(content), timeout=120).ok
+        return results
+
+    def delivered(**more: Any) -> Proof | None:
+        target = orthanc.target(**more).model_dump()
+        site.configure(targets={"archive": scene.sshd.target().model_dump(), "pacs": target})
+        with site.open() as gateway:
+            return delivery.deliver(gateway, site.transfer(), "pacs")[0]
+
+    with monkeypatch.context() as changing:
+        changing.setattr(dicom, "store_files", change_one)
+        with pytest.raises(ContentUnproven, match="1 of"):
+            delivered(compare="all")
+    with pytest.raises(ContentUnproven, match="1 of"):
+        delivered(compare="none")
+    proof = delivered(compare="all")  # it was sent again, and the PACS takes what comes last
+    assert proof is not None
+    assert proof.kind == "dicom-compare"
+    assert site.transfer().state == "delivered"
+    scene.configure()
 
 
 # -- one package and an SFTP server that is not what it should be --------------------------------------

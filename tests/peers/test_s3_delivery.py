@@ -138,6 +138,61 @@ def test_other_content_is_never_overwritten(
     assert "P001" not in str(caught.value)
 
 
+def lied_about(client: Any, content: bytes, altered: bytes) -> None:
+    """An object whose checksums were told by who sent it, and never compared with its bytes."""
+
+    def said(of: bytes) -> dict[str, Any]:
+        digest = base64.b64encode(hashlib.sha256(of).digest()).decode()
+        return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": digest}
+
+    where = {"Bucket": "research", "Key": KEY}
+    if len(content) < 5 * MIB:
+        client.put_object(**where, Body=altered, **said(content))
+        return
+    upload = client.create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+    parts = []
+    for number, at in enumerate(range(0, len(content), 5 * MIB), 1):
+        checksum = said(content[at : at + 5 * MIB])
+        tag = client.upload_part(
+            **where, UploadId=upload, PartNumber=number, Body=altered[at : at + 5 * MIB], **checksum
+        )["ETag"]
+        parts.append({"PartNumber": number, "ETag": tag, "ChecksumSHA256": checksum["ChecksumSHA256"]})
+    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE])
+def test_a_checksum_that_contradicts_the_etag_proves_nothing(
+    bucket: Any, bring: Callable[..., Proof], content: bytes
+) -> None:
+    altered = content[:-1] + b"?"
+    lied_about(bucket, content, altered)
+    with pytest.raises(DeliveryRefused, match="none of the proofs"):
+        bring(content, proofs=["checksum"])
+    with pytest.raises(DeliveryRefused, match="never overwritten"):
+        bring(content)
+    lied_about(bucket, content, content)
+    assert bring(content, proofs=["checksum"]).counts["sent"] == 0
+
+
+def test_a_server_that_does_not_say_how_large_an_object_is(
+    bucket: Any, bring: Callable[..., Proof], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(SMALL)
+    assert keys(bucket)
+    head = s3._Delivery._head
+
+    def call(self: s3._Delivery, key: str) -> Any:
+        real = self._client.head_object
+        self._client.head_object = lambda **more: {
+            name: value for name, value in real(**more).items() if name != "ContentLength"
+        }
+        return head(self, key)
+
+    monkeypatch.setattr(s3._Delivery, "_head", call)
+    with pytest.raises(PeerUnavailable, match="how large"):
+        bring(SMALL)
+
+
 def test_what_comes_in_between_is_not_overwritten(
     bucket: Any, bring: Callable[..., Proof], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -267,6 +269,29 @@ def test_a_server_that_stalls_is_given_up(sshd: Sshd, root: DataRoot, package: P
 def test_nobody_listens(sshd: Sshd, root: DataRoot, package: Path) -> None:
     with pytest.raises(PeerUnavailable):
         _deliver(sshd, root, package, port=free_port())
+
+
+def test_an_ssh_packet_that_makes_no_sense_is_an_unavailable_peer(
+    sshd: Sshd, root: DataRoot, package: Path
+) -> None:
+    """As of a line that changes bits: paramiko raises whatever its decoders raise."""
+    payload = bytes([20]) + bytes(16) + struct.pack(">I", 2) + b"\xd5\xd5" + bytes(80)
+    padding = 16 - (len(payload) + 5) % 8
+    packet = struct.pack(">IB", len(payload) + 1 + padding, padding) + payload + bytes(padding)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n" + packet)
+                while connection.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(PeerUnavailable, match="no SSH while connecting"):
+            _deliver(sshd, root, package, port=server.getsockname()[1])
+        thread.join()
 
 
 def test_a_missing_folder_needs_a_person(sshd: Sshd, root: DataRoot, package: Path) -> None:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fiona_dagster.config import DataRoot, S3Target
-from fiona_dagster.errors import DeliveryRefused, FionaError, PermanentError, StorageFull, Superseded
+from fiona_dagster.errors import (
+    DeliveryRefused,
+    FionaError,
+    PeerUnavailable,
+    PermanentError,
+    StorageFull,
+    Superseded,
+)
 from fiona_dagster.transfers.targets import Proof, ProofKind, utc_now
 from fiona_dagster.transfers.targets.buckets import code_of, errors, opened
 from fiona_dagster.transfers.targets.local import (
@@ -153,25 +161,46 @@ class _Delivery:
             if code_of(error) in ("404", "NoSuchKey", "NotFound"):
                 return None
             raise
+        if "ContentLength" not in head:
+            raise PeerUnavailable(f"target {self._name}: the server does not say how large an object is")
         return head
 
     def _by_checksum(self, head: dict[str, Any]) -> bool | None:
-        """What the server's SHA-256 says; None: none, or one of parts of maybe another size."""
+        """What the server's SHA-256 says; None: none, one of parts of maybe another size, or one in doubt.
+
+        A server that keeps a checksum as it was told, without comparing, shows that by its ETag.
+        """
         said = str(head.get("ChecksumSHA256") or "")
         digest, _, parts = said.partition("-")
         if not digest:
             return None
         if not parts and digest == _b64(bytes.fromhex(self._local.sha256)):
-            return True
-        if parts in ("", str(self._count())) and digest == self._composite():
-            return True
+            return None if self._is_in_doubt(head, self._local.md5) else True
+        if parts in ("", str(self._count())):
+            composite, tag = self._composite()
+            if digest == composite:
+                return None if self._is_in_doubt(head, tag) else True
         return False if head.get("ChecksumType") == "FULL_OBJECT" else None
 
-    def _composite(self) -> str:
-        """SHA-256 of the parts' SHA-256, as S3 has it for an object in parts."""
+    def _is_in_doubt(self, head: dict[str, Any], tag: str) -> bool:
+        """Whether the ETag, which is made of MD5 where nothing else is said, contradicts the checksum."""
+        if head.get("SSECustomerAlgorithm") or head.get("ServerSideEncryption", "AES256") != "AES256":
+            return False
+        said = str(head.get("ETag", "")).strip('"').lower()
+        _, _, parts = said.partition("-")
+        whole = re.fullmatch(r"[0-9a-f]{32}", said) and self._local.md5 != said
+        ours = parts == tag.partition("-")[2] and re.fullmatch(r"[0-9a-f]{32}-[0-9]+", said)
+        return bool(whole) or bool(ours and said != tag)
+
+    def _composite(self) -> tuple[str, str]:
+        """SHA-256 of the parts' SHA-256, as S3 has it for an object in parts, and the ETag that it has."""
+        sha256, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         with self._local.open() as stream:
-            digests = [hashlib.sha256(part).digest() for part in self._parts(stream)]
-        return _b64(hashlib.sha256(b"".join(digests)).digest())
+            for part in self._parts(stream):
+                sha256.update(hashlib.sha256(part).digest())
+                md5.update(hashlib.md5(part, usedforsecurity=False).digest())
+                count += 1
+        return _b64(sha256.digest()), f"{md5.hexdigest()}-{count}"
 
     def _by_reading(self, key: str, size: int) -> bool:
         sha256, seen = hashlib.sha256(), 0

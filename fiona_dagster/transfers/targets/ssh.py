@@ -151,6 +151,19 @@ def errors(name: str, doing: str) -> Iterator[None]:
         raise PeerUnavailable(f"target {name}: connection lost while {doing} ({_kind(error)})") from None
     except OSError as error:
         raise os_error(name, doing, error) from None
+    except Exception as error:
+        if not _came_from_ssh(error):
+            raise
+        raise PeerUnavailable(f"target {name}: no SSH while {doing} ({_kind(error)})") from None
+
+
+def _came_from_ssh(error: Exception) -> bool:
+    """Whether paramiko met something that makes no sense: it passes on whatever its decoders raise."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = str(last.tb_frame.f_globals.get("__name__", "")) if last is not None else ""
+    return module.startswith(("paramiko.", "cryptography.", Packets.__module__))
 
 
 def os_error(name: str, doing: str, error: OSError) -> FionaError:
