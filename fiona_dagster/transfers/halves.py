@@ -23,7 +23,7 @@ def write_in_halves(items: Sequence[_T], write: Callable[[Sequence[_T]], None]) 
         write: writes some of them; what it raises besides RedcapRejected ends it all.
 
     Returns:
-        By its place in ``items``, why a record was refused.
+        By its place in ``items``, why a record was refused; ``whole`` where it was not tried by itself.
     """
     refused: dict[int, RedcapRejected] = {}
     parts = [range(len(items))] if items else []
@@ -39,8 +39,13 @@ def write_in_halves(items: Sequence[_T], write: Callable[[Sequence[_T]], None]) 
                 parts += [part[half:], part[:half]]
                 continue
             alone += 1
-            refused |= dict.fromkeys(part, error)
+            refused |= dict.fromkeys(part, error if len(part) == 1 else _of_some(error))
             if error.whole:
                 refused |= {number: error for others in parts for number in others}
                 break
     return refused
+
+
+def _of_some(error: RedcapRejected) -> RedcapRejected:
+    """Nobody knows which record of several it is, so none of them waits for a person because of it."""
+    return RedcapRejected(str(error), error.status, whole=True)

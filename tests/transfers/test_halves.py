@@ -52,6 +52,17 @@ def test_when_nothing_is_taken_the_rest_is_not_tried_one_by_one() -> None:
     assert server.calls <= 30
 
 
+def test_what_was_refused_with_others_is_tried_again() -> None:
+    """Nobody knows whether it was at fault: it must not wait for a person."""
+    server = Server([0, 1, 2, 3, 5])
+    refused = write_in_halves(range(64), server.write)
+    assert set(range(8, 64)) <= set(server.taken)
+    by_itself = {number for number, error in refused.items() if not error.whole}
+    assert by_itself <= server.bad
+    assert set(refused) | set(server.taken) == set(range(64))
+    assert not set(refused) & set(server.taken)
+
+
 def test_nothing_to_write_is_no_call_and_an_outage_ends_it() -> None:
     server = Server([])
     nothing: list[int] = []
