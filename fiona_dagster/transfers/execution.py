@@ -282,19 +282,17 @@ def verify(gateway: Gateway, transfer: Transfer) -> deid.Verification:
 
     Raises:
         ResidualIdentifier: something identifying is left; the working copy is removed.
-        NotVerified: there is no working copy, or it is not complete.
-        CopyLost: it was made before the machine was started; it is removed.
+        NotVerified: the working copy is not complete.
+        CopyLost: there is none, or it was made before the machine was started and is removed.
     """
     from fiona_dagster import deid
 
     folder = working_copy(gateway, transfer)
-    if not folder.is_dir() or not _report_file(folder).is_file():
-        raise NotVerified(f"no working copy of transfer {transfer.id}; de-identify first")
     if not made_since_start(gateway, transfer):
         _remove_working_copies(gateway, transfer)
         raise CopyLost(
-            f"study {transfer.study}: its copy for {transfer.project} was made before this machine was "
-            "started, and not verified since; it may lack bytes, and the transfer makes it again"
+            f"study {transfer.study}: there is no copy for {transfer.project}, or it was made before this "
+            "machine was started, and not verified since: it may lack bytes. The transfer makes it again"
         )
     report: dict[str, Any] = _made(folder)["report"]
     deidentifier = deidentifier_of(gateway, transfer)

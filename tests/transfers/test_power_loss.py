@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fiona_dagster.errors import CopyLost, NotVerified
+from fiona_dagster.errors import CopyLost, NotVerified, TransientError
 from fiona_dagster.ledger.transfers import Transfers
-from fiona_dagster.transfers import delivery, execution, packing, restoring
+from fiona_dagster.transfers import delivery, execution, packing, release, restoring
 from fiona_dagster.transfers.verify import verify_package
 from tests.site import PROJECT, STUDY, Site
 from tests.transfers.test_gate import copies
@@ -97,18 +97,25 @@ def test_what_the_disk_does_not_take_gets_no_record(asked: Site, monkeypatch: py
 
 
 @pytest.mark.parametrize("loss", [zero_pixels, nothing_left])
-def test_a_copy_that_was_not_verified_before_a_restart_never_is(
+def test_a_copy_that_was_not_verified_before_a_restart_is_made_again(
     asked: Site, restart: Callable[[], None], loss: Callable[[Path], None]
 ) -> None:
     with asked.open() as gateway:
-        execution.deidentify(gateway, asked.transfer())
+        transfer = asked.transfer()
+        execution.deidentify(gateway, transfer)
         restart()
         loss(copies(asked)[0])
-        with pytest.raises(CopyLost if loss is zero_pixels else NotVerified):
-            execution.verify(gateway, asked.transfer())
+        with pytest.raises(CopyLost) as lost:
+            execution.verify(gateway, transfer)
         with pytest.raises(NotVerified, match="no passed verification"):
-            gateway.ledger.transfers.verified_files(asked.transfer())
+            gateway.ledger.transfers.verified_files(transfer)
         assert copies(asked) == []
+        execution.failed(
+            gateway, transfer, str(lost.value), permanent=not isinstance(lost.value, TransientError)
+        )
+        gateway.ledger.work.release(STUDY, PROJECT)  # as time does
+        (work,) = gateway.ledger.work.due("transfer", 10)
+        assert not release.only_package(gateway, work), "the next run begins with the de-identification"
     _, package = asked.make_package()
     assert verify_package(asked.root.path / package.path) == []
 
