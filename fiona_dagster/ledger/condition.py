@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import PermanentError
@@ -70,13 +71,13 @@ def require_like_records(connection: sqlite3.Connection, root: DataRoot) -> None
         raise PermanentError(said_of(root.ledger_file, why))
 
 
-def why_lost(root: DataRoot, *, thorough: bool = False, patience: float = 30.0) -> str:
+def why_lost(root: DataRoot, *, thorough: bool = False, glance: bool = False) -> str:
     """Why the ledger can't be used and has to be built anew; ``""`` when it can.
 
     Args:
         root: the data root.
         thorough: have SQLite look at every page (``PRAGMA quick_check``), too: seconds for a large ledger.
-        patience: seconds to wait for somebody who holds it.
+        glance: wait for nobody who holds it, and write nothing, not even what its log still has.
 
     Raises:
         sqlite3.DatabaseError: it can't be read for another reason: it is locked, or its disk fails.
@@ -84,8 +85,10 @@ def why_lost(root: DataRoot, *, thorough: bool = False, patience: float = 30.0) 
     why = missing_or_empty(root)
     if why or not root.ledger_file.exists():
         return why
+    place = f"file:{quote(str(root.ledger_file))}?mode={'ro' if glance else 'rw'}"
+    patience = 0.0 if glance else 30.0
     try:
-        with closing(sqlite3.connect(root.ledger_file, timeout=patience, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(place, timeout=patience, isolation_level=None, uri=True)) as connection:
             why = unlike_records(connection, root)
             return why or ("" if not thorough or is_sound(connection) else DAMAGED)
     except sqlite3.DatabaseError as error:

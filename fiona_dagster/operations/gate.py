@@ -84,7 +84,7 @@ class LedgerGate:
             why = missing_or_empty(self._root)
             if not why and now >= self._next_inside:
                 self._next_inside = now + LOOK_INSIDE
-                why = why_lost(self._root, patience=0.0)
+                why = why_lost(self._root, glance=True)
         except (OSError, sqlite3.DatabaseError):
             return False  # a disk that fails, or who holds it, is said by those who work on it
         if not why:

@@ -91,10 +91,17 @@ class Process:
         return found
 
     def output(self, limit: int = 100_000) -> str:
-        """What the program has written since it started, at most the first ``limit`` bytes."""
-        with self.log.open("rb") as log:
-            log.seek(self.log_start)
-            return log.read(limit).decode("utf-8", "replace")
+        """What the program has written since it started, at most the first ``limit`` bytes.
+
+        Nothing when its log can't be read (somebody took it away): who waits for a word waits in vain, and
+        starts the program again with a new one.
+        """
+        try:
+            with self.log.open("rb") as log:
+                log.seek(self.log_start)
+                return log.read(limit).decode("utf-8", "replace")
+        except OSError:
+            return ""
 
 
 def _die_with(parent: int) -> None:

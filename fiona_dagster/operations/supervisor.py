@@ -91,6 +91,7 @@ class Supervisor:
         self._reconciler: Process | None = None
         self._gate = LedgerGate(root, self._begin_mending, self._end_helper)
         self._announced = False
+        self._trouble = ""
         self._notice = Notice(root)
 
     def run(self) -> None:
@@ -107,7 +108,7 @@ class Supervisor:
             self._guard = Guard(lock, scratch)
             try:
                 while not self._stopping:
-                    self._step()
+                    self._step_whatever_comes()
                     time.sleep(STEP)
             finally:
                 self._end_all()
@@ -129,6 +130,17 @@ class Supervisor:
         return name != "receiver" or self._watch.switches.receiver
 
     # One look at everything.
+
+    def _step_whatever_comes(self) -> None:
+        """A machine or a disk that has no more of something ends nothing that runs."""
+        try:
+            self._step()
+        except OSError as error:
+            if str(error) != self._trouble:
+                log.error("%s; what runs goes on, and the rest is tried again", error)  # noqa: TRY400
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
 
     def _step(self) -> None:
         self._guard.keep()

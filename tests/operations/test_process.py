@@ -130,3 +130,11 @@ def test_rotation_keeps_three_generations_and_the_writer_goes_on(tmp_path: Path)
     assert log.read_bytes() == b"after"
     assert [(tmp_path / f"x.log.{n}").read_bytes()[:1] for n in (1, 2, 3)] == [b"4", b"3", b"2"]
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_log_that_somebody_took_away_is_no_fault_of_the_program(tmp_path: Path) -> None:
+    process = _start(tmp_path / "log")
+    _child(process)
+    (tmp_path / "log").unlink()
+    assert process.output() == ""
+    process.kill_group()

@@ -178,3 +178,31 @@ def test_what_was_sent_of_a_study_that_is_lost_itself(site: Site) -> None:
     assert (poll.accepted, len(poll.refused)) == ((), 1)
     assert "`fiona removed" in poll.refused[0].reason
     assert uploads(site) == sent_files
+
+
+def test_yesterdays_backup_of_everything_sends_nothing_twice(site: Site) -> None:
+    """Ledger and `site/` are of the same moment: what was delivered since is known to nobody here."""
+    site.packaged()
+    yesterday = site.folder / "yesterday"
+    shutil.copytree(site.root.path, yesterday, symlinks=True)
+    settle(site)
+    sent_files, told = uploads(site), outcome_in_redcap(site)
+    assert told[0]
+    shutil.rmtree(site.root.path)
+    shutil.copytree(yesterday, site.root.path, symlinks=True)
+
+    with site.open() as gateway:
+        gateway.ledger.work.release(STUDY, PROJECT)
+    settle(site)
+    assert site.transfer().state == "delivered"
+    assert uploads(site) == sent_files
+    again = outcome_in_redcap(site)
+    assert again[0] >= told[0]
+    assert again[1:] == told[1:]
+    assert_all_accounted(site.root)
+
+
+def outcome_in_redcap(site: Site) -> tuple[str, str, str]:
+    with site.open() as gateway:
+        (request,) = gateway.incoming().requests()
+    return request.transfer_date, request.mapped_uid, str(request.errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.ledger import records_folder
-from fiona_dagster.operations import initialise, runtime_file
+from fiona_dagster.operations import Supervisor, initialise, runtime_file
 from fiona_dagster.operations.rebuild import rebuild
 from fiona_dagster.operations.services import is_free
 from tests.making import STUDY, write_object
@@ -295,3 +296,20 @@ def test_the_receiver_is_up_whatever_is_wrong_with_ledger_and_dagster(root: Data
         process.terminate()
         assert process.wait(170) == 0, output.read_text()
     assert not runtime_file(root).exists()
+
+
+def test_a_machine_without_descriptors_ends_nothing(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor, steps = Supervisor(root, print), 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps != 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(supervisor, "_step", step)
+    for _ in range(4):
+        supervisor._step_whatever_comes()
+    assert caplog.text.count("Too many open files; what runs goes on") == 2, "once until it has passed"
