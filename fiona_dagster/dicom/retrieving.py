@@ -7,12 +7,14 @@ Stays out: whether it is the same (:mod:`sameness`). Nothing is held in memory.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Protocol
 
 from fiona_dagster.dicom import dimse
 from fiona_dagster.dicom.clients import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from fiona_dagster.dicom.conversation import SLOWEST_BYTES_PER_SECOND
 from fiona_dagster.dicom.datasets import encode, tag_of
 from fiona_dagster.dicom.instances import Instance
 from fiona_dagster.dicom.peers import Peer
@@ -25,6 +27,8 @@ from fiona_dagster.errors import DeliveryRefused, PeerUnavailable
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 ATTEMPTS = 3
 """How often an instance is asked for when the association breaks."""
+LONGEST_SECONDS = 600.0
+"""How long one instance may take to come, beside the time for its bytes: a PACS may have it on tape."""
 _GET_CONTEXTS = [(STUDY_ROOT_GET, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_GET, IMPLICIT_LITTLE_ENDIAN)]
 _PENDING = (0xFF00, 0xFF01)
 _OUT_OF_RESOURCES = 0xA7
@@ -120,8 +124,9 @@ class Getter:
             out.truncate()
             try:
                 association = self._open(instance.context)
+                seconds = LONGEST_SECONDS + limit / SLOWEST_BYTES_PER_SECOND
                 return instance.context in association.accepted and self._fetch(
-                    association, instance, bounded(out, limit)
+                    association, instance, bounded(out, limit), time.monotonic() + seconds
                 )
             except TooLong:
                 self._drop()
@@ -155,7 +160,9 @@ class Getter:
             self._association.abort()
         self._association = None
 
-    def _fetch(self, association: Requestor, instance: Instance, write: Callable[[bytes], object]) -> bool:
+    def _fetch(
+        self, association: Requestor, instance: Instance, write: Callable[[bytes], object], deadline: float
+    ) -> bool:
         context = next(each for each in _GET_CONTEXTS if each in association.accepted)
         query = {tag_of(keyword): value for keyword, value in _query(instance).items()}
         number = association.next_message_id()
@@ -166,13 +173,15 @@ class Getter:
         )
         given = False
         while True:
+            if time.monotonic() > deadline:
+                raise Broken("it does not come to an end", timed_out=True)
             message = association.command(self._peer.timeout)
             self._answers = True
             if isinstance(message, dimse.Command):
                 if message.field != dimse.C_STORE_RQ or not message.has_data_set:
                     raise Broken("the peer asks for something else in the middle of C-GET")
                 wanted = not given and message.sop_instance == instance.sop_instance
-                association.take(write if wanted else _away)
+                association.take(write if wanted else bounded_away(deadline))
                 association.respond(
                     instance.context, message, dimse.SUCCESS if wanted else dimse.CANNOT_UNDERSTAND
                 )
@@ -191,6 +200,16 @@ class Getter:
 
 def _away(_: bytes) -> None:
     pass
+
+
+def bounded_away(deadline: float) -> Callable[[bytes], None]:
+    """Takes what was not asked for, until the deadline: nobody knows how much of it there is."""
+
+    def away(_: bytes) -> None:
+        if time.monotonic() > deadline:
+            raise Broken("something else comes, without an end", timed_out=True)
+
+    return away
 
 
 class Mover:
@@ -226,6 +245,7 @@ class Mover:
                 instance.series,
                 self._listener.ae_title,
                 instance=instance.sop_instance,
+                longest=LONGEST_SECONDS + limit / SLOWEST_BYTES_PER_SECOND,
             )
             if arrival.wait(self._peer.timeout if moved.completed else 0.0):
                 if isinstance(arrival.error, Broken):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -98,7 +99,15 @@ class Moved:
         return f"status {self.status:04X}, {self.completed} sent, {self.failed} failed"
 
 
-def move(peer: Peer, study: str, series: str, destination: str, *, instance: str = "") -> Moved:
+def move(
+    peer: Peer,
+    study: str,
+    series: str,
+    destination: str,
+    *,
+    instance: str = "",
+    longest: float | None = None,
+) -> Moved:
     """Asks a source to send something of a study to an AE title that it knows (PS3.4 C.4.2).
 
     Args:
@@ -107,6 +116,7 @@ def move(peer: Peer, study: str, series: str, destination: str, *, instance: str
         series: Series Instance UID; empty: all of the study.
         destination: AE title to send to.
         instance: SOP Instance UID; empty: all of the series.
+        longest: seconds after which it is given up though the source says that it goes on; None: never.
 
     Returns:
         How it ended. Sub-operations that failed are no error here: what arrived counts, not what was said.
@@ -125,11 +135,13 @@ def move(peer: Peer, study: str, series: str, destination: str, *, instance: str
     if instance:
         query.SOPInstanceUID = instance
     contexts = [(STUDY_ROOT_MOVE, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_MOVE, IMPLICIT_LITTLE_ENDIAN)]
-    last = None
+    last, begin = None, time.monotonic()
     with association_with(peer, contexts, max(peer.timeout, MOVE_SECONDS)) as association:
         try:
             for answer, _ in association.send_c_move(query, destination, STUDY_ROOT_MOVE):
                 last = answer if answer is not None and "Status" in answer else None
+                if longest is not None and time.monotonic() - begin > longest:
+                    raise PeerUnavailable(f"{peer.name}: C-MOVE does not come to an end")
         except (RuntimeError, OSError, ValueError):
             last = None
     if last is None:

@@ -209,7 +209,7 @@ class Listener:
         wire.send([memoryview(accept)], deadline)
         conversation = Conversation(wire, self._seconds)
         try:
-            while True:
+            while not self._stop.is_set():
                 message = conversation.command(self._seconds)
                 if not isinstance(message, dimse.Command):
                     raise Broken("an answer, and nothing was asked")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,9 @@ from types import TracebackType
 from typing import IO, Any
 
 import requests
+import urllib3
 
+from fiona_dagster.dicom.conversation import SLOWEST_BYTES_PER_SECOND
 from fiona_dagster.dicom.instances import Instance, StoreResult
 from fiona_dagster.dicom.multipart import CHUNK, Body, only_part
 from fiona_dagster.dicom.opened import from_copy
@@ -28,6 +31,8 @@ BATCH_BYTES = 64 << 20
 BATCH_INSTANCES = 100
 PAGE = 1000
 """Instances that are asked for at a time."""
+MAX_LISTED = 1_000_000
+"""Instances of a study that are believed; a server that lists more has no end."""
 MAX_ANSWER = 16 << 20
 """Bytes of an answer in JSON that are read: a page of instances, or what became of a batch, takes less."""
 NOT_MENTIONED = "not mentioned in the answer"
@@ -121,13 +126,15 @@ class WebClient:
                 if answer.status_code in (204, 404):
                     return frozenset(found)
                 self._require_ok(answer, "listing instances (QIDO-RS)")
-                rows = _json(answer)
+                rows = self._json(answer)
             if not isinstance(rows, list):
                 raise self._refused("listing instances (QIDO-RS): the answer is no list in JSON")
             page = {uid for row in rows if (uid := _value(row, "00080018"))} - found
             if not page:  # the end, or a server that does not know offsets
                 return frozenset(found)
             found |= page
+            if len(found) > MAX_LISTED:
+                raise PeerUnavailable(f"{self._peer.name}: lists more than {MAX_LISTED} instances")
 
     def _require_service(self, study: str) -> None:
         """Makes sure that "not found" is about the study, and not a gateway before a server that restarts.
@@ -139,7 +146,7 @@ class WebClient:
         headers = {"Accept": "application/dicom+json"}
         with self._ask("GET", "/studies", params={"StudyInstanceUID": study}, headers=headers) as answer:
             self._require_ok(answer, "listing studies (QIDO-RS)")
-            if answer.status_code == 204 or _json(answer) == []:
+            if answer.status_code == 204 or self._json(answer) == []:
                 return
         raise PeerUnavailable(f"{self._peer.name}: lists the study, and says that it has no instances of it")
 
@@ -182,7 +189,7 @@ class WebClient:
                     "Accept": "application/dicom+json",
                 },
             ) as answer:
-                said = _json(answer)
+                said = self._json(answer)
                 if not (isinstance(said, dict) and (_FAILED in said or _REFERENCED in said)):
                     if answer.status_code == 415 and batch[0].transfer_syntax != EXPLICIT_LITTLE:
                         results += [StoreResult(each, SYNTAX_NOT_SUPPORTED) for each in batch]
@@ -216,7 +223,7 @@ class WebClient:
                 return None
             self._require_ok(answer, "retrieving (WADO-RS)")
             kind = answer.headers.get("Content-Type", "")
-            chunks = answer.iter_content(CHUNK)
+            chunks = self._chunks(answer, CHUNK)
             if kind.lower().startswith("multipart/related"):
                 found = re.search(r'boundary="?([^";]+)"?', kind, re.IGNORECASE)
                 if found is None:
@@ -253,8 +260,30 @@ class WebClient:
                     "an authority of your own, name it (ca_file)"
                 ) from None
             raise PeerUnavailable(f"{name}: no TLS connection") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise PeerUnavailable(f"{name}: no answer ({type(error).__name__})") from None
+
+    def _chunks(self, answer: requests.Response, size: int) -> Iterator[bytes]:
+        """The answer in pieces; one that trickles holds nobody for ever."""
+        begin, read = time.monotonic(), 0
+        # Whatever is there is taken at once: waiting for a buffer to fill would not end.
+        while chunk := answer.raw.read1(size, decode_content=True):
+            read += len(chunk)
+            yield chunk
+            if time.monotonic() - begin > self._peer.timeout + read / SLOWEST_BYTES_PER_SECOND:
+                raise PeerUnavailable(f"{self._peer.name}: answers too slowly")
+
+    def _json(self, answer: requests.Response) -> Any:
+        """The answer as JSON; None for anything else, also for one that is longer than any should be."""
+        read = bytearray()
+        for chunk in self._chunks(answer, 65536):
+            read += chunk
+            if len(read) > MAX_ANSWER:
+                return None
+        try:
+            return json.loads(read)
+        except (ValueError, RecursionError):  # also bytes that are no text, or nested without an end
+            return None
 
     def _require_ok(self, answer: requests.Response, doing: str) -> None:
         status = answer.status_code
@@ -309,20 +338,7 @@ def _outcome(batch: Sequence[Instance], said: Mapping[str, Any]) -> list[StoreRe
 
 def _code(text: str) -> int:
     """A reason as the number that it is; 0 for none, and for one that is no number."""
-    return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _json(answer: requests.Response) -> Any:
-    """The answer as JSON; None for anything else, also for one that is longer than any should be."""
-    read = bytearray()
-    for chunk in answer.iter_content(65536):
-        read += chunk
-        if len(read) > MAX_ANSWER:
-            return None
-    try:
-        return json.loads(read)
-    except ValueError:  # also bytes that are no text
-        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
 def _items(dataset: Mapping[str, Any], tag: str) -> list[Any]:

@@ -7,6 +7,7 @@ import io
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -241,6 +242,8 @@ class Odd:
         self.seen: list[tuple[str, str]] = []
         self.given: dict[str, bytes] = {}
         self.late: dict[str, int] = {}
+        self.pause = 0.0
+        """Seconds before each byte of an answer."""
         self.picky: Callable[[list[bytes]], tuple[int, Any]] | None = None
 
     def keep(self, content: bytes) -> None:
@@ -262,7 +265,10 @@ def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
             if 300 <= status < 400:
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(OSError):  # whoever asked may have gone
+                for at in range(0, len(body), 1 if odd.pause else len(body) or 1):
+                    time.sleep(odd.pause)
+                    self.wfile.write(body[at:] if not odd.pause else body[at : at + 1])
 
         def do_GET(self) -> None:
             odd.seen.append((self.command, self.headers.get("Authorization", "")))
@@ -427,6 +433,37 @@ def test_an_answer_without_end_is_not_read(
         with pytest.raises(DeliveryRefused, match="no list in JSON"):
             bring(root, files, recorder, url, **open_door)
         assert {method for method, _ in odd.seen} == {"GET"}
+
+
+def test_answers_without_an_end_hold_nobody(
+    root: DataRoot, files: list[Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.1)
+    with odd_server() as (odd, url):
+        odd.listed = [f"2.25.{n}" for n in range(4)]
+        client = web.WebClient(web.WebPeer("web", url, timeout=0.3))
+        odd.pause = 0.05
+        for asking in (
+            lambda: client.list_instances("2.25.5"),
+            lambda: client.retrieve(read_instance(files[0]), io.BytesIO(), 10_000),
+        ):
+            with client, pytest.raises(PeerUnavailable, match="too slowly"):
+                asking()
+        odd.pause = 0.0
+        monkeypatch.setattr(web, "MAX_LISTED", 3)
+        with client, pytest.raises(PeerUnavailable, match="lists more than 3"):
+            client.list_instances("2.25.5")
+        monkeypatch.setattr(web, "MAX_LISTED", 10)
+
+        odd.answer = (200, b"[" * 100_000)
+        with pytest.raises(InstancesMissing, match="lists only 0 of 6"):
+            bring(root, files, recorder, url)
+        long = {"vr": "US", "Value": ["9" * 5000]}
+        failed = _items((files[1], 0))
+        failed["Value"][0]["00081197"] = long
+        odd.answer = (200, {"00081198": failed})
+        with pytest.raises(InstancesRefused, match="C000"):
+            bring(root, files, recorder, url)
 
 
 def native_only(odd: Odd, files: list[Path], says: str) -> Callable[[list[bytes]], tuple[int, Any]]:
