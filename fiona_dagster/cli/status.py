@@ -130,6 +130,11 @@ def _print_overview(document: dict[str, Any]) -> None:
             f"{'is not who it should be' if circuit['distrusted'] else 'does not answer'} "
             f"since {circuit['since']}; next try {circuit['probe_at']}"
         )
+    if down := document["redcap_down"]:
+        console.print(
+            f"REDCap: no usable answer since {down['since']}: requests, registrations and write-backs wait "
+            f"({down['why']})"
+        )
     for work in document["work"]:
         if work["error"]:
             console.print(f"{work['key']}: attempt {work['attempt']}: {work['error']}")

@@ -28,6 +28,7 @@ from fiona_dagster.transfers import (
     assignment,
     completion,
     delivery,
+    outage,
     outcome,
     projects,
     promises,
@@ -46,8 +47,6 @@ POLLED = "redcap_polled"
 PATIENCE_SECONDS = 5.0
 """A REDCap that does not answer for so long is asked again at the next poll, not in the same tick: transfers
 and deliveries are launched by the same sensor, and Dagster ends a tick that lasts too long."""
-SILENT = "redcap_silent"
-"""Since when REDCap gave no usable answer; empty: it did at the last poll."""
 CONFIGURED = "configuration_digest"
 
 
@@ -208,7 +207,9 @@ def transfer_requests_sensor(
             found = [
                 *_requests_of(opened, "transfer", None, known),
                 *(_requests_of(opened, "deliver", None, known) if sending else []),
-                *_requests_of(opened, "status", None, known, 1 if _is_silent(opened) else RUNS_A_TICK),
+                *_requests_of(
+                    opened, "status", None, known, 1 if outage.outage(opened.ledger) else RUNS_A_TICK
+                ),
             ]
             return _launch(opened, context, found, said, observed)
 
@@ -255,10 +256,11 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     except FionaError as error:
         # counted from here: ticks without it come in between, however long it kept this one waiting
         gateway.ledger.store.remember(POLLED, datetime.now(UTC).isoformat())
-        _book_silence(gateway, silent=isinstance(error, RedcapUnavailable | RedcapRejected))
+        if isinstance(error, RedcapUnavailable | RedcapRejected):
+            outage.began(gateway.ledger, str(error))
         context.log.warning(f"REDCap: {error}")
         return f"REDCap was not read: {error}", observed
-    _book_silence(gateway, silent=False)
+    outage.ended(gateway.ledger)
     if poll.report_only:
         said = (
             f"report only: REDCap has {poll.foreign} transfers that another system finished; "
@@ -277,20 +279,6 @@ def _poll(gateway: Gateway, context: dg.SensorEvaluationContext) -> tuple[str, l
     what = "requests" if poll.complete else "changed requests"
     said = f"{poll.open} {what}, {poll.waiting} waiting, {poll.foreign} finished elsewhere; nothing due"
     return said, observed
-
-
-def _is_silent(gateway: Gateway) -> bool:
-    """Whether REDCap gave no usable answer at the last poll; one write-back at a time tries it then."""
-    return bool(gateway.ledger.store.fact(SILENT))
-
-
-def _book_silence(gateway: Gateway, *, silent: bool) -> None:
-    """When REDCap speaks again, what waited for it goes on, each piece for a time of its own until then."""
-    if silent and not _is_silent(gateway):
-        gateway.ledger.store.remember(SILENT, datetime.now(UTC).isoformat())
-    elif not silent and _is_silent(gateway):
-        gateway.ledger.work.due_at_once("process", "status")
-        gateway.ledger.store.remember(SILENT, "")
 
 
 def _assign(gateway: Gateway, context: dg.SensorEvaluationContext) -> list[dg.AssetObservation]:

@@ -10,6 +10,7 @@ from fiona_dagster import landing
 from fiona_dagster.config import DataRoot, Switches, read_switches
 from fiona_dagster.landing.inbox import count_waiting
 from fiona_dagster.ledger import STATES, AccountedInstance, Ledger, Sending, Study, Transfer, Work
+from fiona_dagster.transfers import outage
 from fiona_dagster.transfers.adoption import to_adopt
 
 
@@ -38,6 +39,7 @@ def overview(root: DataRoot) -> dict[str, Any]:
             "waiting_for_release": len(ledger.releases.waiting()),
             "to_adopt": to_adopt(ledger),
             "targets_down": [asdict(circuit) for circuit in ledger.circuits.opened()],
+            "redcap_down": asdict(down) if (down := outage.outage(ledger)) else None,
             "switches": asdict(switches),
             "states": {state: totals[state] for state in STATES if totals[state]},
             "quarantine": landing.quarantine_count(root),

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fiona_dagster.cli.status import _print_study
+from fiona_dagster.cli.status import _print_overview, _print_study
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import POLLED, transfer_requests_sensor
 from fiona_dagster.errors import (
@@ -26,7 +26,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.ledger import Request, StudyAssignment, Transfer, person_of
 from fiona_dagster.ledger.records import records_folder
-from fiona_dagster.operations.overview import study_detail
+from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
 from fiona_dagster.redcap.silence import Silence
 from fiona_dagster.transfers import assignment, delivery, outcome, projects, rules
@@ -365,7 +365,9 @@ def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(h
     assert len(tick()) == 5
 
 
-def test_a_token_that_was_renewed_lets_everything_go_on(held: Site) -> None:
+def test_a_token_that_was_renewed_lets_everything_go_on(
+    held: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An expired token refuses every call; nobody tells FIONA when a new one lies in its place."""
     held.ask(project="NOSUCH")
     assert len(held.poll().refused) == 1
@@ -387,11 +389,18 @@ def test_a_token_that_was_renewed_lets_everything_go_on(held: Site) -> None:
         assert (work.blocked, work.attempt) == (False, 2)
         assert "do not have permissions to use the API" in work.error
         assert gateway.ledger.work.due("status") == []
+    document = overview(held.root)
+    assert "do not have permissions" in document["redcap_down"]["why"]
+    document["dagster"] = {}
+    _print_overview(document)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "REDCap: no usable answer since" in said
 
     token.write_text(good)
     tick()
     with held.open() as gateway:
         assert gateway.ledger.work.open(STUDY) == []
+    assert overview(held.root)["redcap_down"] is None
 
 
 def test_a_delivery_waits_for_no_redcap_that_another_one_found_silent(held: Site) -> None:
