@@ -7,8 +7,9 @@ import hashlib
 import os
 import stat
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,69 @@ def test_what_is_not_mounted_is_not_filled(share: Path, package: Path, root: Dat
     assert ["marker" in problem for problem in unusable_targets(root)] == [True, True]
     (share / ".fiona-target").touch()
     assert len(unusable_targets(root)) == 1
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    for parent in (Path("/dev/shm"), Path("/var/tmp"), Path.cwd()):  # noqa: S108
+        if parent.is_dir() and parent.stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=parent) as made:
+                yield Path(made)
+            return
+    pytest.skip("there is one file system only")
+
+
+def test_a_share_that_goes_away_under_us_proves_nothing(
+    share: Path, package: Path, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies below it takes everything just as well."""
+    mounted = tmp_path / "mounted"
+    mounted.symlink_to(share)
+    (elsewhere / ".fiona-target").touch()
+    put_text = folder._Delivery.put_text
+
+    def switch(to: Path) -> None:
+        mounted.unlink()
+        mounted.symlink_to(to)
+
+    def gone(self: folder._Delivery, path: Path, text: bytes) -> None:
+        if mounted.resolve() != elsewhere:
+            (elsewhere / NAME).write_bytes((share / NAME).read_bytes())  # even if the package is there, too
+            switch(elsewhere)
+        put_text(self, path, text)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(folder._Delivery, "put_text", gone)
+        with pytest.raises(PeerUnavailable, match="became another one"):
+            bring(mounted, package)
+    (elsewhere / NAME).unlink()
+    switch(share)
+    (share / NAME).unlink()
+
+    def away_and_back(self: folder._Delivery, part: Path, final: Path) -> None:
+        (elsewhere / part.name).write_bytes(part.read_bytes())
+        switch(elsewhere)
+        give_name(self, part, final)
+        switch(share)
+
+    give_name = folder._Delivery._give_name
+    with monkeypatch.context() as broken:
+        broken.setattr(folder._Delivery, "_give_name", away_and_back)
+        with pytest.raises(PeerUnavailable, match="once more"):
+            bring(mounted, package)
+    assert NAME not in there(share)
+    assert bring(mounted, package).proven
+    assert (share / NAME).read_bytes() == CONTENT
+
+
+def test_what_lies_in_place_of_a_checksum_file_is_not_read_whole(share: Path, package: Path) -> None:
+    os.mkfifo(share / f"{NAME}.md5")
+    with (share / f"{NAME}.sha256").open("wb") as large:
+        large.truncate(1 << 40)
+    assert bring(share, package).counts["sent"] == 1
+    assert (share / f"{NAME}.md5").is_file()
+    assert (share / f"{NAME}.sha256").stat().st_size < 200
 
 
 def test_what_broke_off_goes_on_once_it_was_compared(share: Path, package: Path) -> None:

@@ -82,6 +82,7 @@ def deliver_folder(
     with Patience(name, target.timeout_seconds) as ask:
         delivery = _Delivery(ask, target, local, name)
         require_mounted(ask, target, name)
+        device = delivery.device()
         may_go_on()
         begin()
         final = Path(target.directory) / remote_name
@@ -89,6 +90,9 @@ def deliver_folder(
         sides = local.side_files(remote_name)
         for ending, text in sides.items():
             delivery.put_text(Path(f"{final}{ending}"), text)
+        # A share that goes away leaves the folder that it is mounted on, where all of this works as well.
+        delivery.require_there(final, device)
+        require_mounted(ask, target, name)
     return Proof(
         kind="folder-readback",
         target=name,
@@ -178,6 +182,25 @@ class _Delivery:
                 "then deliver again"
             )
         return True
+
+    def device(self) -> int:
+        """The file system that the folder is on."""
+        with _errors(self._name, "looking at the folder"):
+            return self._ask(os.stat, self._target.directory).st_dev
+
+    def require_there(self, final: Path, device: int) -> None:
+        """Makes sure that the folder stayed the same share, and has the package.
+
+        Raises:
+            PeerUnavailable: it did not, or has not.
+        """
+        with _errors(self._name, "looking at the package once more"):
+            status = self._ask(final.lstat)
+        if self.device() != device or status.st_dev != device or status.st_size != self._local.size:
+            raise PeerUnavailable(
+                f"target {self._name}: the folder became another one while the package was written; nothing "
+                "is proven, look at the mount"
+            )
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -295,7 +318,7 @@ class _Delivery:
     def put_text(self, path: Path, text: bytes) -> None:
         """Writes a checksum file; one that is right already stays, an outdated one is replaced."""
         with _errors(self._name, "writing a checksum file"):
-            if self._reads(path) == text:
+            if self._reads(path, len(text)) == text:
                 return
             part = _part_of(path)
             descriptor = self._ask(os.open, part, _NEW | os.O_TRUNC, 0o600)
@@ -306,18 +329,23 @@ class _Delivery:
                 self._drop_cache(descriptor)
             finally:
                 self._ask(os.close, descriptor)
-            if self._reads(part) != text:
+            if self._reads(part, len(text)) != text:
                 raise PeerUnavailable(
                     f"target {self._name}: a checksum file did not arrive; trying again may help"
                 )
             self._ask(os.replace, part, path)
             self._sync_folder(path.parent)
 
-    def _reads(self, path: Path) -> bytes | None:
+    def _reads(self, path: Path, size: int) -> bytes | None:
+        """The beginning of a file, one byte more than it should have; None if there is none."""
         try:
-            return self._ask(path.read_bytes)
+            descriptor = self._ask(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
+        try:
+            return self._ask(os.read, descriptor, size + 1)
+        finally:
+            self._ask(os.close, descriptor)
 
     def _sync_folder(self, folder: Path) -> None:
         descriptor = self._ask(os.open, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
