@@ -13,6 +13,7 @@
     │   ├── OriginalUnavailable   the disk does not give an archived file; says nothing about the object
     │   ├── CopyLost              a copy may have lost bytes to a power loss; it is made again
     │   ├── CopyUnavailable       the disk does not give a verified copy or package; says nothing about it
+    │   ├── LedgerLost            the ledger is gone, empty, too old or damaged; it is built anew
     │   ├── StorageFull           no room, no inodes, or the reserve is reached
     │   ├── SendingHeld           an operator holds all sending (config/enabled)
     │   ├── WithdrawalAsked       many requests were withdrawn at once; a person decides, nothing is sent
@@ -88,6 +89,13 @@ class CopyLost(TransientError):
 
 class CopyUnavailable(TransientError):
     """The disk or mount does not give a verified copy or package; what it holds may be as it should be."""
+
+
+class LedgerLost(TransientError):
+    """The ledger is gone, empty, older than its records or damaged: says nothing about any study.
+
+    ``fiona up`` builds it anew by itself, ``fiona rebuild`` by hand; what met it is tried again afterwards.
+    """
 
 
 class StorageFull(TransientError):

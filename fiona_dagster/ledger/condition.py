@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError
+from fiona_dagster.errors import LedgerLost
 from fiona_dagster.ledger import records
 
 GONE = "the ledger is gone"
@@ -63,12 +63,12 @@ def require_like_records(connection: sqlite3.Connection, root: DataRoot) -> None
     """Makes sure that the open ledger may be written to.
 
     Raises:
-        PermanentError: it is lost.
+        LedgerLost: it is.
         sqlite3.DatabaseError: it is damaged, or its disk fails.
     """
     why = unlike_records(connection, root)
     if why:
-        raise PermanentError(said_of(root.ledger_file, why))
+        raise LedgerLost(said_of(root.ledger_file, why))
 
 
 def why_lost(root: DataRoot, *, thorough: bool = False, glance: bool = False) -> str:

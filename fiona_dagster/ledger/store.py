@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import FionaError, PermanentError, StorageFull, TransientError
+from fiona_dagster.errors import FionaError, LedgerLost, StorageFull, TransientError
 from fiona_dagster.landing.claim import Use
 from fiona_dagster.ledger import records
 from fiona_dagster.ledger.condition import DAMAGED, is_damage, missing_or_empty, require_like_records, said_of
@@ -28,7 +28,7 @@ def unusable(file: Path, error: BaseException) -> FionaError | None:
     The error's own words never quote values, but don't say what to do.
     """
     if is_damage(error):
-        return PermanentError(said_of(file, DAMAGED))
+        return LedgerLost(said_of(file, DAMAGED))
     kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     said = f"{file}: the ledger can't be used"
     if kind == sqlite3.SQLITE_BUSY:
@@ -84,7 +84,8 @@ class Store:
         file: another file than the ledger's own, while it is rebuilt.
 
     Raises:
-        PermanentError: the file is damaged, gone, empty or too old, or a newer version wrote it.
+        LedgerLost: the file is damaged, gone, empty or too old.
+        PermanentError: a newer version wrote it.
         TransientError: its disk is full, read-only or fails; somebody else holds it.
         ErasureUnfinished, Busy: see :class:`~fiona_dagster.landing.claim.Use` and :class:`.holding.Holding`.
     """
@@ -92,7 +93,7 @@ class Store:
     def __init__(self, root: DataRoot, file: Path | None = None) -> None:
         self._counts = file is None
         if file is None and (why := missing_or_empty(root)):
-            raise PermanentError(said_of(root.ledger_file, why))
+            raise LedgerLost(said_of(root.ledger_file, why))
         file = file or root.ledger_file
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root

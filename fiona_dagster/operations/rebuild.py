@@ -10,14 +10,21 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fiona_dagster import deid, landing
 from fiona_dagster.config import DataRoot, project_names
-from fiona_dagster.errors import Busy, ConfigurationError, FionaError, PermanentError
+from fiona_dagster.errors import (
+    Busy,
+    ConfigurationError,
+    FionaError,
+    PermanentError,
+    StorageFull,
+    TransientError,
+)
 from fiona_dagster.ledger import Ledger, read_records, restore_common, restore_record, restore_sent
 from fiona_dagster.ledger.condition import why_lost
 from fiona_dagster.ledger.holding import nobody_else
@@ -124,9 +131,13 @@ def _claimed(root: DataRoot) -> Iterator[bool]:
 def _bring_records_up_to_date(root: DataRoot) -> None:
     """A ledger that is newer than the records (``site/`` was put back from a backup) tells them first."""
     if root.ledger_file.exists():
-        # As far as it can be read at all: that may be why it is built anew.
-        with suppress(PermanentError, sqlite3.DatabaseError), Ledger(root) as ledger:
-            ledger.write_missing_records()
+        try:
+            with Ledger(root) as ledger:
+                ledger.write_missing_records()
+        except StorageFull:
+            raise
+        except (TransientError, sqlite3.DatabaseError):
+            return  # it can't be read: that is why it is built anew
 
 
 def _is_lost(root: DataRoot) -> bool:

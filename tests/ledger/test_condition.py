@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import PermanentError
+from fiona_dagster.errors import LedgerLost, is_permanent
 from fiona_dagster.ledger import Ledger, Request, records_folder
 from fiona_dagster.ledger.condition import DAMAGED, EMPTY, GONE, OLDER, why_lost
 from fiona_dagster.ledger.migrations import migrate
@@ -95,8 +95,9 @@ def test_it_is_said_and_nothing_is_written(
               if path.exists()}  # fmt: skip
 
     assert why_lost(root) == why
-    with pytest.raises(PermanentError, match="run `fiona rebuild`"):
+    with pytest.raises(LedgerLost, match="run `fiona rebuild`") as told:
         Ledger(root)
+    assert not is_permanent(told.value), "no study fails for it"
     assert {path: path.read_bytes() for path in before} == before
     assert root.ledger_file.exists() == (loss is not gone)
 
@@ -118,7 +119,7 @@ def test_a_withdrawn_consent_alone_is_something_to_lose(root: DataRoot, ledger: 
     assert why_lost(root) == ""
     gone(root)
     assert why_lost(root) == GONE
-    with pytest.raises(PermanentError, match="the ledger is gone"):
+    with pytest.raises(LedgerLost, match="the ledger is gone"):
         Ledger(root)
 
 

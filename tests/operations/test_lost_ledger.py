@@ -17,7 +17,7 @@ import pytest
 
 from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import Busy, PermanentError, StorageFull
+from fiona_dagster.errors import Busy, LedgerLost, PermanentError, StorageFull
 from fiona_dagster.ledger.holding import nobody_else
 from fiona_dagster.ledger.records import records_folder
 from fiona_dagster.operations.lock import hold_root
@@ -48,7 +48,7 @@ def test_an_empty_file_is_no_ledger(site: Site) -> None:
     told = record.read_bytes()
     without_log(site.root).write_bytes(b"")
 
-    with pytest.raises(PermanentError, match=r"the ledger is empty, and was not; .*`fiona rebuild`"):
+    with pytest.raises(LedgerLost, match=r"the ledger is empty, and was not; .*`fiona rebuild`"):
         site.poll()
     assert record.read_bytes() == told
     assert mend(site.root, print)
@@ -71,7 +71,7 @@ def test_yesterdays_backup_does_not_write_over_what_was_sent_since(site: Site) -
     before, sent = picture(site), uploads(site)
     shutil.copy(site.folder / "backup", without_log(site.root))
 
-    with pytest.raises(PermanentError, match=r"is older than the records in site/.ledger .*`fiona rebuild`"):
+    with pytest.raises(LedgerLost, match=r"is older than the records in site/.ledger .*`fiona rebuild`"):
         site.poll()
     assert mend(site.root, print)
     settle(site)

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from fiona_dagster import landing
-from fiona_dagster.errors import Busy, PermanentError
+from fiona_dagster.errors import Busy, LedgerLost
 from fiona_dagster.landing import import_paths
 from fiona_dagster.landing.decisions import Decision
 from fiona_dagster.operations.conflicts import decide_conflicts
@@ -207,7 +207,7 @@ def test_an_empty_ledger_does_not_write_over_the_records(site: Site) -> None:
 
     said: list[str] = []
     gone = "the ledger is gone; run `fiona rebuild`"
-    with pytest.raises(PermanentError, match=gone), site.open():
+    with pytest.raises(LedgerLost, match=gone), site.open():
         pass
     assert {path: path.read_bytes() for path in (site.root.site / ".ledger").iterdir()} == records
     assert mend(site.root, said.append)  # as `fiona up` does
