@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, cast
@@ -29,12 +30,13 @@ from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
 from fiona_dagster.deid.files import inflate
 from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
 from fiona_dagster.deid.ge import flags_only, is_flags_only
-from fiona_dagster.deid.identities import dummy, is_well_known
+from fiona_dagster.deid.identities import Told, dummy, is_well_known
 from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, is_creator, is_moment, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.profile import iod_of
 from fiona_dagster.deid.reading import UNREADABLE, Found, elements, quiet, raw_value, read_header
+from fiona_dagster.deid.remembering import RememberedTerms
 from fiona_dagster.deid.searchable import DOCUMENT, hides_file, is_searchable
 from fiona_dagster.deid.searchable import RULE as UNSEARCHABLE
 from fiona_dagster.deid.spread import Hit, Term
@@ -81,6 +83,18 @@ class Search:
     terms: Terms
     uids: set[bytes] = field(default_factory=set)
     overlays: set[str] = field(default_factory=set)
+    _told: set[Told] = field(default_factory=set, repr=False)
+
+    def learn(self, told: Iterable[Told]) -> None:
+        """Takes the terms from one original; what others told before is known."""
+        new = [each for each in told if each not in self._told]
+        self._told.update(new)
+        self.terms.learn(new)
+
+    @cached_property
+    def remembered(self) -> RememberedTerms:
+        """The terms, when all originals have told theirs."""
+        return RememberedTerms(self.terms)
 
 
 class Inspection:
@@ -260,7 +274,7 @@ class Inspection:
         texts = [(e, fold(decode(e.value, e.charset, e.vr))) for e in found if self._is_text(e)]
         readable = search.terms.find("\n".join(folded for _, folded in texts), True)
         if anywhere or readable:
-            self._judge(anywhere, found, search.terms)
+            self._judge(anywhere, found, search.remembered)
         ours = tuple(prefix.encode() for prefix in self.identities.prefixes)
         for e, folded in texts:
             if search.terms.is_value(folded):
@@ -308,7 +322,7 @@ class Inspection:
     def _is_text(self, e: Found) -> bool:
         return e.items < 0 and (e.vr in WORDS or e.vr in SYMBOLS or e.vr == "PN") and not self._excused(e)
 
-    def _judge(self, anywhere: list[Hit], found: list[Found], terms: Terms) -> None:
+    def _judge(self, anywhere: list[Hit], found: list[Found], terms: RememberedTerms) -> None:
         """Findings and warnings for the elements that hold the terms."""
         seen: set[Term] = set()
         for e in found:

@@ -161,7 +161,7 @@ def _searches(
         overlays = ((e.tag, e.value) for e in found if e.tag >> 24 == 0x60 and not e.path)
         if has_embedded_overlay(overlays, data_set.original_encoding[1] is not False):
             search.overlays.add(asked.new_uid(SOP_INSTANCE, raw_value(data_set, SOP_INSTANCE)))
-        search.terms.learn(
+        search.learn(
             (e.tag, e.vr, e.value, e.charset)
             for e in found
             if e.items < 0 and tells(e.tag, e.vr) and asked.action(e) != "keep"

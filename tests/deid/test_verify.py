@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiona_dagster.deid import verify_outputs
+from fiona_dagster.deid.remembering import RememberedTerms
 from fiona_dagster.deid.terms import Terms
 from tests.deid import phantoms
 from tests.deid.conftest import Make
@@ -54,6 +55,40 @@ def test_what_is_left_blocks_by_tag_and_rule(
     shown = str(result.to_json())
     assert "uisling" not in shown
     assert "ZX83015577" not in shown
+
+
+def test_what_is_left_in_one_copy_is_found_in_the_next_too(make: Make, tmp_path: Path, out: Path) -> None:
+    """Answers that are remembered for a value; and what only the last original tells counts for the first."""
+    sources = [phantoms.write(phantoms.image(n), tmp_path / f"{n}.dcm") for n in (1, 2, 3)]
+    last = phantoms.image(3)
+    last.OtherPatientNames = "Oblomov^Ilja"
+    phantoms.write(last, sources[2])
+    names = []
+    for number, source in enumerate(sources):
+        ds = pydicom.dcmread(out / make().file(source, out).name)
+        ds.SoftwareVersions = "for Oblomov" if number < 2 else "3.1"
+        ds.save_as(ds.filename)
+        names.append(Path(str(ds.filename)).name)
+
+    result = verify_outputs(sources, out, make())
+
+    found = {(finding.file, finding.rule) for finding in result.findings}
+    assert found == {(name, "residual search: name") for name in names[:2]}
+
+
+@given(
+    st.lists(st.sampled_from([b"Quisling", b"for quisling", b"", b"T1", b"1953-07-04", b"\xff"]), max_size=8)
+)
+def test_remembered_answers_are_those_of_the_terms(values: list[bytes]) -> None:
+    terms = Terms()
+    terms.learn([(0x00100010, "PN", b"Quisling^Wendelin", b""), (0x00100030, "DA", b"19530704", b"")])
+    remembered = RememberedTerms(terms)
+    for value in values:
+        text = value.decode("latin-1").lower()
+        assert remembered.hits(value) == terms.hits(value)
+        remembered.hits(value).clear()
+        for thorough in (True, False):
+            assert remembered.find(text, thorough) == terms.find(text, thorough)
 
 
 def rewrite(path: Path, old: bytes, new: bytes) -> None:
