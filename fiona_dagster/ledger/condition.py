@@ -35,6 +35,11 @@ def missing_or_empty(root: DataRoot) -> str:
     To be asked before SQLite opens it: that makes an empty file of one that is missing, and throws away the
     write-ahead log of one that is empty.
     """
+    # Twice: another process may have made the first ledger, and its first records, between the two questions.
+    return _missing_or_empty(root) and _missing_or_empty(root)
+
+
+def _missing_or_empty(root: DataRoot) -> str:
     try:
         size = root.ledger_file.stat().st_size
     except FileNotFoundError:
@@ -48,6 +53,10 @@ def unlike_records(connection: sqlite3.Connection, root: DataRoot) -> str:
     Raises:
         sqlite3.DatabaseError: it is damaged, or its disk fails.
     """
+    return _unlike_records(connection, root) and _unlike_records(connection, root)
+
+
+def _unlike_records(connection: sqlite3.Connection, root: DataRoot) -> str:
     if not connection.execute("PRAGMA user_version").fetchone()[0]:
         return EMPTY if records.has_records(root) else ""
     on_disk = records.count_on_disk(root)  # first: it never is ahead of the ledger that counts

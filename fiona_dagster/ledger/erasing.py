@@ -18,6 +18,7 @@ from fiona_dagster.errors import Busy, PermanentError
 from fiona_dagster.ledger.evidence import EVIDENCE
 from fiona_dagster.ledger.link import UID, Link, column, mentions, opened
 from fiona_dagster.ledger.records import (
+    aside_of,
     count_in,
     put_count_on_disk,
     records_folder,
@@ -73,6 +74,8 @@ def erase_rows(root: DataRoot, link: Link, counts: dict[str, int]) -> None:
         put_count_on_disk(root, counted or 0)
         for study in link.whole:
             (records_folder(root) / f"{study}.json").unlink(missing_ok=True)
+        for study in {*link.whole, *link.shared, *touched}:
+            aside_of(root, study).unlink(missing_ok=True)
         write_anew(db)
 
 

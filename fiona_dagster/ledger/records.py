@@ -248,6 +248,21 @@ def common_file(root: DataRoot) -> Path:
     return records_folder(root) / COMMON
 
 
+def keep_aside(root: DataRoot, study: str) -> Path:
+    """Keeps a record that is not sound under another name, since the next change of the study replaces it."""
+    record = records_folder(root) / f"{study}.json"
+    aside = aside_of(root, study)
+    aside.unlink(missing_ok=True)
+    os.link(record, aside)
+    sync_directory(aside.parent)
+    return aside
+
+
+def aside_of(root: DataRoot, study: str) -> Path:
+    """Where :func:`keep_aside` keeps a record."""
+    return records_folder(root) / f"unsound-{study}.json"
+
+
 def remove_parts(root: DataRoot, older_than_seconds: float) -> int:
     """Removes unfinished records of processes that were killed; returns how many."""
     removed = 0

@@ -28,7 +28,13 @@ from fiona_dagster.errors import (
 from fiona_dagster.ledger import Ledger, read_records, restore_common, restore_record, restore_sent
 from fiona_dagster.ledger.condition import why_lost
 from fiona_dagster.ledger.holding import nobody_else
-from fiona_dagster.ledger.records import common_file, count_on_disk, put_count_on_disk, set_count
+from fiona_dagster.ledger.records import (
+    common_file,
+    count_on_disk,
+    keep_aside,
+    put_count_on_disk,
+    set_count,
+)
 from fiona_dagster.operations.exchange import exchange, remove, settle
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.recognition import recognise_packages
@@ -174,12 +180,13 @@ def _fill(root: DataRoot, ledger: Ledger, result: Rebuilt) -> None:
         for study, record in read_records(root):
             why = ""
             if record is None:
-                why = "can't be read"
+                why = f"can't be read; kept as {keep_aside(root, study).name}"
             elif study not in known:
                 why = "is of a study that no journal tells of"
                 why += "; what was sent of it is remembered" * restore_sent(db, record)
             elif not restore_record(db, study, record):
-                why = "is not sound: a key is missing or a value of the wrong kind"
+                kept = keep_aside(root, study).name
+                why = f"is not sound (a key is missing or a value of the wrong kind); kept as {kept}"
             if why:
                 result.problems.append(f"site/.ledger/{study}.json {why}; restore site/ from the backup")
             else:

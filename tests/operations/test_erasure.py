@@ -17,6 +17,7 @@ from fiona_dagster.landing import Commitment, PerformedStep
 from fiona_dagster.landing.asked import AskedCommitment, all_asked, keep_asked
 from fiona_dagster.landing.commitment import keep_request, pending_requests
 from fiona_dagster.ledger import Transfer, utc_now
+from fiona_dagster.ledger.records import keep_aside
 from fiona_dagster.operations import erasure
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.rebuild import rebuild
@@ -53,6 +54,7 @@ def delivered(site: Site) -> str:
         _asked_for(site, f"{STUDY}.3.1", transfer)
         landing.write_step(site.root, "1.2.77", b"the patient " + PLANTED[0].encode())
         gateway.ledger.evidence.read_journals()
+    keep_aside(site.root, STUDY)
     (site.root.logs / "daemon.log").write_text(f"Added partition keys ['{STUDY}']\nanother line\n")
     return transfer.mapped_uid
 

@@ -19,7 +19,7 @@ from fiona_dagster import landing
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import Busy, LedgerLost, PermanentError, StorageFull
 from fiona_dagster.ledger.holding import nobody_else
-from fiona_dagster.ledger.records import records_folder
+from fiona_dagster.ledger.records import aside_of, records_folder
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.mending import mend
 from fiona_dagster.operations.rebuild import rebuild
@@ -106,9 +106,10 @@ def test_a_record_that_is_not_sound_is_named_and_the_others_are_taken_over(site:
         record.write_text(json.dumps(document))
         result = rebuild(site.root, trees=False)
         assert result.problems == [
-            f"site/.ledger/{STUDY}.json is not sound: a key is missing or a value of the wrong kind; "
-            "restore site/ from the backup"
+            f"site/.ledger/{STUDY}.json is not sound (a key is missing or a value of the wrong kind); "
+            f"kept as unsound-{STUDY}.json; restore site/ from the backup"
         ], missing
+        assert json.loads(aside_of(site.root, STUDY).read_bytes()) == document
         assert (result.records, result.packages) == (1, 1), "the other study's, and what lies in DAIC/"
         assert site.transfer().state == "delivered"
 
