@@ -25,6 +25,7 @@ from fiona_dagster.operations.gate import LedgerGate
 from fiona_dagster.operations.guard import Guard
 from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.process import Process, rotate
+from fiona_dagster.operations.reconciler import Reconciler
 from fiona_dagster.operations.runtime import Notice
 from fiona_dagster.operations.services import Programs, Service
 from fiona_dagster.operations.signals import Signals
@@ -54,7 +55,6 @@ class _Slot:
     next_start: float = 0.0
     kill_at: float | None = None
     failures: int = 0
-    reconciled: bool = True
     address: tuple[str, int] | None = field(default=None)
     sites: dict[str, list[str | int]] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Supervisor:
         self._watch = ConfigurationWatch(root)
         self._location: CodeLocation
         self._known = ""
-        self._reconciler: Process | None = None
+        self._reconciler = Reconciler(self._begin_reconciliation, self._end_helper)
         self._gate = LedgerGate(root, self._begin_mending, self._end_helper)
         self._announced = False
         self._trouble = ""
@@ -101,7 +101,6 @@ class Supervisor:
             self._ports = table.choose_ports(self._root, self._settings, receiving=self._wanted("receiver"))
             table.write_workspace(self._root, self._ports)
             self._slots = {service.name: _Slot(service) for service in self._services()}
-            self._slots["code-server"].reconciled = False
             scratch = Path(tempfile.mkdtemp(prefix="fiona-up-"))
             self._environment = table.environment(self._root, scratch)
             self._location = CodeLocation(self._ports.url, self._environment)
@@ -167,13 +166,16 @@ class Supervisor:
         needing = [slot for slot in self._slots.values() if slot.service.needs_ledger]
         if not self._gate.step(idle=all(slot.process is None for slot in needing)):
             return
-        self._slots["code-server"].reconciled = False  # the runs that it carries end with it
+        self._reconciler.needed()
         for slot in needing:
             if slot.process and slot.kill_at is None:
                 self._ask_to_stop(slot)
 
     def _begin_mending(self) -> Process | None:
         return self._begin("ledger", (sys.executable, "-m", self._programs.mending))
+
+    def _begin_reconciliation(self) -> Process | None:
+        return self._begin("reconcile", (sys.executable, "-m", self._programs.reconcile))
 
     def _maybe_start(self, slot: _Slot) -> None:
         name = slot.service.name
@@ -183,7 +185,7 @@ class Supervisor:
             return
         if not all(self._slots[other].was_ready for other in slot.service.after):
             return
-        if not slot.reconciled and not self._reconcile(slot):
+        if name == "code-server" and not self._reconciler.step():
             return
         self._start(slot)
 
@@ -244,7 +246,7 @@ class Supervisor:
         slot.failures += 1
         slot.next_start = time.monotonic() + slot.pause
         if slot.service.name == "code-server":
-            slot.reconciled = False  # the runs that it carried died with it
+            self._reconciler.needed()
         return code
 
     def _clear(self, slot: _Slot, process: Process) -> int:
@@ -252,35 +254,6 @@ class Supervisor:
         self._guard.remove(process.pid)
         slot.process, slot.ready, slot.address, slot.kill_at = None, False, None, None
         return code
-
-    def _reconcile(self, slot: _Slot) -> bool:
-        """Brings Dagster's view of runs back to what is true, while no run can be alive.
-
-        Returns:
-            Whether it is done; until then it is asked again.
-        """
-        path = self._log_file("reconcile")
-        if self._reconciler is None:
-            self._reconciler = self._begin("reconcile", (sys.executable, "-m", self._programs.reconcile))
-            if self._reconciler is None:
-                slot.next_start = time.monotonic() + LONGEST_PAUSE
-                return False
-        late = time.monotonic() - self._reconciler.started > READY_WITHIN
-        if not self._reconciler.ended() and not late:
-            return False
-        code = self._end_helper(self._reconciler)
-        self._reconciler = None
-        if code == 0:
-            slot.reconciled = True
-            return True
-        slot.failures += 1
-        slot.next_start = time.monotonic() + slot.pause
-        log.error(
-            "the reconciliation before the start failed (exit code %d); images are received, nothing is "
-            "processed until it succeeds; see %s",
-            *(code, path),
-        )
-        return False
 
     def _end_helper(self, process: Process) -> int:
         code = process.kill_group()
@@ -356,8 +329,7 @@ class Supervisor:
     def _end_all(self) -> None:
         self._location.end()
         self._gate.stop()
-        if self._reconciler:
-            self._end_helper(self._reconciler)
+        self._reconciler.stop()
         for slot in reversed(list(self._slots.values())):
             if slot.process:
                 self._ask_to_stop(slot)

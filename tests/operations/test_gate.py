@@ -14,6 +14,7 @@ from fiona_dagster.operations import gate as module
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.gate import LedgerGate
 from fiona_dagster.operations.process import Process
+from fiona_dagster.operations.reconciler import Reconciler
 from tests.operations.processes import wait_until
 
 
@@ -115,3 +116,22 @@ def test_it_closes_when_the_ledger_is_lost_under_running_services(
     assert mending.begun == 1
     run(gate, mending)
     assert gate.open
+
+
+def test_the_reconciliation_is_repeated_until_it_succeeds_and_whenever_it_is_needed(
+    mending: Mending, caplog: pytest.LogCaptureFixture
+) -> None:
+    reconciler = Reconciler(mending.begin, lambda process: process.kill_group())
+    mending.code = 3
+    assert not reconciler.step()
+    wait_until(lambda: reconciler.step() or "failed (exit code 3); images are received" in caplog.text)
+    assert (mending.begun, reconciler.step()) == (1, False), "not at once"
+    mending.code = 0
+    wait_until(reconciler.step)
+    assert (mending.begun, reconciler.step()) == (2, True)
+    mending.words = None
+    reconciler.needed()
+    for _ in range(3):
+        assert not reconciler.step()
+    assert mending.begun == 3, "the machine can't have another process: not at each look"
+    reconciler.stop()
