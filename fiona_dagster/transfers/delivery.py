@@ -17,6 +17,7 @@ from fiona_dagster.errors import (
     NotVerified,
     PeerNotTrusted,
     PeerUnavailable,
+    ProofAwaited,
     RequestRefused,
     Superseded,
     TargetDown,
@@ -38,6 +39,8 @@ from fiona_dagster.transfers.withdrawals import require_not_withdrawn
 
 PROOFS = ".proofs.json"
 """Ends the name of the file beside a package in ``DAIC/`` that says what each target proved."""
+_ANSWERED = (InstancesMissing, InstancesRefused, ContentUnproven, ProofAwaited, ArrivedDamaged)
+"""Errors of a target that is there and does what it should."""
 
 
 def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Proof | None, Package]:
@@ -93,8 +96,8 @@ def deliver(gateway: Gateway, transfer: Transfer, target_name: str) -> tuple[Pro
     except NotVerified:
         transfers.withdraw_verification(transfer)  # for all targets, until it is verified anew
         raise
-    except (InstancesMissing, ArrivedDamaged):
-        gateway.ledger.circuits.succeeded(target_name)  # it answers; what is missing is this study's affair
+    except _ANSWERED:
+        gateway.ledger.circuits.succeeded(target_name)  # what is missing or wrong is this study's affair
         raise
     except PeerUnavailable:
         gateway.ledger.circuits.failed(target_name, transfer.study)

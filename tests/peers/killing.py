@@ -52,7 +52,7 @@ def _child(root: Path, study: str, project: str, target: str, last: int, steps: 
         transfer = execution.transfer_of(gateway, study, project)
         for owner, names in (
             (socket.socket, ("send", "sendall", "sendmsg")),
-            (os, ("replace", "rename", "unlink", "rmdir", "sendfile")),
+            (os, ("replace", "rename", "unlink", "rmdir", "sendfile", "link", "pwrite", "fsync")),
         ):
             for name in names:
                 setattr(owner, name, _watched(getattr(owner, name), step))

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,16 @@ from fiona_dagster.transfers.leftovers import remove_leftovers
 from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, dicom, pipeline, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers.killing import deliver_and_die
-from tests.peers_fixtures import Orthanc, Sshd, program, running_orthanc, running_sshd
+from tests.peers.test_stow_delivery import PLUGIN
+from tests.peers_fixtures import Orthanc, Sshd, free_port, program, running_orthanc, running_sshd
 from tests.sending import unrecorded
 from tests.site import PROJECT, STUDY, Site, running_site
 
 pytestmark = pytest.mark.peers
 
-KILLS = None if os.environ.get("FIONA_TEST_FULL") else 6
+FULL = bool(os.environ.get("FIONA_TEST_FULL"))
+TARGETS = ["archive", "pacs", *(["share", "web", "cloud"] if FULL else [])]
+KILLS = None if FULL else 6
 """How many steps of a delivery are tried, evenly spread over it; None: every one."""
 NAME = "P_1.zip"
 CONTENT = bytes(range(256)) * 12_000
@@ -40,8 +44,12 @@ CONTENT = bytes(range(256)) * 12_000
 class Scene:
     """A packaged study, and two targets that can be put back to how they were."""
 
-    def __init__(self, folder: Path, site: Site, sshd: Sshd, orthanc: Orthanc) -> None:
-        self.site, self.sshd, self.orthanc = site, sshd, orthanc
+    def __init__(
+        self, folder: Path, site: Site, sshd: Sshd, orthanc: Orthanc, bucket: Bucket | None = None
+    ) -> None:
+        self.site, self.sshd, self.orthanc, self.bucket = site, sshd, orthanc, bucket
+        self.share = folder / "share"
+        self.share.mkdir()
         self.configure()
         site.project(targets=["archive", "pacs"])
         _, self.package = site.packaged()
@@ -52,35 +60,129 @@ class Scene:
         shutil.copytree(site.root.path, self._start, symlinks=True)
 
     def configure(self) -> None:
-        """Both targets as they are."""
-        targets = {"archive": self.sshd.target().model_dump(), "pacs": self.orthanc.target().model_dump()}
+        """All targets as they are."""
+        described = [("archive", self.sshd.target()), ("pacs", self.orthanc.target())]
+        targets: dict[str, Any] = {name: target.model_dump() for name, target in described}
+        targets["share"] = {"kind": "folder", "directory": str(self.share), "marker": ""}
+        targets["web"] = {"kind": "stow", "url": f"{self.orthanc.url}/dicom-web", "timeout_seconds": 10}
+        if self.bucket is not None:
+            targets["cloud"] = self.bucket.target()
+            (self.site.root.secrets / "s3").write_text("s3cret\n")
         self.site.configure(targets=targets)
+
+    def names_of(self, target: str) -> list[str]:
+        """What lies at a target that takes packages."""
+        if target == "cloud":
+            assert self.bucket is not None
+            return self.bucket.names()
+        return sorted(path.name for path in self.folder_of(target).iterdir())
+
+    def folder_of(self, target: str) -> Path:
+        """Where packages lie at a target that has a folder of this machine."""
+        return self.share if target == "share" else self.sshd.upload
 
     def reset(self, target: str) -> None:
         """Nothing was delivered anywhere; only this target is left to be delivered to."""
         shutil.rmtree(self.site.root.path)
         shutil.copytree(self._start, self.site.root.path, symlinks=True)
         self.site.project(targets=[target])
-        for path in self.sshd.upload.iterdir():
+        for path in [*self.sshd.upload.iterdir(), *self.share.iterdir()]:
             path.unlink()
+        if self.bucket is not None:
+            self.bucket.empty()
         for uid in self.orthanc.sop_instance_uids():
             self.orthanc.delete(uid)
 
-    def uploaded(self) -> tuple[int, int] | None:
-        """Inode and time of the package at the SFTP server: a second upload shows."""
-        path = self.sshd.upload / Path(self.package.path).name
+    def uploaded(self, target: str) -> tuple[int, int] | None:
+        """What tells a package from the same one that was sent a second time: inode and time."""
+        name = Path(self.package.path).name
+        if target == "cloud":
+            assert self.bucket is not None
+            return self.bucket.written(name, self.content)
+        path = self.folder_of(target) / name
         if not path.exists():
             return None
         assert path.read_bytes() == self.content, "half a package has its name"
         return path.stat().st_ino, path.stat().st_mtime_ns
 
 
+class Bucket:
+    """A server of S3 in this process, with one bucket."""
+
+    def __init__(self, port: int) -> None:
+        import boto3
+
+        self._port = port
+        self._client: Any = boto3.session.Session().client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            region_name="us-east-1",
+            aws_access_key_id="fiona",
+            aws_secret_access_key="s3cret",
+        )
+        self._client.create_bucket(Bucket="research")
+
+    def target(self) -> dict[str, Any]:
+        """It as a target of deliveries."""
+        return {
+            "kind": "s3",
+            "bucket": "research",
+            "prefix": "study/",
+            "endpoint": f"http://127.0.0.1:{self._port}",
+            "path_style": True,
+            "access_key_id": "fiona",
+            "secret_key_file": "secrets/s3",
+            "timeout_seconds": 10,
+        }
+
+    def names(self) -> list[str]:
+        """Keys, without the prefix."""
+        found = self._client.list_objects_v2(Bucket="research").get("Contents", ())
+        return sorted(each["Key"].removeprefix("study/") for each in found)
+
+    def empty(self) -> None:
+        """Removes everything."""
+        for name in self.names():
+            self._client.delete_object(Bucket="research", Key=f"study/{name}")
+
+    def written(self, name: str, content: bytes) -> tuple[int, int] | None:
+        """When an object was written."""
+        if name not in self.names():
+            return None
+        answer = self._client.get_object(Bucket="research", Key=f"study/{name}")
+        assert answer["Body"].read() == content
+        return int(answer["LastModified"].timestamp()), 0
+
+
+@contextmanager
+def running_bucket() -> Iterator[Bucket | None]:
+    """A bucket where all targets are tried."""
+    if not FULL:
+        yield None
+        return
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    try:
+        yield Bucket(port)
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, one_sshd: Sshd) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("faults")
-    more = {"OverwriteInstances": True, "DicomAlwaysAllowGet": True}
-    with running_site(folder) as site, running_orthanc(folder / "orthanc", **more) as orthanc:
-        yield Scene(folder, site, one_sshd, orthanc)
+    more: dict[str, Any] = {"OverwriteInstances": True, "DicomAlwaysAllowGet": True}
+    if FULL:
+        more |= {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+    with (
+        running_site(folder) as site,
+        running_orthanc(folder / "orthanc", **more) as orthanc,
+        running_bucket() as bucket,
+    ):
+        yield Scene(folder, site, one_sshd, orthanc, bucket)
 
 
 def _proven(scene: Scene, target: str) -> bool:
@@ -106,7 +208,7 @@ def _in_the_end(scene: Scene, target: str) -> None:
     assert list((site.root.projects / PROJECT).iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["archive", "pacs"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_kill_at_any_step_is_made_good(scene: Scene, target: str) -> None:
     """Temporary upload, proof, rename, checksum files, ledger, move to DAIC."""
     scene.reset(target)
@@ -118,18 +220,19 @@ def test_a_kill_at_any_step_is_made_good(scene: Scene, target: str) -> None:
     for step in sorted(tried):
         scene.reset(target)
         killed += deliver_and_die(scene.site.root, STUDY, PROJECT, target, step) is None
-        before = scene.uploaded()
+        takes_instances = target in ("pacs", "web")
+        before = None if takes_instances else scene.uploaded(target)
         if _proven(scene, target):
-            if target == "archive":
-                assert before is not None
-            else:
+            if takes_instances:
                 assert len(scene.orthanc.sop_instance_uids()) == scene.instances
+            else:
+                assert before is not None
         _in_the_end(scene, target)
-        if target == "archive":
-            assert before in (None, scene.uploaded()), "sent twice"
-            assert len(list(scene.sshd.upload.iterdir())) == 4
-        else:
+        if takes_instances:
             assert len(scene.orthanc.sop_instance_uids()) == scene.instances
+        else:
+            assert before in (None, scene.uploaded(target)), "sent twice"
+            assert len(scene.names_of(target)) == 4
     assert killed >= len(tried) - 1, "steps differ by a packet or so from run to run"
 
 

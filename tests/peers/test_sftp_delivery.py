@@ -294,6 +294,22 @@ def test_an_ssh_packet_that_makes_no_sense_is_an_unavailable_peer(
         thread.join()
 
 
+def test_a_connection_that_can_not_be_closed_hides_nothing(
+    sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It broke a moment before: neither is what was delivered lost, nor the reason why it was not."""
+    close = paramiko.SFTPClient.close
+
+    def broken(self: paramiko.SFTPClient) -> None:
+        close(self)
+        raise EOFError
+
+    monkeypatch.setattr(paramiko.SFTPClient, "close", broken)
+    assert _deliver(sshd, root, package).proven
+    with pytest.raises(DeliveryRefused, match="no such folder"):
+        _deliver(sshd, root, package, directory="/nowhere")
+
+
 def test_a_missing_folder_needs_a_person(sshd: Sshd, root: DataRoot, package: Path) -> None:
     with pytest.raises(DeliveryRefused, match="folder"):
         _deliver(sshd, root, package, directory=str(sshd.upload / "none"))

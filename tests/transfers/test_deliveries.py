@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from fiona_dagster.errors import DeliveryRefused, PeerUnavailable, TargetDown
+from fiona_dagster.errors import (
+    ContentUnproven,
+    DeliveryRefused,
+    FionaError,
+    PeerUnavailable,
+    ProofAwaited,
+    TargetDown,
+)
 from fiona_dagster.ledger import Package, Transfer
 from fiona_dagster.operations.overview import overview
 from fiona_dagster.redcap import SEND_ERROR, TransferRequest
 from fiona_dagster.transfers import delivery, outcome
-from fiona_dagster.transfers.targets import Proof
+from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from tests.site import PARTICIPANT, PROJECT, STUDY, Site
 
 
@@ -33,6 +40,35 @@ def told(site: Site) -> TransferRequest:
 def instances_of(path: Path) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         return {hashlib.sha256(archive.read(n)).hexdigest() for n in archive.namelist() if n.endswith(".dcm")}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InstancesRefused("no", {}),
+        ContentUnproven("unproven"),
+        ProofAwaited("later"),
+        InstancesMissing("lacks", {}),
+    ],
+)
+def test_a_target_that_answers_lets_others_go_on_whatever_it_says_of_one_study(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: FionaError
+) -> None:
+    site.packaged()
+    with site.open() as gateway:
+        circuits = gateway.ledger.circuits
+        for study in ("1.2.3", "1.2.4", "1.2.3"):
+            circuits.failed("archive", study)
+        assert circuits.of("archive").open
+        monkeypatch.setattr(circuits, "may_probe", lambda _: True)
+
+        def answer(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(delivery, "_send", answer)
+        with pytest.raises(type(error)):
+            delivery.deliver(gateway, site.transfer(), "archive")
+        assert not circuits.of("archive").open
 
 
 def test_proven_everywhere_ends_in_daic_and_in_redcap(site: Site) -> None:

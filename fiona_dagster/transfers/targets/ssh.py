@@ -117,7 +117,7 @@ def _connect(target: SftpTarget, root: DataRoot, name: str) -> tuple[Link, conte
     with errors(name, "connecting"), contextlib.ExitStack() as stack:
         keys = stack.enter_context(_keys(target, root, name))
         transport = paramiko.Transport(stack.enter_context(_socket(target)), packetizer_class=Packets)
-        stack.callback(transport.close)
+        stack.callback(_close, transport)
         # Several waits inside paramiko have no time-out of their own: closing ends them all.
         watchdog = threading.Timer(target.timeout_seconds, transport.close)
         watchdog.daemon = True
@@ -129,10 +129,16 @@ def _connect(target: SftpTarget, root: DataRoot, name: str) -> tuple[Link, conte
         channel.settimeout(target.timeout_seconds)
         channel.invoke_subsystem("sftp")
         client = paramiko.SFTPClient(channel)
-        stack.callback(client.close)
+        stack.callback(_close, client)
         watchdog.cancel()
         openssh = b"openssh" in transport.remote_version.lower().encode()
         return Link(client, channel, openssh, name), stack.pop_all()
+
+
+def _close(opened: paramiko.Transport | paramiko.SFTPClient) -> None:
+    """Closes what may be broken already: what was done, or what went wrong before, is what counts."""
+    with contextlib.suppress(Exception):
+        opened.close()
 
 
 @contextlib.contextmanager
