@@ -92,6 +92,7 @@ class Learned:
         latin: names in Latin letters likewise, for text of other scripts.
         numbers: digits without leading zeros -> term, found in any grouping.
         compact: letters and digits of an id without the signs between them.
+        single: names of one letter in scripts that have such, found where they stand by themselves.
         days: dates.
         values: folded ids that must not be the whole value of an attribute.
         exempt: what the request assigns, folded: never a term.
@@ -104,6 +105,7 @@ class Learned:
     latin: dict[str, Term] = field(default_factory=dict, repr=False)
     numbers: dict[str, Term] = field(default_factory=dict, repr=False)
     compact: dict[str, Term] = field(default_factory=dict, repr=False)
+    single: dict[str, Term] = field(default_factory=dict, repr=False)
     days: dict[Day, Term] = field(default_factory=dict, repr=False)
     values: set[str] = field(default_factory=set, repr=False)
     exempt: frozenset[str] = field(default=frozenset(), repr=False)
@@ -131,7 +133,8 @@ class Learned:
 
     def tables(self) -> tuple[dict[str, Term], ...]:
         """All terms of letters and digits."""
-        return self.words, self.glued, self.alike, self.sounds, self.latin, self.numbers, self.compact
+        tables = (self.words, self.glued, self.alike, self.sounds, self.latin, self.numbers, self.compact)
+        return (*tables, self.single)
 
     def counts(self) -> Iterator[str]:
         """The kind of every term."""
@@ -195,6 +198,9 @@ class Learned:
             first, second = parts[0], "".join(parts[1:])
             for form in {first, second, first + second, second + first, f"{first} {second}"}:
                 self._spelled(form, "name", True, charset)
+            for letter in {fold(part) for part in parts if len(part) == 1}:
+                if len(letter) == 1 and letter not in self.exempt:
+                    self.single[letter] = Term("name", letter not in common_words())
 
     def _spelled(self, value: str, kind: str, strong: bool, charset: bytes) -> None:
         """A value in its spellings; of what is not ASCII also the bytes of usual encodings."""

@@ -22,6 +22,8 @@ SHORTEST_APART = 5
 _LETTERS = re.compile(r"[^\W\d_]+")
 LONG = 6
 """Letters of a name that is found inside of longer words."""
+_HONORIFICS = "先生|女士|小姐|太太|夫人|さん|さま|様|氏|殿|君|くん|씨|님|医生|醫生|医师|医師|大夫|教授"
+"""What stands behind a name, folded; then the name needs no blank before it."""
 SHORTEST_SPACED = 4
 """Letters of a name that is found letter by letter."""
 
@@ -143,3 +145,18 @@ def _over(one: str, two: str, names: Mapping[str, Term]) -> Term | None:
             if term:
                 return term
     return None
+
+
+def alone(text: str, names: Mapping[str, Term]) -> Iterator[Hit]:
+    """Names of one letter, as Chinese and Korean family names are, that stand by themselves or are addressed.
+
+    Args:
+        text: folded.
+        names: single letters of such scripts.
+    """
+    if not names or names.keys().isdisjoint(text):
+        return
+    letters = f"[{''.join(map(re.escape, names))}]"
+    pattern = rf"(?<![^\W\d_]){letters}(?![^\W\d_])|{letters}(?= ?(?:{_HONORIFICS}))"
+    for match in re.finditer(pattern, text):
+        yield Hit(match.start(), match.end(), names[match[0]])

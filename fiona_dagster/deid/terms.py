@@ -58,6 +58,7 @@ class Terms(Learned):
             found += spread.squeezed(text, self.compact)
             found += spread.spaced(text, self.glued, self.words)
             found += spread.broken(text, self._whole())
+            found += spread.alone(text, self.single)
         return found
 
     def _indexed(self) -> dict[str, list[str]]:

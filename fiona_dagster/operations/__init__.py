@@ -4,7 +4,7 @@ Belongs here: starting, watching, restarting, ending; making a data root. Stays 
 which runs as programs (``python -m dagster ...``) and is never imported here.
 """
 
-from fiona_dagster.operations.initialise import initialise
+from fiona_dagster.operations.initialise import initialise, restore_dagster_home
 from fiona_dagster.operations.lock import is_up
 from fiona_dagster.operations.runtime import runtime_file
 from fiona_dagster.operations.services import Programs, environment
@@ -19,6 +19,7 @@ __all__ = [
     "environment",
     "initialise",
     "is_up",
+    "restore_dagster_home",
     "runtime_file",
     "up",
 ]

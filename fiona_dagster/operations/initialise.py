@@ -56,6 +56,23 @@ def initialise(root: DataRoot, port: int | None = None, open_: bool = False) -> 
     return added
 
 
+def restore_dagster_home(root: DataRoot) -> bool:
+    """Puts ``dagster.yaml`` back where Dagster's home was lost; no transfer depends on what was there.
+
+    Args:
+        root: an existing data root.
+
+    Returns:
+        Whether it was missing.
+    """
+    path = root.dagster_home / "dagster.yaml"
+    if path.is_file():
+        return False
+    root.make()
+    _write(path, (resources.files("fiona_dagster.operations") / "data" / "dagster.yaml").read_bytes())
+    return True
+
+
 def _name(root: DataRoot, path: Path) -> str:
     return str(path.relative_to(root.path)) if path != root.path else str(path)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 from fiona_dagster.config import DataRoot, load_settings
+from fiona_dagster.operations import initialise, restore_dagster_home
 from tests.running import fiona
 
 
@@ -59,6 +61,19 @@ def test_up_without_a_data_root_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "run `fiona init`" in done.stderr
+
+
+def test_a_lost_dagster_home_is_made_anew_and_one_that_is_there_left_alone(tmp_path: Path) -> None:
+    root = DataRoot(tmp_path / "data")
+    initialise(root)
+    original = (root.dagster_home / "dagster.yaml").read_bytes()
+    (root.dagster_home / "dagster.yaml").write_bytes(original + b"# ours\n")
+    assert not restore_dagster_home(root)
+    assert (root.dagster_home / "dagster.yaml").read_bytes().endswith(b"# ours\n")
+
+    shutil.rmtree(root.dagster_home)
+    assert restore_dagster_home(root)
+    assert (root.dagster_home / "dagster.yaml").read_bytes() == original
 
 
 def test_open_on_an_existing_root_edits_only_that_key(tmp_path: Path) -> None:

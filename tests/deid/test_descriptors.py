@@ -83,6 +83,32 @@ def test_identity_goes_and_the_rest_stays(text: str, clean: str) -> None:
     assert cleaned(text, terms()) == clean
 
 
+NAMES_OF_ONE_LETTER = [
+    ("王^小东", "头部 王 T1", "头部 REMOVED T1"),
+    ("王^小东", "患者王先生 头颅", "患者REMOVED先生 头颅"),
+    ("王^小东", "国王峡谷", "国王峡谷"),
+    ("Kim^Dongsu=金^東洙=김^동수", "김 씨 뇌 MR", "REMOVED 씨 뇌 MR"),
+    ("Kim^Dongsu=金^東洙=김^동수", "김치 金属", "김치 金属"),
+    ("左^明", "左 膝 T2", "左 膝 T2"),
+    ("林^芳", "Serie_林_1", "Serie_REMOVED_1"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "clean"), NAMES_OF_ONE_LETTER)
+def test_a_name_of_one_letter_goes_where_it_stands_by_itself(name: str, text: str, clean: str) -> None:
+    made = Terms()
+    made.learn([(0x00100010, "PN", name.encode(), b"ISO_IR 192")])
+
+    assert cleaned(text, made) == clean
+
+
+def test_a_name_of_one_letter_that_is_a_word_of_the_field_warns() -> None:
+    made = Terms()
+    made.learn([(0x00100010, "PN", "左^明".encode(), b"ISO_IR 192")])
+
+    assert [hit.term.strong for hit in made.find(fold("左 膝"), True)] == [False]
+
+
 @settings(max_examples=40)
 @given(
     st.lists(
