@@ -26,6 +26,7 @@ from fiona_dagster.landing import quarantine_count, read_counters
 from fiona_dagster.landing.counters import BUCKETS, ENDS, OUTCOMES, REJECTIONS
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.ledger.figures import Figures, figures
+from fiona_dagster.transfers import outage
 
 log = logging.getLogger("fiona.metrics")
 
@@ -96,9 +97,12 @@ def _site(root: DataRoot) -> Iterator[str]:
 
 def _ledger(root: DataRoot) -> Iterator[str]:
     found: Figures | None = None
+    away, down = False, dict[str, float]()
     try:
         with Ledger(root) as ledger:
             found = figures(ledger.store)
+            away = outage.outage(ledger) is not None
+            down = {circuit.target: 1.0 for circuit in ledger.circuits.opened()}
     except (FionaError, sqlite3.Error, OSError):
         pass  # the page says so itself
     yield from _one("ledger_readable", "gauge", "Whether the ledger could be read.", found is not None)
@@ -114,6 +118,10 @@ def _ledger(root: DataRoot) -> Iterator[str]:
     yield from _metric("work_due", "gauge", "Work that is to be done, by kind.", found.work, "kind")
     yield from _metric(
         "work_blocked", "gauge", "Work that waits for a person, by kind.", found.blocked, "kind"
+    )
+    yield from _one("redcap_down", "gauge", "Whether REDCap gave no usable answer at the last poll.", away)
+    yield from _metric(
+        "target_down", "gauge", "Targets that are left alone until one answers.", down, "target"
     )
 
 

@@ -21,6 +21,7 @@ from fiona_dagster.landing import counters as module
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.metrics import CONTENT_TYPE, MetricsServer, page, run
+from fiona_dagster.transfers import outage
 from tests.making import data_set
 from tests.receiver.conftest import Process, Start, process, start
 from tests.receiver.raw import Raw
@@ -90,6 +91,23 @@ def test_what_was_received_and_refused_is_on_the_page(root: DataRoot, start: Sta
     assert found["fiona_ledger_readable"] == 1
     assert "Planted" not in page(root)
     assert "GOOD" not in page(root)
+
+
+def test_who_is_away_is_on_the_page(root: DataRoot) -> None:
+    initialise(root)
+    with Ledger(root) as ledger:
+        assert values(page(root))["fiona_redcap_down"] == 0
+        outage.began(ledger, "no answer")
+        for number in range(3):
+            ledger.circuits.failed("pacs", f"1.{number}")
+    found = values(page(root))
+    assert found["fiona_redcap_down"] == found['fiona_target_down{target="pacs"}'] == 1
+    with Ledger(root) as ledger:
+        outage.ended(ledger)
+        ledger.circuits.succeeded("pacs")
+    found = values(page(root))
+    assert found["fiona_redcap_down"] == 0
+    assert 'fiona_target_down{target="pacs"}' not in found
 
 
 def test_buckets_are_cumulative_and_each_bound_is_in_its_own(root: DataRoot) -> None:
