@@ -1,7 +1,8 @@
 """Reception: ours against dcmtk's storescp and Orthanc, in the same run with the same sender.
 
 ``sync`` before each run, order alternating, medians. What was answered with Success is counted on the disk
-after each run.
+after each run. In the same run, what the disk allows: the same writes, names and flushes with nothing else,
+in as many processes as there are associations (:mod:`benchmarks.floor`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import receivers
+from benchmarks import floor, receivers
 from benchmarks.objects import make
 from benchmarks.receivers import Running
 
@@ -64,6 +65,9 @@ SYSTEMS: dict[str, Start] = {
     "fiona-full": partial(receivers.fiona, durability="full"),
     "orthanc": receivers.orthanc,
 }
+FLOOR = "disk-full"
+"""Not a receiver: see :mod:`benchmarks.floor`."""
+_ROWS = ("storescp", "fiona-rename", "fiona-full", FLOOR, "orthanc")
 
 
 @dataclass
@@ -79,29 +83,36 @@ class Run:
 
 def replay(running: Running, files: list[Path], associations: int) -> tuple[float, int]:
     """Sends with our sender, a process for each association; returns seconds and Successes."""
-    senders = []
-    for number in range(associations):
-        share = [str(path) for path in files[number::associations]]
-        command = [sys.executable, "-m", "benchmarks.sender", "127.0.0.1", str(running.port), *share]
+    module = ["benchmarks.sender", "127.0.0.1", str(running.port)]
+    seconds, said = _at_once(module, files, associations)
+    return seconds, sum(int(line or 0) for line in said)
+
+
+def _at_once(module: list[str], files: list[Path], count: int) -> tuple[float, list[str]]:
+    """Has so many processes do their share of the files; returns seconds and what each of them said."""
+    processes = []
+    for number in range(count):
+        share = [str(path) for path in files[number::count]]
+        command = [sys.executable, "-m", *module, *share]
         pipe = subprocess.PIPE
-        senders.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
-    for sender in senders:
-        assert sender.stdout is not None  # noqa: S101 - for mypy
-        sender.stdout.readline()
+        processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+    for process in processes:
+        assert process.stdout is not None  # noqa: S101 - for mypy
+        process.stdout.readline()
     os.sync()
     begin = time.monotonic()
-    for sender in senders:
-        assert sender.stdin is not None  # noqa: S101 - for mypy
-        sender.stdin.write("go\n")
-        sender.stdin.flush()
-    stored = 0
-    for sender in senders:
-        assert sender.stdout is not None  # noqa: S101 - for mypy
-        stored += int(sender.stdout.readline() or 0)
+    for process in processes:
+        assert process.stdin is not None  # noqa: S101 - for mypy
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = []
+    for process in processes:
+        assert process.stdout is not None  # noqa: S101 - for mypy
+        said.append(process.stdout.readline())
     seconds = time.monotonic() - begin
-    for sender in senders:
-        sender.communicate()
-    return seconds, stored
+    for process in processes:
+        process.communicate()
+    return seconds, said
 
 
 def dcmsend(running: Running, files: list[Path], associations: int) -> tuple[float, int]:
@@ -129,6 +140,8 @@ def run_once(name: str, case: Case, files: list[Path], scratch: Path, sender: st
         RuntimeError: not everything was answered with Success and stored.
     """
     folder = scratch / name
+    if name == FLOOR:
+        return _run_floor(case, files, folder)
     with SYSTEMS[name](folder, case.associations > 1) as running:
         before = running.cpu()
         seconds, answered = SENDERS[sender](running, files, case.associations)
@@ -142,6 +155,17 @@ def run_once(name: str, case: Case, files: list[Path], scratch: Path, sender: st
     if answered != len(files) or there < len(files):
         raise RuntimeError(f"{name}: {answered} answered with Success, {there} stored, of {len(files)}")
     return Run(seconds, cpu, rss, pss, start)
+
+
+def _run_floor(case: Case, files: list[Path], folder: Path) -> Run:
+    floor.prepare(folder)
+    seconds, said = _at_once(["benchmarks.floor", str(folder)], files, case.associations)
+    results = [line.split() for line in said]
+    there = len(list((folder / "study").iterdir()))
+    _set_aside(folder, folder.parent)
+    if sum(int(stored) for stored, _ in results) != len(files) or there != len(files):
+        raise RuntimeError(f"{FLOOR}: {there} stored, of {len(files)}")
+    return Run(seconds, sum(float(cpu) for _, cpu in results), 0.0, 0.0, 0.0)
 
 
 def _set_aside(folder: Path, scratch: Path) -> None:
@@ -186,10 +210,13 @@ def measure(
             "peak_rss_mib": round(max(run.rss for run in all_runs), 1),
             "pss_mib": round(max(run.pss for run in all_runs), 1),
         }
-    base = table.get("storescp")
-    for row in table.values():
-        if base:
-            row["ratio"] = round(row["instances_per_second"] / base["instances_per_second"], 2)
+    for column, system, rows in (
+        ("ratio", "storescp", set(table)),
+        ("of_disk", FLOOR, {"fiona-full", FLOOR}),
+    ):
+        for name in rows & table.keys() if system in table else ():
+            ratio = table[name]["instances_per_second"] / table[system]["instances_per_second"]
+            table[name][column] = round(ratio, 2)
     return table
 
 
@@ -226,12 +253,14 @@ def _verdict(key: str, name: str, row: dict[str, Any]) -> str:
 def _print(key: str, table: dict[str, dict[str, Any]]) -> None:
     case = CASES[key]
     print(f"\n{key}: {case.count} {case.kind.upper()}, associations: {case.associations}")  # noqa: T201
-    print(f"  {'':14}{'inst/s':>9}{'min-max':>18}{'MB/s':>8}{'CPU ms':>9}{'RSS':>7}{'ratio':>7}")  # noqa: T201
+    heads = f"{'inst/s':>9}{'min-max':>18}{'MB/s':>8}{'CPU ms':>9}{'RSS':>7}{'ratio':>7}{'of disk':>9}"
+    print(f"  {'':14}{heads}")  # noqa: T201
     for name, row in table.items():
         span = f"{row['lowest']:.0f}-{row['highest']:.0f}"
         print(  # noqa: T201
             f"  {name:14}{row['instances_per_second']:>9}{span:>18}{row['megabytes_per_second']:>8}"
             f"{row['cpu_ms_per_instance']:>9}{row['peak_rss_mib']:>7}{row.get('ratio', ''):>7}"
+            f"{row.get('of_disk', ''):>9}"
             f"  {_verdict(key, name, row)}",
             flush=True,
         )
@@ -244,12 +273,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--case", action="append", choices=sorted(CASES), help="may be repeated; default: all"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--system", action="append", choices=sorted(SYSTEMS), help="default: all")
+    parser.add_argument("--system", action="append", choices=sorted(_ROWS), help="default: all")
     parser.add_argument("--sender", choices=sorted(SENDERS), default="replay")
     parser.add_argument("--dir", type=Path, help="folder on the disk to measure; default: the temporary one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a receiver setting")
     given = parser.parse_args(arguments)
-    cases, systems = given.case or list(CASES), given.system or list(SYSTEMS)
+    cases, systems = given.case or list(CASES), given.system or list(_ROWS)
     extra = {key: json.loads(value) for key, _, value in (text.partition("=") for text in given.set)}
     for name, durability in (("fiona-rename", "rename"), ("fiona-full", "full")):
         SYSTEMS[name] = partial(receivers.fiona, durability=durability, **extra)
@@ -281,13 +310,14 @@ def _with_results(text: str, result: dict[str, Any]) -> str:
     lines = [
         f"Recorded on {result['machine']}, Python {result['python']}, load {result['load_before']:.1f},"
         f" medians of {result['rounds']}: instances a second (ratio to storescp).",
+        f"*Of the disk* is `fiona-full` to `{FLOOR}`.",
         "",
-        "| case | " + " | ".join(SYSTEMS) + " |",
-        "| --- " * (len(SYSTEMS) + 1) + "|",
+        "| case | " + " | ".join(_ROWS) + " | of the disk |",
+        "| --- " * (len(_ROWS) + 2) + "|",
     ]
     for key, table in result["cases"].items():
-        cells = (f"{row['instances_per_second']} ({row['ratio']})" for row in table.values())
-        lines.append(f"| {key} | " + " | ".join(cells) + " |")
+        cells = [f"{table[name]['instances_per_second']} ({table[name]['ratio']})" for name in _ROWS]
+        lines.append(f"| {key} | " + " | ".join([*cells, str(table["fiona-full"]["of_disk"])]) + " |")
     lines += ["", ", ".join(f"{key} {value}" for key, value in result["process"].items()) + ".", ""]
     before, _, rest = text.partition(_BEGIN)
     return before + _BEGIN + "\n" + "\n".join(lines) + _END + rest.partition(_END)[2]
