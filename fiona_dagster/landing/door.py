@@ -1,11 +1,11 @@
 """The one door by which objects enter the archive.
 
 Order, and with it durability: bytes flushed, journal claimed (flock), name taken by a link or a rename that
-never replaces, journal line written and flushed, folder flushed. Only then may a sender be told Success.
+never replaces, journal line written, journal and folder flushed. Only then may a sender be told Success.
 
-The folder comes last since file systems with a log (ext4, XFS) then have nothing left to do: the flush of the
-line has written the log with the name in it. Nothing rests on that. Should a disk keep the line and lose
-the name, then nobody was told Success, and the object comes again.
+The last two are flushed at the same time, each by a flush of its own that began after it was written: file
+systems with a log (ext4, XFS) write it once for both. Should a disk keep the line and lose the name, or the
+other way round, then nobody was told Success, and the object comes again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from fiona_dagster.landing.files import (
     make_directory,
     rename_new_at,
 )
-from fiona_dagster.landing.flush import flush_data
+from fiona_dagster.landing.flush import Beside, flush_data
 from fiona_dagster.landing.journal import FlushGroups, Journal
 from fiona_dagster.landing.names import NamesCache, StudyNames
 from fiona_dagster.landing.prefix import archive_prefix
@@ -159,6 +160,7 @@ class Visit:
         self._root = landing.root
         self._journals: OrderedDict[str, Journal] = OrderedDict()
         self._spare: NewFile | None = None
+        self._beside = Beside()
         self._prefix = f"{landing.root.archive.relative_to(landing.root.path).as_posix()}/scp_"
 
     def new_file(self) -> NewFile:
@@ -225,20 +227,25 @@ class Visit:
     def _write(self, journal: Journal, receipt: Receipt, names: StudyNames, name: str) -> None:
         try:
             try:
-                self._append(journal, receipt)
+                self._append(journal, receipt, names)
             finally:  # also without the line: from now on the name is flushed or in doubt
-                names.flush(name)
+                names.flush(name, self._beside.end if self._beside.busy else None)
         except OSError as error:
             raise as_room_error(error, self._root.archive) from None
 
-    def _append(self, journal: Journal, receipt: Receipt) -> None:
+    def _append(self, journal: Journal, receipt: Receipt, names: StudyNames) -> None:
         try:
-            journal.append(receipt)
+            journal.append(receipt, self._flush_beside(names))
         except (OSError, StorageFull):
             # The file stays: another association may have been told Success for it meanwhile.
             if receipt.kind != "repeat":
                 self._landing.remember_unwritten(receipt.path, receipt.kind)
             raise
+
+    def _flush_beside(self, names: StudyNames) -> Callable[[], None] | None:
+        if self._landing.durability != "full":
+            return None
+        return partial(self._beside.begin, names.flush_entries)
 
     def _place(self, source: Path | NewFile, uids: StorageUids) -> _Placed:
         for _ in range(_TRIES):
@@ -304,6 +311,7 @@ class Visit:
         for journal in self._journals.values():
             journal.close()
         self._journals.clear()
+        self._beside.close()
 
     def __enter__(self) -> Visit:
         return self

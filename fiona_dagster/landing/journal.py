@@ -134,8 +134,12 @@ class Journal:
         """Whether a line without its end stands there: a crash, or a full disk, maybe not ours."""
         return size not in (0, self._end) and os.pread(self._fd, 1, size - 1) != b"\n"
 
-    def append(self, receipt: Receipt) -> None:
+    def append(self, receipt: Receipt, written: Callable[[], None] | None = None) -> None:
         """Appends one line by a single write and flushes it; one flush serves all who wait for it.
+
+        Args:
+            receipt: what the line says.
+            written: called when the line is written and not yet flushed, if it is going to be.
 
         Raises:
             StorageFull: no room; the line is not there, or torn and so without effect.
@@ -151,6 +155,8 @@ class Journal:
                 raise StorageFull(f"{self.path.parent}: no room for a journal line; make room and send again")
             self._end = size + len(line)  # if somebody else appends as well, the next look is a closer one
             if self._flushed:
+                if written is not None:
+                    written()
                 self._flush_line()
         except OSError as error:
             raise as_room_error(error, self.path.parent) from None

@@ -229,11 +229,20 @@ class StudyNames:
             self._remember(_DOUBT + name)
             self._announce(_DOUBT + name)
 
-    def flush(self, name: str) -> None:
+    def flush_entries(self) -> None:
+        """Flushes all entries; one flush serves everybody who waits. To be followed by :meth:`flush`.
+
+        Raises:
+            OSError: the flush failed.
+        """
+        self._flush(self.fd)
+
+    def flush(self, name: str, flush: Callable[[], None] | None = None) -> None:
         """Flushes all entries; one flush serves everybody who waits.
 
         Args:
             name: the file that this is about; it is in doubt if the flush fails.
+            flush: waits for :meth:`flush_entries`, which was begun elsewhere.
 
         Raises:
             OSError: the flush failed.
@@ -241,7 +250,7 @@ class StudyNames:
         if not self._flushed:
             return
         try:
-            self._flush(self.fd)
+            (flush or self.flush_entries)()
         except OSError:
             self._doubt(name)
             raise

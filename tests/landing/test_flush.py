@@ -235,3 +235,88 @@ def test_an_error_that_is_no_full_disk_stays_what_it_is(
         patch.setattr(os, "fdatasync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
         with pytest.raises(StorageFull):
             file_one(landing, visit, "1.2.1")
+
+
+def _of(fd: int) -> str:
+    return Path(f"/proc/self/fd/{fd}").readlink().name
+
+
+def test_line_and_name_are_flushed_at_the_same_time(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two flushes waits here for the other to begin; both begin after the line was written."""
+    both = threading.Barrier(2)
+    real = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+    lines: list[int] = []
+
+    def flush(name: str, chosen: Callable[[str], bool]) -> Callable[[int], None]:
+        def call(fd: int) -> None:
+            if chosen(_of(fd)):
+                (journal,) = root.arrived.iterdir()
+                lines.append(journal.read_bytes().count(b"\n"))
+                both.wait(170)
+            real[name](fd)
+
+        return call
+
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        file_one(landing, visit, "1.2.1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", flush("fsync", lambda name: name == f"scp_{STUDY}"))
+            patch.setattr(os, "fdatasync", flush("fdatasync", lambda name: name.endswith(f" scp_{STUDY}")))
+            assert file_one(landing, visit, "1.2.2").kind == "stored"
+    assert lines == [2, 2]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "fdatasync"])
+def test_success_waits_for_the_later_of_the_two(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """The one that ends last fails: nothing is told, and the next flush is not taken for this one."""
+    real = {"fsync": os.fsync, "fdatasync": os.fdatasync}
+    done = threading.Event()
+
+    def flush(name: str) -> Callable[[int], None]:
+        def call(fd: int) -> None:
+            if not _of(fd).endswith(f"scp_{STUDY}"):
+                real[name](fd)
+            elif name == failing:
+                assert done.wait(170)
+                time.sleep(0.05)
+                raise OSError(errno.EIO, "input/output error")
+            else:
+                real[name](fd)
+                done.set()
+
+        return call
+
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        file_one(landing, visit, "1.2.1")
+        with monkeypatch.context() as patch:
+            for name in real:
+                patch.setattr(os, name, flush(name))
+            with pytest.raises(OSError, match="input/output"):
+                file_one(landing, visit, "1.2.2")
+        assert [file_one(landing, visit, "1.2.2").kind for _ in range(2)] == ["stored", "repeat"]
+
+
+def test_the_thread_beside_goes_with_its_visit(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flushers() -> int:
+        return sum(thread.name == "flush" for thread in threading.enumerate())
+
+    before = flushers()
+    with Landing(root) as landing:
+        with landing.visit(CALLER) as visit:
+            assert flushers() == before
+            file_one(landing, visit, "1.2.1")
+            assert flushers() == before + 1
+        assert flushers() == before
+        with monkeypatch.context() as patch, landing.visit(CALLER) as visit:
+            patch.setattr(threading.Thread, "start", _no_thread)
+            assert file_one(landing, visit, "1.2.2").kind == "stored"
+            patch.undo()
+            _failing(patch, "fsync", lambda target: target.name == f"scp_{STUDY}")
+            with pytest.raises(OSError, match="input/output"):
+                file_one(landing, visit, "1.2.3")
+
+
+def _no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
