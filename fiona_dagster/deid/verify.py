@@ -170,8 +170,9 @@ def _searches(
         search.uids |= {uid for each in identities.source_uids for uid in _instance_uids(each.encode())}
         for e in found:
             if e.vr == "UI":
-                uids = search.uids if asked.action(e) in _REPLACED else kept
-                uids.update(_instance_uids(e.value))
+                action = asked.action(e)
+                uids = search.uids if action in _REPLACED else kept
+                uids.update(_instance_uids(e.value, newer=action == "uid"))
         search.uids -= kept
     return made
 
@@ -204,6 +205,13 @@ def _copies_of(source: Path, out_dir: Path, deidentifier: Deidentifier) -> list[
     ]
 
 
-def _instance_uids(value: bytes) -> list[bytes]:
+def _instance_uids(value: bytes, *, newer: bool = False) -> list[bytes]:
+    """UIDs that are replaced; ``newer``: what the standard may have registered since our list stays."""
     uids = (uid.strip(b" \0") for uid in value.split(b"\\"))
-    return [uid for uid in uids if len(uid) > 5 and not is_well_known(uid.decode("latin-1"))]
+    return [
+        uid
+        for uid in uids
+        if len(uid) > 5
+        and not is_well_known(uid.decode("latin-1"))
+        and not (newer and uid.startswith(b"1.2.840.10008."))
+    ]

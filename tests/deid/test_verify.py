@@ -91,6 +91,19 @@ def test_remembered_answers_are_those_of_the_terms(values: list[bytes]) -> None:
             assert remembered.find(text, thorough) == terms.find(text, thorough)
 
 
+def test_what_the_standard_registered_since_stays_and_blocks_nothing(
+    make: Make, tmp_path: Path, out: Path
+) -> None:
+    """In an attribute that no table lists; an UID of an instance there is replaced and searched for."""
+    ds = phantoms.image()
+    ds.SOPInstanceUIDOfConcatenationSource = "1.2.840.10008.5.1.4.1.1.999.5"
+    source = phantoms.write(ds, tmp_path / "in.dcm")
+    copy = pydicom.dcmread(out / make().file(source, out).name)
+
+    assert copy.SOPInstanceUIDOfConcatenationSource == ds.SOPInstanceUIDOfConcatenationSource
+    assert verify_outputs([source], out, make()).passed
+
+
 def rewrite(path: Path, old: bytes, new: bytes) -> None:
     raw = path.read_bytes()
     assert old in raw
