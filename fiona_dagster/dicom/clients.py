@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,8 +83,10 @@ def count_instances(peer: Peer, study: str) -> int:
         DeliveryRefused: the peer does not answer such queries.
     """
     keys = {"StudyInstanceUID": study, "NumberOfStudyRelatedInstances": ""}
-    numbers = [values["NumberOfStudyRelatedInstances"] for values in find(peer, "STUDY", keys)]
-    return sum(int(number) for number in numbers if number.isdigit())
+    # Some peers ignore keys that they should match: only answers about this study count.
+    found = [values for values in find(peer, "STUDY", keys) if values["StudyInstanceUID"] == study]
+    numbers = [values["NumberOfStudyRelatedInstances"].strip() for values in found]
+    return sum(int(number) for number in numbers if re.fullmatch(r"[0-9]{1,9}", number))
 
 
 def find(peer: Peer, level: str, keys: dict[str, str]) -> list[dict[str, str]]:
