@@ -251,6 +251,8 @@ class Profile:
 
     def _option(self, tag: int) -> tuple[str, str]:
         """The option that decides about an attribute, and its cell; shifts are left to :meth:`action`."""
+        if tag >> 16 < 8:
+            return "", ""  # never a part of a data set, whatever keeps UIDs
         option, cell = options.choose(_attributes()[0].get(tag, ("", {}))[1], self.options)
         return ("", "") if option == options.MODIFIED else (option, cell)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 import zlib
 from importlib.resources import files
@@ -195,9 +196,15 @@ def survivors(canaries: Canaries, path: Path) -> dict[str, str]:
     raw = path.read_bytes()
     if DEFLATED.encode() in raw[:1000]:
         raw += zlib.decompress(raw[144 + int.from_bytes(raw[140:144], "little") :], -15)
-    return {
-        where: text for where, text in canaries.planted.items() if len(text) >= 8 and text.encode() in raw
-    }
+    return {where: text for where, text in canaries.planted.items() if len(text) >= 8 and _stands(text, raw)}
+
+
+def _stands(text: str, raw: bytes) -> bool:
+    """Whether a value is in bytes; one of digits not within a longer number, where chance puts it."""
+    value = text.encode()
+    return value in raw and (
+        not value.isdigit() or bool(re.search(rb"(?<![0-9])" + value + rb"(?![0-9])", raw))
+    )
 
 
 def unknown(ds: Dataset, tag: int, value: bytes) -> None:

@@ -84,6 +84,46 @@ def flat(canaries: Canaries, syntax: str = EXPLICIT, words: str = "") -> Dataset
     return image
 
 
+def rest(into: Dataset, canaries: Canaries, where: str) -> None:
+    """Puts into a data set or item the rows that are no single attribute with a value, and what has no row.
+
+    Sequences, curves, overlays and private blocks; commands, file meta and directories, which belong to no
+    data set. Numbers have no canary; see :func:`standing`.
+    """
+    content = (files("fiona_dagster.deid") / "data" / "attributes.csv").read_text("utf-8")
+    rows = [row["tag"] for row in csv.DictReader(content.splitlines())]
+    for name in rows:
+        if name[0] == "5" and "x" in name:
+            for tag in (0x50000022, 0x50003000, 0x501E2500, 0x501E2000):
+                into.add_new(tag, vr := vr_of(tag), canaries.value(vr, f"{where}{tag:08x}"))
+        elif "x" in name:
+            for group in ("6000", "6002", "601e"):
+                tag = int(group + name[4:], 16)
+                into.add_new(tag, vr := "OW" if name.endswith("3000") else "LT", canaries.value(vr, where))
+                canaries.planted[f"{where}{tag:08x}"] = canaries.planted.pop(where)
+        elif name != "private" and vr_of(int(name, 16)) == "SQ":
+            into.add_new(int(name, 16), "SQ", Sequence([phantoms.item(canaries, f"{where}{name}")]))
+    into.add_new(0x00041511, "UI", canaries.value("UI", f"{where}00041511"))
+    into.add_new(0x00041130, "CS", canaries.value("CS", f"{where}00041130"))
+    into.add_new(0x00750010, "LO", canaries.value("LO", f"{where}creator"))
+    into.add_new(0x00751001, "UN", canaries.value("UN", f"{where}private"))
+    into.add_new(0x00751002, "SQ", Sequence([phantoms.item(canaries, f"{where}private")]))
+
+
+def standing(into: Dataset, kept: Dataset) -> set[str]:
+    """What table E.1-1 removes and is there, and numbers that it replaces and are as they were planted."""
+    left = {f"{row.tag:08x}" for row in table() if row.basic == "X" and row.tag in kept}
+    for row in table():
+        number = row.tag in kept and vr_of(row.tag) in ("US", "SS", "UL", "SL", "FD", "FL")
+        if number and kept[row.tag].value == into[row.tag].value:
+            left.add(f"{row.tag:08x}")
+    return left | {
+        f"{e.tag:08x}"
+        for e in kept
+        if e.tag.is_private or e.tag.group < 8 or e.tag.group >> 8 in (0x50, 0x60)
+    }
+
+
 def nested(canaries: Canaries, syntax: str = EXPLICIT) -> Dataset:
     """An image with every row at each of three levels of sequences that stay."""
     image = phantoms.image(1, syntax)
@@ -91,6 +131,7 @@ def nested(canaries: Canaries, syntax: str = EXPLICIT) -> Dataset:
     for keyword in KEPT_SEQUENCES:
         item = Dataset()
         plant(item, canaries, table(), f"{keyword}.")
+        rest(item, canaries, f"{keyword}.")
         setattr(into, keyword, Sequence([item]))
         into = item
     return image

@@ -26,15 +26,18 @@ NUMBERS = ("US", "SS", "UL", "SL", "FD", "FL", "AS", "OB", "OW", "UN")
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_every_row_is_gone_at_every_depth(make: Make, tmp_path: Path, out: Path, syntax: str) -> None:
     canaries = Canaries()
-    source = phantoms.write(planting.nested(canaries, syntax), tmp_path / "in.dcm")
+    image = planting.nested(canaries, syntax)
+    source = phantoms.write(image, tmp_path / "in.dcm", preamble=b"QZCANPREAMBLE".ljust(128))
 
     copy = out / make().file(source, out).name
 
-    assert len(canaries.planted) > 3 * 450
+    assert len(canaries.planted) > 3 * 850
+    canaries.planted["preamble"] = "QZCANPREAMBLE"
     assert phantoms.survivors(canaries, copy) == {}
-    kept = pydicom.dcmread(copy)
+    kept: Dataset = pydicom.dcmread(copy)
     for keyword in planting.KEPT_SEQUENCES:
-        kept = kept[keyword].value[0]
+        image, kept = image[keyword].value[0], kept[keyword].value[0]
+        assert planting.standing(image, kept) == set()
     assert verify_outputs([source], out, make()).passed
 
 
@@ -53,6 +56,21 @@ def test_every_row_of_the_concepts_is_gone_and_the_measurement_stays(
     assert width.MeasuredValueSequence[0].NumericValue == 12.5
     assert width.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeMeaning == "millimeter"
     assert verify_outputs([source], out, make()).passed
+
+
+@pytest.mark.parametrize("option", ["retain_uids", "retain_long_full_dates"])
+def test_what_belongs_to_no_data_set_goes_with_every_option(
+    make: Make, tmp_path: Path, out: Path, option: str
+) -> None:
+    image = phantoms.image()
+    for item in (image, image.AnatomicRegionSequence[0]):
+        item.add_new(0x00041511, "UI", f"{phantoms.ROOT}.88")
+    source = phantoms.write(image, tmp_path / "in.dcm")
+
+    copy = pydicom.dcmread(out / make(option).file(source, out).name)
+
+    assert [0x00041511 in item for item in (copy, copy.AnatomicRegionSequence[0])] == [False, False]
+    assert verify_outputs([source], out, make(option)).passed
 
 
 def of_option(option: str, cell: str) -> set[str]:
