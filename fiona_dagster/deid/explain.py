@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fiona_dagster.deid.deidentify import Deidentifier
 
 ASSIGNED = "written from the request"
+UNKNOWN = "of an unlisted private creator"
 _MEANINGS = {
     **MEANINGS,
     "keep": "kept, without what identifies",
@@ -243,7 +244,8 @@ def _steps(
 def _file_row(deidentifier: Deidentifier, place: Place, step: Step, e: Found) -> Row:
     if not e.path and e.tag in deidentifier.assigned_tags() | METHOD_TAGS:
         return Row(name_of(e.tag), _name(e.tag), "D", ASSIGNED, "project tags")
-    return _row(place, step, e.creator or _name(e.tag))
+    known = e.creator in deidentifier.engine.creators  # another may say anything, a name above all
+    return _row(place, step, e.creator if known else UNKNOWN if e.creator else _name(e.tag))
 
 
 def _name(tag: int) -> str:

@@ -59,6 +59,7 @@ _REACH = 200
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]{6,}(?:\r?\n[A-Za-z0-9+/_\-]+)*={0,2}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _HEX = re.compile(rb"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}[ :]?){5,}")
+_PRINTED = re.compile(rb"[\t\r\n -~\xa0-\xff]{6,}")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROLS_OF_LATIN = re.compile(rb"[\x80-\x9f]")
 
@@ -208,6 +209,11 @@ def misread(text: str) -> Iterator[str]:
     for codec in ("latin-1", "cp1252"):
         with suppress(ValueError):
             yield fold(text.encode("utf-8").decode(codec))
+
+
+def printed(value: bytes) -> str:
+    """What can be read as text in a value that is none, folded."""
+    return fold("\n\n".join(run.decode("latin-1") for run in _PRINTED.findall(value)))
 
 
 def raw_view(value: bytes) -> str:

@@ -28,10 +28,10 @@ from fiona_dagster.deid.elements import (
 )
 from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
 from fiona_dagster.deid.files import inflate
-from fiona_dagster.deid.folding import decode, fold, other_text, raw_view
+from fiona_dagster.deid.folding import decode, fold, other_text, printed, raw_view
 from fiona_dagster.deid.ge import flags_only, is_flags_only
 from fiona_dagster.deid.identities import Told, dummy, is_well_known
-from fiona_dagster.deid.leftovers import SYMBOLS, WORDS, is_creator, is_moment, stray_uids, uids_in
+from fiona_dagster.deid.leftovers import MOMENTS, SYMBOLS, WORDS, is_creator, is_moment, stray_uids, uids_in
 from fiona_dagster.deid.pixel_inspection import Tail
 from fiona_dagster.deid.plan import REMOVED, Place, Step
 from fiona_dagster.deid.profile import iod_of
@@ -210,7 +210,7 @@ class Inspection:
         action, value = step.action, e.value.rstrip(b" \0")
         if action in REMOVED or (e.tag == 0x00080001 or e.tag >> 16 < 8):
             return _rule(step)
-        if e.vr in ("DA", "DT", "TM", "AS") and not is_moment(e.vr, e.value):
+        if e.vr in MOMENTS and not is_moment(e.vr, e.value):
             return f"{e.vr} that is none"
         if e.items >= 0 or not value or action in ("keep", "sequence", "pixels"):
             return ""
@@ -273,6 +273,7 @@ class Inspection:
         anywhere = search.terms.hits(data, hidden)
         texts = [(e, fold(decode(e.value, e.charset, e.vr))) for e in found if self._is_text(e)]
         readable = search.terms.find("\n".join(folded for _, folded in texts), True)
+        readable += search.terms.find("\n\n".join(printed(e.value) for e in found if e.vr in BINARY), True)
         if anywhere or readable:
             self._judge(anywhere, found, search.remembered)
         ours = tuple(prefix.encode() for prefix in self.identities.prefixes)
@@ -329,10 +330,15 @@ class Inspection:
             hits = terms.hits(e.value)
             if self._is_text(e):
                 hits += terms.find(fold(decode(e.value, e.charset, e.vr)), True)
+            elif e.vr in BINARY:
+                hits += terms.find(printed(e.value), True)
             seen.update(hit.term for hit in hits)
             if self._excused(e):
                 continue
+            kept_uid = e.vr == "UI" and self._step(e).action == "keep"
             for hit in hits:
+                if kept_uid and hit.term.kind == "date":
+                    continue  # makers put the time of the study into UIDs; the project wants them as they are
                 short = e.vr in BINARY and 0 < hit.end - hit.start < _SHORT
                 number = e.vr in NUMBERS and e.value[hit.start : hit.end].isdigit()
                 weak = not hit.term.strong or short or number

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS, numbers_of
 from fiona_dagster.deid.defined import MODALITY, is_defined
 from fiona_dagster.deid.elements import PIXELS, TEXT, Element, Value
-from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places
+from fiona_dagster.deid.folding import decode, encode, fold, fold_with_places, printed
 from fiona_dagster.deid.learned import tells
 from fiona_dagster.deid.spread import Hit
 from fiona_dagster.deid.terms import Terms
@@ -30,9 +30,11 @@ WORDS = frozenset(["LO", "SH", "ST", "LT", "UT", "UC"])
 SYMBOLS = frozenset(["CS", "AE", "UR"])
 NUMBERS = frozenset(["DS", "IS"])
 MOMENTS = {
-    **dict.fromkeys(("DA", "DT", "TM"), re.compile(rb"[0-9.+:\\ \0\-]*")),
-    "AS": re.compile(rb"[0-9DWMY\\ \0]*"),
+    vr: re.compile(rf"(?:(?:\A|\\) *+[{signs}]*+[ \0]*+)*".encode())
+    for vrs, signs in (("DA DT TM", "0-9.+:\\-"), ("AS", "0-9DWMY"), ("UI", "0-9."))
+    for vr in vrs.split()
 }
+"""VRs of few signs, and what their values look like."""
 _LETTERS = re.compile(r"[^0-9.+\-\\ \0e]")
 REPLACEMENT = "REMOVED"
 LONGEST = {"SH": 16, "LO": 64}
@@ -94,7 +96,7 @@ def uids_in(data: bytes, originals: Collection[bytes]) -> set[bytes]:
 
 
 def is_moment(vr: str, value: bytes) -> bool:
-    """Whether a value of DA, DT, TM or AS has none but the signs that such values have (PS3.5 6.2)."""
+    """Whether a value of DA, DT, TM, AS or UI has none but the signs that such values have (PS3.5 6.2)."""
     return bool(MOMENTS[vr].fullmatch(value))
 
 
@@ -223,8 +225,8 @@ class Leftovers:
         """
         if not tag >> 16 & 1 or vr in TEXT:
             return False
-        long = (hit for hit in self.terms.hits(value) if not 0 < hit.end - hit.start < GLUED)
-        return any(hit.term.strong for hit in long)
+        hits = (*self.terms.hits(value), *self.terms.find(printed(value), True))
+        return any(hit.term.strong for hit in hits if not 0 < hit.end - hit.start < GLUED)
 
     def _are_telling(self, vr: str, value: bytes) -> bool:
         """Whether a binary number is an id or a date."""

@@ -93,7 +93,7 @@ class Notes:
         for tag in (SOP_INSTANCE, STUDY):  # names of files follow from them
             at = header.places[tag]
             row = self.person.plan.row(self.data[at : at + self.width])
-            if tag not in self.written and row.kind != rows.DATA:
+            if tag not in self.written and row.kind not in (rows.DATA, rows.TEXT):
                 raise Unsure
         if self.suspects:
             known = self.originals | self.engine.identities.source_uids

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from fiona_dagster.deid import alike, calendars, counted_time, dates, spread
-from fiona_dagster.deid.folding import other_text, raw_view
+from fiona_dagster.deid.folding import fold, other_text, raw_view
 from fiona_dagster.deid.learned import Learned
 from fiona_dagster.deid.spread import Hit, Term
 from fiona_dagster.deid.words import GLUED, common_words
 
 _RUN = re.compile(r"[a-z]+|[0-9]+")
 _DECIMAL = re.compile(r"([+-]?)0*(\d+)((?:\.\d*)?)")
+_EXPONENT = re.compile(r"[+-]?\d*\.?\d*[eE][+-]?\d+|[+-]?\.\d+")
 _LONGEST = 20
 """Digits of a number that is an id or a time."""
 BINARY = frozenset(
@@ -198,15 +199,27 @@ class Terms(Learned):
         return any(part.strip(" \0") in self.values for part in text.split("\\"))
 
     def is_number(self, text: str) -> bool:
-        """Whether one of the values of DS or IS is a strong id of digits, a date, or seconds since 1970."""
+        """Whether one of the values of DS or IS is a strong id of digits, a date, or seconds since 1970.
+
+        What is no number at all is searched as text.
+        """
         for part in text.split("\\"):
-            number = _DECIMAL.fullmatch(part.strip(" \0"))
-            if not number or len(number[2]) >= _LONGEST:
+            value = part.strip(" \0")
+            number = _DECIMAL.fullmatch(value)
+            if not number:
+                if value and not _EXPONENT.fullmatch(value) and self._is_telling_text(value):
+                    return True
+                continue
+            if len(number[2]) >= _LONGEST:
                 continue
             whole = not number[3].strip(".0")
             if self._is_time(number[1] + number[2]) or (whole and self._is_telling(number[2])):
                 return True
         return False
+
+    def _is_telling_text(self, value: str) -> bool:
+        folded = fold(value)
+        return self.is_value(folded) or any(hit.term.strong for hit in self.find(folded, True))
 
     def are_numbers(self, numbers: Iterable[int | float] | None) -> bool:
         """Whether one of the numbers of a binary value is a strong id, a date, or seconds since 1970."""

@@ -203,7 +203,7 @@ def _stands(text: str, raw: bytes) -> bool:
     """Whether a value is in bytes; one of digits not within a longer number, where chance puts it."""
     value = text.encode()
     return value in raw and (
-        not value.isdigit() or bool(re.search(rb"(?<![0-9])" + value + rb"(?![0-9])", raw))
+        not value.isdigit() or bool(re.search(rb"(?<![0-9][0-9])" + value + rb"(?![0-9][0-9])", raw))
     )
 
 

@@ -347,6 +347,27 @@ def test_a_number_that_is_an_id_or_a_day_of_birth_goes_and_is_found(
     assert not verify_outputs([source], out, make()).passed
 
 
+STRANGE = [(0x00282000, "OB"), (0x0008001A, "UI"), (0x00180081, "DS"), (0x00189087, "FD"), (0x00280009, "AT")]
+
+
+@pytest.mark.parametrize(("tag", "vr"), STRANGE)
+def test_text_where_none_belongs_does_not_leave(
+    make: Make, tmp_path: Path, out: Path, tag: int, vr: str
+) -> None:
+    maker = Maker()
+    for text in ("48 151 623", "Qui-\nsling ", "1953-185 ", "4/7-1953"):
+        part = maker.element(tag, vr, text.encode())
+        ids = maker.element(0x00100020, "LO", b"48151623"), maker.element(0x00100030, "DA", b"19530704")
+        parts = {0x00100020: ids[0], 0x00100030: ids[1], tag: part}
+        source = maker.file(tmp_path / "in.dcm", maker.image(*parts.items()))
+
+        copy = out / make().file(source, out).name
+
+        left = text.strip().encode() in copy.read_bytes()
+        assert left is not verify_outputs([source], out, make()).passed, text
+        assert not left or vr not in ("UI", "DS")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("tag", [0x00282000, 0x00281201])
 def test_text_of_two_bytes_a_letter_is_found_in_binary_values(

@@ -73,6 +73,22 @@ def test_what_belongs_to_no_data_set_goes_with_every_option(
     assert verify_outputs([source], out, make(option)).passed
 
 
+@pytest.mark.parametrize(
+    ("last", "passed"), [("20180503.101112", True), ("19530704", False), ("83015577", False)]
+)
+def test_kept_uids_may_hold_the_date_of_the_study_and_nothing_else(
+    make: Make, tmp_path: Path, out: Path, last: str, passed: bool
+) -> None:
+    image = phantoms.image()
+    image.PatientID, image.StudyInstanceUID = "83015577", f"{phantoms.ROOT}.{last}"
+    source = phantoms.write(image, tmp_path / "in.dcm")
+
+    copy = out / make("retain_uids").file(source, out).name
+
+    assert pydicom.dcmread(copy).StudyInstanceUID == image.StudyInstanceUID
+    assert verify_outputs([source], out, make("retain_uids")).passed is passed
+
+
 def of_option(option: str, cell: str) -> set[str]:
     """Rows that an option keeps (K) or cleans (C), as places."""
     return {f"{row.tag:08x}" for row in planting.table() if row.options.get(option) == cell}
