@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.errors import NotVerified
 from fiona_dagster.ledger import Transfer
 from fiona_dagster.transfers.context import Gateway
@@ -30,6 +31,7 @@ def whole_copy(gateway: Gateway, transfer: Transfer, verified: Mapping[str, str]
         verified: SHA-256 of each file, from the verification record.
 
     Raises:
+        CopyUnavailable: the disk does not give it, so that nobody knows.
         NotVerified: what was made again is not what was verified.
         PermanentError: it can't be made again.
     """
@@ -48,9 +50,13 @@ def whole_copy(gateway: Gateway, transfer: Transfer, verified: Mapping[str, str]
 
 def _is(folder: Path, verified: Mapping[str, str]) -> bool:
     """Whether a folder holds the verified files and nothing else."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} != set(verified):
+    try:
+        with from_copy():
+            return {path.name for path in folder.iterdir()} == set(verified) and all(
+                _sha256(folder / name) == digest for name, digest in verified.items()
+            )
+    except NotVerified:  # something of it is gone
         return False
-    return all(_sha256(folder / name) == digest for name, digest in verified.items())
 
 
 def _sha256(path: Path) -> str:

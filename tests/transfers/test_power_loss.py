@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fiona_dagster.errors import CopyLost, NotVerified, TransientError
+from fiona_dagster.errors import CopyLost, CopyUnavailable, NotVerified, TransientError
 from fiona_dagster.ledger.transfers import Transfers
 from fiona_dagster.transfers import delivery, execution, packing, release, restoring
 from fiona_dagster.transfers.verify import verify_package
@@ -165,6 +165,23 @@ def test_a_copy_that_is_not_the_verified_one_again_is_refused(
         with pytest.raises(NotVerified, match=f"fiona launch --study {STUDY} --project {PROJECT}"):
             delivery.deliver(gateway, asked.transfer(), "pacs")
     assert asked.pacs.sop_instance_uids() == set()
+
+
+def test_what_the_disk_does_not_give_is_not_taken_for_lost(
+    asked: Site, restart: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.make_package()
+    monkeypatch.delattr(restoring, "deidentify")
+
+    def broken(*_: object) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(restoring, "_sha256", broken)
+    with asked.open() as gateway:
+        restart()
+        with pytest.raises(CopyUnavailable):
+            delivery.deliver(gateway, asked.transfer(), "pacs")
+        assert gateway.ledger.transfers.verified_files(asked.transfer())
 
 
 def test_what_lost_nothing_is_not_made_again(
