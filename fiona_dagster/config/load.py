@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,7 +172,7 @@ def _in_force(root: DataRoot, path: Path, model: type[Model], **extra: Any) -> t
     content = path.read_bytes()
     if not keep.is_file() or keep.read_bytes() != content:
         keep.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = keep.with_name(f".{keep.name}.{os.getpid()}.part")
+        part = keep.with_name(f".{keep.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         with part.open("wb") as file:
             file.write(content)
             file.flush()

@@ -63,7 +63,7 @@ class ProjectKey:
         key = cls(project, secrets.token_bytes(32))
         root.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = root.secrets / f"{project}.key"
-        part = root.secrets / f".{project}.{os.getpid()}.part"
+        part = root.secrets / f".{project}.{os.getpid()}-{secrets.token_hex(4)}.part"
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
             handle.write(key.secret.hex() + "\n")
             handle.flush()

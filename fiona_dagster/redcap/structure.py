@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Collection
 from functools import cached_property
@@ -180,7 +181,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, known: dict[str, Any]) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     with contextlib.suppress(OSError):  # no room: then everybody asks for himself
         part.write_text(json.dumps(known), encoding="utf-8")
         part.replace(file)

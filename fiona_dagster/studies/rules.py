@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_rules_in_force(root: DataRoot) -> tuple[RuleSet, str | None]:
     content = path.read_bytes()
     if not keep.is_file() or keep.read_bytes() != content:
         keep.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = keep.with_name(f".{keep.name}.{os.getpid()}.part")
+        part = keep.with_name(f".{keep.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         with part.open("wb") as file:
             file.write(content)
             file.flush()

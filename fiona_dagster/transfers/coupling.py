@@ -16,11 +16,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from fiona_dagster.errors import ConfigurationError, RequestRefused, UsageError
+from fiona_dagster.redcap import RedcapClient
 from fiona_dagster.redcap.tables import CouplingEntry, next_numbers, read_coupling, write_coupling
 from fiona_dagster.transfers import projects
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.placing import is_live
 from fiona_dagster.transfers.requests import check_names
+from fiona_dagster.transfers.turns import turn
 
 COLUMNS = {
     "accession_number": ("accessionnumber", "accession", "claccessionnumber"),
@@ -79,6 +81,11 @@ def couple(gateway: Gateway, path: Path) -> Coupled:
             f"{gateway.root.config_file}: redcap.tokens.CouplingList: not set; the list can't be written"
         )
     projects.refresh(gateway)
+    with turn(gateway, "coupling"):  # two tables at once would be given the same records
+        return _add(gateway, client, lines)
+
+
+def _add(gateway: Gateway, client: RedcapClient, lines: list[Line]) -> Coupled:
     zone = ZoneInfo(gateway.settings.LOCALTIMEZONE)
     now = datetime.now(UTC).astimezone(zone).replace(tzinfo=None)
     known = read_coupling(client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,22 @@ def test_the_published_schema_says_what_docstrings_say() -> None:
     lacking = [name for name, each in main["properties"].items() if "description" not in each]
     assert "LOCALTIMEZONE" not in lacking
     assert len(lacking) < len(main["properties"])
+
+
+def test_threads_that_meet_a_changed_file_at_once_keep_it_whole(root: DataRoot) -> None:
+    """Sensors are threads of one process; each keeps what it read as the last good version."""
+    write(root, "{}")
+
+    def load(number: int) -> str:
+        if number % 5 == 0:
+            document = {"DICOMAETITLE": f"FIONA{number}", "SITES": {}}
+            part = root.config_file.with_name(f"new-{number}")
+            part.write_text(json.dumps(document))
+            part.replace(root.config_file)
+        return load_settings_in_force(root)[0].DICOMAETITLE
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(load, range(200)))
+    kept = root.last_good / root.config_file.name
+    assert json.loads(kept.read_text())
+    assert [path.name for path in root.last_good.iterdir() if path.name.endswith(".part")] == []

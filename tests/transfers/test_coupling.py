@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fiona_dagster.cli import fiona
 from fiona_dagster.errors import UsageError
-from fiona_dagster.transfers import assignment, delivery, outcome, resending
+from fiona_dagster.transfers import assignment, coupling, delivery, outcome, resending
 from fiona_dagster.transfers.coupling import read_table
 from tests.site import EVENT, PROJECT, STUDY, Site
 from tests.tables import couple, read, use_tables
@@ -62,6 +63,24 @@ def test_a_table_is_written_once_and_its_studies_are_assigned(coupled: Site) -> 
     ]
     with coupled.open() as gateway:
         assert assignment.assign_held(gateway).asked == 1
+
+
+def test_two_tables_at_once_are_both_there(coupled: Site) -> None:
+    tables = []
+    for number in range(3):
+        file = coupled.folder / f"{number}.csv"
+        file.write_text(f"AccessionNumber,Project,Participant,Event\nA{number},HEART,H00{number},Baseline\n")
+        tables.append(file)
+
+    def add(file: Path) -> int:
+        with coupled.open() as gateway:
+            return coupling.couple(gateway, file).added
+
+    coupled.redcap.faults.delay(0.2, calls=20)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(add, tables)) == [1, 1, 1]
+    coupled.redcap.faults.clear()
+    assert sorted(entry[1] for entry in entries(coupled)) == ["A0", "A1", "A2"]
 
 
 def test_one_wrong_line_stops_all_and_no_value_is_repeated(coupled: Site) -> None:
