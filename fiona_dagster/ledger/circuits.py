@@ -103,10 +103,20 @@ class Circuits:
                 self.succeeded(circuit.target)
 
     def succeeded(self, target: str) -> None:
-        """A delivery got through: everything that waits for this target is due at once."""
-        if not self.of(target).failures:
+        """A delivery got through: everything that waits for this target is due at once.
+
+        Where it was not who it should be, also the deliveries that failed and told of that: it is again.
+        """
+        known = self.of(target)
+        if not known.failures:
             return
         with self._store.writing() as db:
+            if known.distrusted:
+                db.execute(
+                    "UPDATE work SET blocked = 0, requested = NULL "
+                    "WHERE kind = 'deliver' AND target = ? AND blocked = 1",
+                    (target,),
+                )
             db.execute("DELETE FROM facts WHERE name = ?", (f"{_PREFIX}{target}",))
             db.execute(
                 "UPDATE work SET not_before = '' WHERE kind = 'deliver' AND target = ? AND blocked = 0",

@@ -84,3 +84,21 @@ def test_a_target_that_is_not_who_it_should_be_is_left_alone_at_once(root: DataR
         ledger.circuits.trust_again()
         assert [circuit.target for circuit in ledger.circuits.opened()] == ["down"]
         assert len(ledger.work.due("deliver")) == 2
+
+
+def test_who_told_that_a_target_was_not_who_it_should_be_follows_when_it_is_again(root: DataRoot) -> None:
+    with Ledger(root) as ledger:
+        for target in ("archive", "other"):
+            ledger.work.need("deliver", "1.2", 1, project="P", target=target)
+            ledger.work.failed(f"deliver:1.2:P:{target}", "refused", permanent=True)
+        ledger.work.need("deliver", "1.3", 1, project="P", target="archive")
+        ledger.circuits.distrusted("archive", "1.2")
+        ledger.circuits.distrusted("archive", "1.3")
+        assert {work.study for work in ledger.work.due("deliver")} == {"1.3"}
+
+        ledger.circuits.succeeded("archive")  # the delivery that tried it
+
+        assert {(work.study, work.target) for work in ledger.work.due("deliver")} == {
+            ("1.2", "archive"),
+            ("1.3", "archive"),
+        }
