@@ -32,6 +32,8 @@ LONGEST_SECONDS = 600.0
 _GET_CONTEXTS = [(STUDY_ROOT_GET, EXPLICIT_LITTLE_ENDIAN), (STUDY_ROOT_GET, IMPLICIT_LITTLE_ENDIAN)]
 _PENDING = (0xFF00, 0xFF01)
 _OUT_OF_RESOURCES = 0xA7
+_REFUSED = (0x0122, 0x0124, 0xA900)
+"""SOP class not supported, not authorized, identifier does not match SOP class (PS3.4 C.4.2.1.5)."""
 
 
 class TooLong(Exception):
@@ -39,7 +41,7 @@ class TooLong(Exception):
 
 
 class NotNow(PeerUnavailable):
-    """The peer answers, and has no means to give this instance at present (status A7xx)."""
+    """The peer answers, and can't give this instance at present: no means, or its way to us is broken."""
 
 
 def bounded(out: IO[bytes], limit: int) -> Callable[[bytes], None]:
@@ -259,7 +261,8 @@ class Mover:
                 f"{', '.join(sorted(self._listener.turned_away))} and was turned away; if that is the PACS, "
                 "name it in move_from"
             )
-        if moved.status >> 8 == _OUT_OF_RESOURCES:
+        gives_nothing = moved.status == dimse.SUCCESS and not moved.failed and not moved.completed
+        if not (gives_nothing or arrival.refused or moved.status in _REFUSED):
             raise NotNow(
                 f"C-MOVE to {self._listener.ae_title}: {moved}; check that the PACS knows it with our "
                 "address and move_port"

@@ -38,11 +38,13 @@ class Arrival:
         instance: which.
         write: gets its data set.
         error: why it was not taken whole, once it came; None: it was.
+        refused: somebody came who has it in no transfer syntax that is taken.
     """
 
     instance: Instance
     write: Callable[[bytes], object]
     error: Exception | None = None
+    refused: bool = False
     _taken: bool = False
     _done: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -205,6 +207,8 @@ class Listener:
             wire.send([memoryview(refusal)], deadline)
             return
         answers, context = _answers(request, arrival.instance)
+        if not any(each.result == pdu.ACCEPTED for each in answers):
+            arrival.refused = True
         accept = pdu.encode_associate_accept(request, answers, OUR_MAX_PDU)
         wire.send([memoryview(accept)], deadline)
         conversation = Conversation(wire, self._seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,6 +194,34 @@ def test_the_port_for_what_comes_back(tmp_path: Path, files: list[Path], dcmtk: 
             deliver(pacs, files, move_port=taken, move_host="192.0.2.1")
         with pytest.raises(InstancesMissing, match=r"A702.*check that the PACS knows it"):
             deliver(pacs, files, move_port=free_port(), timeout_seconds=2)  # not the port that it knows
+
+
+@pytest.mark.parametrize("name", ["orthanc", "dcmqrscp"])
+def test_a_way_back_that_breaks_is_tried_again(tmp_path: Path, files: list[Path], name: str) -> None:
+    """A PACS says then that it failed, as it does where it does not have an instance."""
+    files = files[:3]
+    port = free_port()
+    more = {"retrieve": "move", "move_ae_title": "CHECK", "move_port": port, "move_host": "127.0.0.1"}
+    with contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(CuttingProxy(port, 500))
+        if name == "orthanc":
+            known = {"DicomModalities": {"CHECK": ["CHECK", "127.0.0.1", proxy.port]}}
+            running = stack.enter_context(
+                running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowMove=True, **known)
+            )
+            pacs = Pacs(running.dicom_port, running.ae_title, more)
+        else:
+            qr = stack.enter_context(running_dcmqrscp(tmp_path / "qr", {"CHECK": proxy.port}))
+            pacs = Pacs(qr, "QRSCP", more)
+        with pytest.raises((InstancesMissing, PeerUnavailable), match="C-MOVE"):
+            deliver(pacs, files, compare="all")
+        proof = deliver(pacs, files, compare="all")
+        assert (proof.kind, proof.counts["sent"]) == ("dicom-compare", 0)
+
+        if name == "orthanc":  # it keeps what it has, and does not have this
+            nested(files[0], 1, RLE)
+            with pytest.raises(ContentUnproven, match="not given back by C-MOVE"):
+                deliver(pacs, files)
 
 
 def test_what_comes_back_comes_over_tls(tmp_path: Path, files: list[Path]) -> None:
