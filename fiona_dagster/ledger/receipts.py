@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from fiona_dagster import landing
@@ -250,6 +251,14 @@ class Receipts:
             )
             self._work.done(f"process:{study}", revision)
             self._store.note(study, f"registered, revision {revision}" + _named(sorted(flags)))
+
+    def newest_registration(self) -> tuple[str, datetime] | None:
+        """The study that was registered for the first time last, and when; of the latest events only."""
+        found = self._store.row(
+            """SELECT study, time FROM (SELECT * FROM history ORDER BY id DESC LIMIT 1000)
+               WHERE what = 'registered, revision 1' OR what LIKE 'registered, revision 1,%' LIMIT 1"""
+        )
+        return None if found is None else (str(found["study"]), datetime.fromisoformat(found["time"]))
 
     def retire(self, study: str, time: str) -> None:
         """The study left Dagster's partition sets; the ledger remembers it."""

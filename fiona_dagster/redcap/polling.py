@@ -76,6 +76,16 @@ class RequestReader:
         fields = (STUDY, *REQUEST_FIELDS, MESSAGE, *self.marks)
         return self._requests(self._client.export_records(records=studies, fields=fields)) if studies else []
 
+    def was_stamped(self, study: str, since: datetime) -> bool:
+        """Whether REDCap's clock says that a record was made or changed since then.
+
+        Args:
+            study: name of the record.
+            since: with time zone.
+        """
+        period = (site_time(since, self._zone) + ":00", "")
+        return bool(self._client.export_records(records=[study], fields=(STUDY,), date_range=period))
+
     def was_taken_back(self, study: str, since: datetime) -> bool | None:
         """Whether REDCap's log says that the record, or a request in it, was deleted or emptied.
 

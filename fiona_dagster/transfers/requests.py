@@ -23,7 +23,7 @@ from fiona_dagster.errors import (
 )
 from fiona_dagster.ledger import Request, Study, Transfer, set_back, work_key
 from fiona_dagster.redcap import RequestReader, TransferRequest, site_time
-from fiona_dagster.transfers import adoption, derived, optout, projects, withdrawals
+from fiona_dagster.transfers import adoption, derived, optout, projects, server_clock, withdrawals
 from fiona_dagster.transfers.context import Gateway
 from fiona_dagster.transfers.rules import require_site
 from fiona_dagster.transfers.turns import ASSIGNMENT, turn
@@ -145,7 +145,7 @@ def poll_requests(gateway: Gateway, now: datetime | None = None) -> Poll:
         found = [*new, *reader.of(told)]
         _register_again(gateway, reader)
     else:
-        listing = found = reader.changed(read)
+        listing = found = reader.changed(read - server_clock.behind(gateway, reader, now))
         looked = withdrawals.look(gateway, reader, found, complete=False)
     poll = _take_up_new(gateway, found)
     withdrawals.clean(gateway)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from fiona_dagster.errors import RedcapRejected, RedcapUnavailable, RequestRefused, UnknownStudy
-from fiona_dagster.redcap import ANONYMIZATION_ERROR, TransferRequest
+from fiona_dagster.redcap import ANONYMIZATION_ERROR, RequestReader, TransferRequest
 from fiona_dagster.redcap.dictionary import Dictionary
-from fiona_dagster.transfers import delivery, outcome, requests
+from fiona_dagster.transfers import delivery, outcome, requests, server_clock
 from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
 from tests.tables import write
 
@@ -200,6 +202,41 @@ def test_a_correction_made_while_nobody_polled_is_seen_by_the_list(
     assert {"transfer_name": current.participant, "transfer_event_name": current.event} == wanted
     assert site.waiting_targets() == [], "the package under the wrong name is not delivered any more"
     assert site.poll().accepted == ()
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "Asia/Kolkata", "America/New_York"])
+def test_a_request_is_seen_at_the_next_look_whatever_the_zone_of_redcaps_clock(
+    site: Site, zone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sandbox's clock is this machine's; ``LOCALTIMEZONE`` says another."""
+    site.configure(LOCALTIMEZONE=zone)
+    assert site.poll().complete
+    site.receive(1)
+    site.ask()
+
+    poll = site.poll()
+
+    assert (poll.complete, len(poll.accepted)) == (False, 1)
+    now = datetime.now().astimezone()
+    difference = (now.astimezone(ZoneInfo(zone)).utcoffset() or timedelta()) - (
+        now.utcoffset() or timedelta()
+    )
+    expected = max(0, math.ceil(difference / timedelta(hours=1)))
+    assert ("behind LOCALTIMEZONE" in caplog.text) == bool(expected)
+    with site.open() as gateway:
+        assert (gateway.ledger.store.fact(server_clock.CLOCK) or "").startswith(f"{zone}|{expected}|")
+
+
+def test_a_record_that_tells_nothing_of_redcaps_clock_is_no_measure(site: Site) -> None:
+    site.poll()
+    site.receive(1)
+    with site.open() as gateway:
+        reader = RequestReader(gateway.incoming(), "UTC")
+        long_after = datetime.now(UTC) + timedelta(hours=30)
+        assert server_clock.behind(gateway, reader, long_after) == timedelta(0)
+        gateway.ledger.store.note("1.2.3", "registered, revision 1")  # a record that REDCap does not have
+        assert server_clock.behind(gateway, reader, datetime.now(UTC)) == timedelta(0)
+        assert gateway.ledger.store.fact(server_clock.CLOCK) is None
 
 
 def test_a_redcap_that_is_down_changes_nothing(site: Site) -> None:
