@@ -19,7 +19,7 @@ NO_PATTERN = (re.error, OverflowError, RecursionError)
 """What compiling raises: wrong, with too large numbers, with too many brackets within each other."""
 STEPS = 5_000_000
 """What ``re`` may take at worst: about a tenth of a second."""
-FIRST_LIMIT, LAST_LIMIT = 0.4, 0.05
+FIRST_LIMIT, LAST_LIMIT = 0.4, 0.01
 """Seconds of processor time for a search that is guarded. Harmless values need microseconds; an expression
 that ran out of time gets half as much the next time, since thousands of studies may wait for their turn."""
 _LONGEST = 1 << 20
