@@ -20,6 +20,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from fiona_dagster.config import DataRoot
@@ -38,8 +39,10 @@ _PREFIX = re.compile(r"[A-Z0-9]{1,16}")
 class _Lock:
     """The file of names as one thread has opened it: a lock on it excludes other threads as well."""
 
-    def __init__(self, shared: int) -> None:
-        self.fd = os.open(f"/proc/self/fd/{shared}", os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: Path, shared: int) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if not os.path.samestat(os.fstat(self.fd), os.fstat(shared)):
+            raise FileNotFoundError(errno.ENOENT, "the file of names was removed, and made anew", str(path))
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -49,8 +52,8 @@ class _Lock:
 class _Locks(threading.local):
     """That of each thread; closed when the thread ends."""
 
-    def __init__(self, shared: int) -> None:
-        self.mine = _Lock(shared)
+    def __init__(self, path: Path, shared: int) -> None:
+        self.mine = _Lock(path, shared)
 
 
 class StudyNames:
@@ -85,8 +88,9 @@ class StudyNames:
         self.fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         prefix = f"{root.site_name}." if root.site_name else ""
-        self._fd = os.open(root.locks / f"{prefix}{study}.names", flags, 0o600)
-        self._locks = _Locks(self._fd)
+        path = root.locks / f"{prefix}{study}.names"
+        self._fd = os.open(path, flags, 0o600)
+        self._locks = _Locks(path, self._fd)
 
     def __del__(self) -> None:
         for fd in (getattr(self, "fd", -1), getattr(self, "_fd", -1)):
@@ -205,10 +209,10 @@ class StudyNames:
 
     def _taken(self, name: str, instance: str) -> None:
         """A file has just got its name, by an entry that is not flushed yet."""
-        if self._flushed:
-            self._unflushed.add((instance, threading.get_ident()))
         if instance in self._doubtful:  # that was another file, or an entry that a power loss took back
             self._announce(name)
+        if self._flushed:
+            self._unflushed.add((instance, threading.get_ident()))
 
     def replace(self, source_fd: int, source: str, name: str) -> None:
         """Puts the same object once more in place of a file that is in doubt. Only as a context."""

@@ -205,3 +205,23 @@ def test_a_thread_gives_back_its_descriptors(root: DataRoot) -> None:
             thread.start()
             thread.join()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_of_names_that_was_removed_is_made_anew(root: DataRoot) -> None:
+    """Nobody locks what others can't see: the study is opened once more, with all that its folder holds."""
+    with Landing(root) as landing, landing.visit(CALLER) as visit:
+        file_one(landing, visit, "1.2.1")
+        names_file(root).unlink()
+        kinds: list[str] = []
+
+        def file_two() -> None:
+            with landing.visit(OTHER) as own:
+                kinds.append(file_one(landing, own, "1.2.1").kind)
+                kinds.append(file_one(landing, own, "1.2.2", nameless=True).kind)
+
+        thread = threading.Thread(target=file_two)
+        thread.start()
+        thread.join()
+        assert kinds == ["repeat", "stored"]
+        assert file_one(landing, visit, "1.2.2").kind == "repeat"
+    assert names_file(root).read_text() == "CT.1.2.1\n"
