@@ -217,6 +217,10 @@ def compiled(pattern: str, where: str = "", *, groups: bool = True) -> Pattern:
     return made
 
 
+IMPORT_FILTER = "import filter"
+"""Reason of the rule that ``project_import_rule_1_*`` makes; it stands before the project's own."""
+
+
 class Compatibility(Section):
     """UIDs and dates as the original gateway made them, for projects that must merge with older data."""
 
@@ -313,5 +317,5 @@ class Deidentification(Section):
         if not compiled(pattern).groupindex:
             raise ValueError("project_import_rule_1_regexp: has no named group, (?P<name>...)")
         return OwnRule(
-            tag=self.project_import_rule_1_tag, action="regex", pattern=pattern, reason="import filter"
+            tag=self.project_import_rule_1_tag, action="regex", pattern=pattern, reason=IMPORT_FILTER
         )

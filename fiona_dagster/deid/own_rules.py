@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fiona_dagster.config.deid import OwnRule, TagPattern, compiled
+from fiona_dagster.config.deid import IMPORT_FILTER, OwnRule, TagPattern, compiled
 from fiona_dagster.deid.descriptors import CLEANABLE, cleaner
 from fiona_dagster.deid.elements import TEXT, Element
 from fiona_dagster.deid.folding import decode, encode
@@ -77,14 +77,16 @@ class OwnRules:
         self.rules = tuple(rules)
         self.names = dict(names or {})
         self._entries = [_Entry(rule, rule.pattern_of_tag, rule.path) for rule in rules]
+        # the import filter is no rule of the file, which people count from 1
+        self._first = 0 if self.rules and self.rules[0].reason == IMPORT_FILTER else 1
         self._clean = cleaner(keep_dates=keep_dates)
         self.shifts = any(rule.action == "shift" for rule in rules)
 
     def step(self, place: Place) -> Step | None:
         """What the first fitting rule says; ``None``: none fits."""
-        for number, entry in enumerate(self._entries, 1):
+        for number, entry in enumerate(self._entries, self._first):
             if entry.fits(place):
-                return self._step(entry.rule, place, f"project's rule {number}")
+                return self._step(entry.rule, place, f"project's rule {number}" if number else "project")
         return None
 
     def touches(self, tag: int) -> bool:
@@ -108,7 +110,8 @@ class OwnRules:
         return value[: _LONGEST.get(vr, 10240)]
 
     def _step(self, rule: OwnRule, place: Place, name: str) -> Step:
-        where = f"project {self.names.get('project', '')}: {name}: pattern"
+        which = "project_import_rule_1_regexp" if rule.reason == IMPORT_FILTER else f"{name}: pattern"
+        where = f"project {self.names.get('project', '')}: {which}"
         reason = f"{name}: {rule.action}" + (f" ({rule.reason})" if rule.reason else "")
         if rule.action == "keep":
             return kept(place, reason)

@@ -91,6 +91,23 @@ def test_a_pattern_without_end_stops_the_study(tmp_path: Path, action: dict[str,
     assert ds.StudyComments not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("tag", "named"),
+    [("0032,4000", "project_import_rule_1_regexp"), ("0020,4000", "project's rule 1: pattern")],
+)
+def test_the_import_filter_does_not_count_among_the_rules(tmp_path: Path, tag: str, named: str) -> None:
+    ds = phantoms.image()
+    ds[tag.replace(",", "")] = pydicom.DataElement(int(tag.replace(",", ""), 16), "LT", "a" * 60 + "!")
+    made = deidentifier(
+        {"tag": "0020,4000", "action": "regex", "pattern": "(a|aa)+$"},
+        project_import_rule_1_tag="0032,4000",
+        project_import_rule_1_regexp="(?P<x>a|aa)+$",
+    )
+    (tmp_path / "out").mkdir()
+    with pytest.raises(PatternTooSlow, match=f"project DEMO: {named}: "):
+        deidentify_study(made, [phantoms.write(ds, tmp_path / "in.dcm")], tmp_path / "out")
+
+
 def test_parts_of_a_text_are_exchanged_after_it_was_cleaned(tmp_path: Path) -> None:
     ds = phantoms.image()
     ds.SeriesDescription, ds.StudyDescription, ds.StationName = "t1_tse__sag_Quisling", "a_b", "CT_1"
