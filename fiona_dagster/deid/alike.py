@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.resources import files
 
@@ -24,12 +24,13 @@ _SOUNDS = (
     (re.compile("x"), "ks"),
     (re.compile("[yj]"), "i"),
     (re.compile(r"(?<![^aeou])ie"), "e"),
-    (re.compile(r"(.)\1+"), r"\1"),
+    (re.compile(r"(.)\1+"), r"\1"),  # as in :func:`said`
 )
 WORD = re.compile("[a-z]+")
 """A word of Latin letters, folded."""
 FOREIGN = re.compile("[\u0370-\u03ff\u0400-\u052f]+")
 """A Greek or Cyrillic word, folded."""
+_DOUBLE = re.compile(r"(.)\1+")
 _MOST = 400
 """Spellings of one name that are made; those of a long one are too many."""
 _ENDING = re.compile(
@@ -68,7 +69,8 @@ def _letters() -> tuple[re.Pattern[str], dict[str, tuple[str, ...]]]:
     return re.compile("|".join(sorted(table, key=len, reverse=True))), table
 
 
-def in_latin(word: str) -> set[str]:
+@lru_cache(maxsize=1024)
+def in_latin(word: str) -> frozenset[str]:
     """How a Greek or Cyrillic word sounds in the usual transliterations; nothing of other words.
 
     Each of them is consistent in itself, and in passports they are mixed: all combinations are made as far as
@@ -77,17 +79,40 @@ def in_latin(word: str) -> set[str]:
     pattern, table = _letters()
     parts = pattern.findall(word)
     if not parts or sum(map(len, parts)) != len(word):
-        return set()
+        return frozenset()
     made = [""]
     for part in parts:
         forms = table[part]
         if len(made) * len(forms) > _MOST:
             forms = forms[:1]
         made = [before + form for before in made for form in forms]
-    return set(map(sounding, made))
+    return frozenset(map(sounding, made))
 
 
-def foreign_forms(text: str) -> set[str]:
+def said(word: str, names: Iterable[str]) -> str:
+    """Which of some names a Greek or Cyrillic word is, in any transliteration; "" if none.
+
+    Args:
+        word: folded.
+        names: as :func:`sounding` has them.
+    """
+    pattern, table = _letters()
+    word = _DOUBLE.sub(r"\1", word)
+    parts = pattern.findall(word)
+    if sum(map(len, parts)) != len(word):
+        return ""
+    for name in names:
+        at = {0}
+        for part in parts:
+            at = {place + len(form) for place in at for form in table[part] if name.startswith(form, place)}
+            if not at:
+                break
+        if len(name) in at:
+            return name
+    return ""
+
+
+def foreign_forms(text: str) -> frozenset[str]:
     """How a name with Greek or Cyrillic letters sounds, whatever it is in the end."""
     lower = unicodedata.normalize("NFC", text).lower()
     return in_latin(fold(text)) | in_latin("".join(c if c == _IO else fold(c) for c in lower))

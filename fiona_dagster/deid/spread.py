@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-_GROUPED = re.compile(r"\d+(?:[ .,\-/_():;|\r\n]{1,3}\d+)+")
+_GROUPED = re.compile(r"(?<!\d)\d++(?:[ .,\-/_():;|\r\n]{1,3}\d+)+")
 _SQUEEZED = re.compile(r"[^\W_]+")
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\W_]{1,3}[^\W\d_]){3,}(?![^\W_])")
 _WORD = re.compile(r"[^\W\d_]+")

@@ -136,10 +136,9 @@ class Terms(Learned):
             if known[0] in found:
                 yield Hit(*known.span(), found[known[0]])
         for word in alike.FOREIGN.finditer(text) if self.latin and not text.isascii() else ():
-            for sound in sorted(alike.in_latin(word[0])):
-                if sound in self.latin:
-                    yield Hit(*word.span(), self.latin[sound])
-                    break
+            name = alike.said(word[0], self.latin)
+            if name:
+                yield Hit(*word.span(), self.latin[name])
 
     def _whole(self) -> dict[str, Term]:
         """Strong names of one word, by their letters."""
