@@ -20,7 +20,7 @@ LOOK = 2.0
 """Seconds between two looks whether the ledger's file is there."""
 LOOK_INSIDE = 30.0
 """Seconds between two looks whether it is a ledger, and the one that wrote the records."""
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 120.0
 """Seconds until a ledger that could not be built anew is tried again; sooner when its file has changed."""
 
 
