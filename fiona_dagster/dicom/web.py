@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +126,7 @@ class WebClient:
                 if answer.status_code in (204, 404):
                     return frozenset(found)
                 self._require_ok(answer, "listing instances (QIDO-RS)")
-                rows = self._json(answer)
+                rows = self._json(self._content(answer, 65536))
             if not isinstance(rows, list):
                 raise self._refused("listing instances (QIDO-RS): the answer is no list in JSON")
             page = {uid for row in rows if (uid := _value(row, "00080018"))} - found
@@ -146,7 +146,7 @@ class WebClient:
         headers = {"Accept": "application/dicom+json"}
         with self._ask("GET", "/studies", params={"StudyInstanceUID": study}, headers=headers) as answer:
             self._require_ok(answer, "listing studies (QIDO-RS)")
-            if answer.status_code == 204 or self._json(answer) == []:
+            if answer.status_code == 204 or self._json(self._content(answer, 65536)) == []:
                 return
         raise PeerUnavailable(f"{self._peer.name}: lists the study, and says that it has no instances of it")
 
@@ -189,7 +189,7 @@ class WebClient:
                     "Accept": "application/dicom+json",
                 },
             ) as answer:
-                said = self._json(answer)
+                said = self._json(self._chunks(answer, 65536))
                 if not (isinstance(said, dict) and (_FAILED in said or _REFERENCED in said)):
                     if answer.status_code == 415 and batch[0].transfer_syntax != EXPLICIT_LITTLE:
                         results += [StoreResult(each, SYNTAX_NOT_SUPPORTED) for each in batch]
@@ -223,7 +223,7 @@ class WebClient:
                 return None
             self._require_ok(answer, "retrieving (WADO-RS)")
             kind = answer.headers.get("Content-Type", "")
-            chunks = self._chunks(answer, CHUNK)
+            chunks = self._content(answer, CHUNK)
             if kind.lower().startswith("multipart/related"):
                 found = re.search(r'boundary="?([^";]+)"?', kind, re.IGNORECASE)
                 if found is None:
@@ -273,10 +273,19 @@ class WebClient:
             if time.monotonic() - begin > self._peer.timeout + read / SLOWEST_BYTES_PER_SECOND:
                 raise PeerUnavailable(f"{self._peer.name}: answers too slowly")
 
-    def _json(self, answer: requests.Response) -> Any:
-        """The answer as JSON; None for anything else, also for one that is longer than any should be."""
+    def _content(self, answer: requests.Response, size: int) -> Iterator[bytes]:
+        """The same of an answer that says something; an empty one is what is left of one that was cut."""
+        empty = True
+        for chunk in self._chunks(answer, size):
+            empty = False
+            yield chunk
+        if empty:
+            raise PeerUnavailable(f"{self._peer.name}: an answer without content")
+
+    def _json(self, chunks: Iterable[bytes]) -> Any:
+        """An answer as JSON; None for anything else, also for one that is longer than any should be."""
         read = bytearray()
-        for chunk in self._chunks(answer, 65536):
+        for chunk in chunks:
             read += chunk
             if len(read) > MAX_ANSWER:
                 return None

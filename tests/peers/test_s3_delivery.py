@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,6 +193,26 @@ def test_a_server_that_does_not_say_how_large_an_object_is(
     monkeypatch.setattr(s3._Delivery, "_head", call)
     with pytest.raises(PeerUnavailable, match="how large"):
         bring(SMALL)
+
+
+def test_what_is_read_back_and_ends_too_early_says_nothing(
+    bucket: Any, bring: Callable[..., Proof], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(SMALL)
+    opened = s3.opened
+
+    @contextlib.contextmanager
+    def cutting(*arguments: Any) -> Iterator[Any]:
+        with opened(*arguments) as client:
+            monkeypatch.setattr(client, "get_object", lambda **_: {"Body": io.BytesIO(SMALL[:5000])})
+            yield client
+
+    with monkeypatch.context() as broken:
+        broken.setattr(s3, "opened", cutting)
+        with pytest.raises(PeerUnavailable, match="broke off"):
+            bring(SMALL, proofs=["readback"])
+    assert bring(SMALL, proofs=["readback"]).counts["sent"] == 0
+    assert read(bucket, KEY) == SMALL
 
 
 def test_what_comes_in_between_is_not_overwritten(

@@ -244,6 +244,8 @@ class Odd:
         self.late: dict[str, int] = {}
         self.pause = 0.0
         """Seconds before each byte of an answer."""
+        self.cut_head = False
+        """The connection ends in the head of each answer."""
         self.picky: Callable[[list[bytes]], tuple[int, Any]] | None = None
 
     def keep(self, content: bytes) -> None:
@@ -260,6 +262,10 @@ def odd_server(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Odd, str]]:
     class Handler(BaseHTTPRequestHandler):
         def _say(self, status: int, document: Any) -> None:
             body = document if isinstance(document, bytes) else json.dumps(document).encode()
+            if odd.cut_head:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+                self.close_connection = True
+                return
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             if 300 <= status < 400:
@@ -433,6 +439,23 @@ def test_an_answer_without_end_is_not_read(
         with pytest.raises(DeliveryRefused, match="no list in JSON"):
             bring(root, files, recorder, url, **open_door)
         assert {method for method, _ in odd.seen} == {"GET"}
+
+
+def test_an_answer_of_which_nothing_is_left_says_nothing(
+    root: DataRoot, files: list[Path], recorder: Recorder
+) -> None:
+    """The head of an answer may be cut, too; without it nobody knows how long the answer is."""
+    with odd_server() as (odd, url):
+        client = web.WebClient(web.WebPeer("web", url, timeout=5))
+        odd.cut_head = True
+        for asking in (
+            lambda: client.list_instances("2.25.5"),
+            lambda: client.retrieve(read_instance(files[0]), io.BytesIO(), 10_000),
+        ):
+            with client, pytest.raises(PeerUnavailable, match="without content"):
+                asking()
+        with pytest.raises(PeerUnavailable):
+            bring(root, files, recorder, url, compare="all")
 
 
 def test_answers_without_an_end_hold_nobody(

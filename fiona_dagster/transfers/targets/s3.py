@@ -210,6 +210,8 @@ class _Delivery:
                 self._local.may_go_on()
                 sha256.update(chunk)
                 seen += len(chunk)
+        if seen < size:
+            raise PeerUnavailable(f"target {self._name}: reading back broke off; trying again may help")
         return seen == size and sha256.hexdigest() == self._local.sha256
 
     def _other_content(self, size: int) -> DeliveryRefused:
