@@ -59,11 +59,7 @@ def _tags(work: Work) -> dict[str, str]:
 
 
 def _requests_of(
-    gateway: Gateway,
-    kind: Kind,
-    job: str | None,
-    known: Mapping[str, Collection[str]],
-    limit: int = RUNS_A_TICK,
+    gateway: Gateway, kind: Kind, job: str | None, known: Mapping[str, Collection[str]]
 ) -> list[tuple[Work, dg.RunRequest]]:
     """Run requests for due work of one kind.
 
@@ -73,7 +69,6 @@ def _requests_of(
         job: its job; None: the job of the work's project.
         known: the targets of each project that have an asset here. Work of others stays due: its project
             file is gone, or new and not loaded yet.
-        limit: how many at most.
     """
     asked = {(found.study, found.project) for found in gateway.ledger.withdrawals.all("asked")}
 
@@ -83,8 +78,11 @@ def _requests_of(
         targets = known.get(work.project)
         if work.project and (targets is None or (work.target and work.target not in targets)):
             return False
+        if kind == "status" or (kind == "process" and work.attempt > 1):
+            return not away or outage.may_try(gateway.ledger, kind)
         return work.target not in down or tries(work)
 
+    away = outage.outage(gateway.ledger) is not None
     down = {circuit.target: circuit for circuit in gateway.ledger.circuits.opened()}
     probes: dict[str, str] = {}
 
@@ -97,7 +95,7 @@ def _requests_of(
         return True
 
     found = []
-    for work in gateway.ledger.work.due(kind, limit, loaded):
+    for work in gateway.ledger.work.due(kind, RUNS_A_TICK, loaded):
         selection = None
         name = job or project.transfer_job_name(work.project)
         if kind == "transfer" and release.still_waits(gateway, work):
@@ -207,9 +205,7 @@ def transfer_requests_sensor(
             found = [
                 *_requests_of(opened, "transfer", None, known),
                 *(_requests_of(opened, "deliver", None, known) if sending else []),
-                *_requests_of(
-                    opened, "status", None, known, 1 if outage.outage(opened.ledger) else RUNS_A_TICK
-                ),
+                *_requests_of(opened, "status", None, known),
             ]
             return _launch(opened, context, found, said, observed)
 

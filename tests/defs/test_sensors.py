@@ -8,10 +8,12 @@ import dagster as dg
 import pytest
 
 from fiona_dagster.config import DataRoot
+from fiona_dagster.defs import sensors
 from fiona_dagster.defs.resources import GatewayResource
 from fiona_dagster.defs.sensors import POLLED, transfer_requests_sensor
 from fiona_dagster.ledger import circuits, utc_after, utc_now
 from fiona_dagster.operations import initialise
+from fiona_dagster.transfers import outage
 
 
 @pytest.fixture
@@ -116,3 +118,29 @@ def test_a_clock_that_was_set_back_stops_no_polling(gateway: GatewayResource) ->
     tick(gateway, {})
     with gateway.open() as opened:
         assert opened.ledger.store.fact(POLLED) == polled
+
+
+def test_during_an_outage_of_redcap_studies_are_not_classified_over_and_over(
+    gateway: GatewayResource,
+) -> None:
+    """A new study is processed as far as it goes; what failed at REDCap tries again one a minute."""
+    with gateway.open() as opened:
+        for number in range(6):
+            opened.ledger.work.need("process", f"1.2.{number}", 1)
+        for number in range(3):
+            opened.ledger.work.failed(f"process:1.2.{number}", "REDCap is away", permanent=False)
+
+        def launched() -> list[str]:
+            with opened.ledger.store.writing() as db:
+                db.execute("UPDATE work SET not_before = '', requested = NULL")
+            found = sensors._requests_of(opened, "process", "process_study", {})
+            return [work.study for work, _ in found]
+
+        assert len(launched()) == 6
+        outage.began(opened.ledger, "away")
+        assert sorted(launched())[-3:] == ["1.2.3", "1.2.4", "1.2.5"]
+        assert launched() == ["1.2.3", "1.2.4", "1.2.5"]
+        opened.ledger.store.remember("redcap_tried:process", utc_after(-outage.TRY_SECONDS - 1))
+        assert len(launched()) == 4
+        outage.ended(opened.ledger)
+        assert len(launched()) == 6

@@ -24,12 +24,12 @@ from fiona_dagster.errors import (
     ResidualIdentifier,
     Superseded,
 )
-from fiona_dagster.ledger import Request, StudyAssignment, Transfer, person_of
+from fiona_dagster.ledger import Request, StudyAssignment, Transfer, person_of, utc_after
 from fiona_dagster.ledger.records import records_folder
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
 from fiona_dagster.redcap.silence import Silence
-from fiona_dagster.transfers import assignment, delivery, outcome, projects, rules
+from fiona_dagster.transfers import assignment, delivery, outage, outcome, projects, rules
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
 
@@ -335,7 +335,9 @@ def fall_silent(site: Site) -> None:
     site.redcap.calls.clear()
 
 
-def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(held: Site) -> None:
+def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(
+    held: Site,
+) -> None:
     """Each has its own time of waiting, up to an hour; meanwhile one tries, since a poll may fail alone."""
     with held.open() as gateway:
         for number in range(5):
@@ -354,6 +356,9 @@ def test_write_backs_wait_for_a_silent_redcap_and_go_on_at_once_when_it_speaks(h
 
     fall_silent(held)
     assert len(tick()) == 1
+    assert len(tick()) == 0, "one a minute"
+    with held.open() as gateway:
+        gateway.ledger.store.remember("redcap_tried:status", utc_after(-outage.TRY_SECONDS - 1))
     assert len(tick()) == 1
     with held.open() as gateway, gateway.ledger.store.writing():
         for number in range(5):
