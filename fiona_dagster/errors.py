@@ -98,6 +98,10 @@ class LedgerLost(TransientError):
     """
 
 
+class DagsterStorageDamaged(TransientError):
+    """Dagster's own storage can't be read: ``fiona up`` puts it aside when it starts."""
+
+
 class StorageFull(TransientError):
     """The disk has no room or no inodes left, or the configured reserve is reached."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fiona_dagster.config import DataRoot
-from fiona_dagster.errors import ConfigurationError, UsageError
+from fiona_dagster.errors import ConfigurationError, DagsterStorageDamaged, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,14 +40,21 @@ def status(study: str | None, *, unaccounted: bool, verify: bool, as_json: bool)
     if unaccounted:
         return _unaccounted(root, study, verify=verify, as_json=as_json)
     document = study_detail(root, study) if study else overview(root)
+    unreadable = ""
     if not study:
-        document["dagster"] = _dagster_counts(root)
+        try:
+            document["dagster"] = _dagster_counts(root)
+        except DagsterStorageDamaged as error:
+            document["dagster"], unreadable = {}, str(error)
     if as_json:
         click.echo(json.dumps(document, indent=2, sort_keys=True))
     elif study:
         _print_study(document)
     else:
         _print_overview(document)
+    if unreadable:
+        click.echo(f"fiona: {unreadable}", err=True)
+        return 1
     return 0
 
 

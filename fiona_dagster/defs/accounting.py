@@ -10,6 +10,8 @@ from fiona_dagster.config import DataRoot, project_names
 from fiona_dagster.defs.housekeeping import UNFINISHED, YOUNG_SECONDS
 from fiona_dagster.defs.partitions import STUDIES, project_set
 from fiona_dagster.defs.steps import run_is_alive
+from fiona_dagster.defs.storage import open_instance
+from fiona_dagster.errors import DagsterStorageDamaged
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.operations.accounting import Account
 
@@ -18,12 +20,19 @@ _RECONCILED = "the job maintenance, within the hour, or the next start of `fiona
 
 def account_for_dagster(root: DataRoot, account: Account) -> None:
     """Compares Dagster's storage with the ledger; needs no running service."""
+    try:
+        _compare(root, account)
+    except DagsterStorageDamaged as error:
+        account.add("dagster_damaged", "", "dagster", str(error))
+
+
+def _compare(root: DataRoot, account: Account) -> None:
     with Ledger(root) as ledger:
         studies = {study.study for study in ledger.receipts.studies()}
         transfers: dict[str, set[str]] = {name: set() for name in project_names(root)}
         for transfer in ledger.transfers.all():
             transfers.setdefault(transfer.project, set()).add(transfer.study)
-    with dg.DagsterInstance.from_config(str(root.dagster_home)) as instance:
+    with open_instance(root) as instance:
         keys = set(instance.get_dynamic_partitions(STUDIES))
         account.checked["partition keys"] = len(keys)
         for key in sorted(keys - studies):

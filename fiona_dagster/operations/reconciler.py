@@ -17,6 +17,8 @@ log = logging.getLogger("fiona.up")
 WITHIN = 900.0
 """Seconds that it may take: after a long time of reception alone there are many journals to read."""
 LONGEST_PAUSE = 30.0
+SET_ASIDE = "Dagster's storage was damaged and is begun anew, its history of runs is lost"
+"""How the reconciliation says so; it stands in the supervisor's log too."""
 
 
 class Reconciler:
@@ -53,9 +55,12 @@ class Reconciler:
         late = time.monotonic() - self._process.started > WITHIN
         if not self._process.ended() and not late:
             return False
-        path = self._process.log
+        path, said = self._process.log, self._process.output()
         code = self._end(self._process)
         self._process = None
+        for line in said.splitlines():
+            if line.startswith(SET_ASIDE):
+                log.warning("%s", line)
         if code == 0:
             self._done, self._failures = True, 0
             return True

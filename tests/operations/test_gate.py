@@ -14,7 +14,7 @@ from fiona_dagster.operations import gate as module
 from fiona_dagster.operations import initialise
 from fiona_dagster.operations.gate import LedgerGate
 from fiona_dagster.operations.process import Process
-from fiona_dagster.operations.reconciler import Reconciler
+from fiona_dagster.operations.reconciler import SET_ASIDE, Reconciler
 from tests.operations.processes import wait_until
 
 
@@ -126,9 +126,10 @@ def test_the_reconciliation_is_repeated_until_it_succeeds_and_whenever_it_is_nee
     assert not reconciler.step()
     wait_until(lambda: reconciler.step() or "failed (exit code 3); images are received" in caplog.text)
     assert (mending.begun, reconciler.step()) == (1, False), "not at once"
-    mending.code = 0
+    mending.code, mending.words = 0, f"{SET_ASIDE}; it is kept"
     wait_until(reconciler.step)
     assert (mending.begun, reconciler.step()) == (2, True)
+    assert caplog.text.count(f"{SET_ASIDE}; it is kept") == 1
     mending.words = None
     reconciler.needed()
     for _ in range(3):
