@@ -370,6 +370,11 @@ def test_answers_are_read_instance_by_instance(
             bring(root, files, recorder, url, **bearer)
         assert "2.25" not in str(refused.value)
 
+        odd.answer = (200, {"00081198": _items((files[4], 0x0110))})  # "OK", and it is not
+        with pytest.raises(InstancesRefused, match="0110") as refused:
+            bring(root, files, recorder, url, **bearer)
+        assert set(refused.value.instances) == {read_instance(files[4]).sop_instance}
+
         odd.answer = (200, {"00081199": _items(*((file, 0) for file in files))})  # and lists nothing
         with pytest.raises(InstancesMissing, match="lists only 0 of 6"):
             bring(root, files, recorder, url, **bearer)

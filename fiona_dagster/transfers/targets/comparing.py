@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 from fiona_dagster.config import DicomTarget
 from fiona_dagster.dicom.instances import Instance
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.dicom.peers import Peer
 from fiona_dagster.dicom.retrieving import Getter, Mover, NotNow, Retriever
 from fiona_dagster.dicom.sameness import same_data_set
@@ -85,6 +86,8 @@ class Comparison:
             InstancesMissing: the PACS has no means to give one at present.
             Busy: another delivery has the port for C-MOVE.
             StorageFull: no room for one instance at a time.
+            NotVerified: a file of ours is gone.
+            CopyUnavailable: the disk does not give it.
             ConfigurationError: the port for C-MOVE, or the files for TLS, can't be used.
         """
         wanted = sorted(
@@ -111,14 +114,12 @@ class Comparison:
 
     def _is_same(self, retriever: Retriever, instance: Instance) -> bool:
         uid = instance.sop_instance
-        size = instance.path.stat().st_size
+        with from_copy():
+            size = instance.path.stat().st_size
+            ours = instance.path.open("rb")
         try:
             # Without a name, so that nothing stays after a kill; beside ours, where there is room for it.
-            with (
-                room_to_compare(),
-                tempfile.TemporaryFile(dir=instance.path.parent) as theirs,
-                instance.path.open("rb") as ours,
-            ):
+            with ours, room_to_compare(), tempfile.TemporaryFile(dir=instance.path.parent) as theirs:
                 self.differing.discard(uid)
                 self.withheld.discard(uid)
                 if not retriever.fetch(instance, theirs, size + size // 8 + _SPARE):

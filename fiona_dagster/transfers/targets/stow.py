@@ -11,6 +11,7 @@ from pathlib import Path
 from fiona_dagster.config import DataRoot, StowTarget, resolve
 from fiona_dagster.dicom.dimse import SOP_CLASS_NOT_SUPPORTED
 from fiona_dagster.dicom.instances import Instance, StoreResult, read_instance
+from fiona_dagster.dicom.opened import from_copy
 from fiona_dagster.dicom.sameness import same_data_set
 from fiona_dagster.dicom.uids import EXPLICIT_LITTLE
 from fiona_dagster.dicom.web import NOT_MENTIONED, SYNTAX_NOT_SUPPORTED, WebClient, WebPeer
@@ -258,7 +259,8 @@ def _same(
 
 def _compare(client: WebClient, instance: Instance, copies: Copies | None) -> bool | None:
     """Whether the server gives the same; None: it does not find it."""
-    limit = instance.path.stat().st_size + _SPARE
+    with from_copy():
+        limit = instance.path.stat().st_size + _SPARE
     # Without a name, so that nothing stays after a kill; beside ours, where there is room for it.
     with tempfile.TemporaryFile(dir=instance.path.parent) as file:
         try:
