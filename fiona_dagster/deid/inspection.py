@@ -53,6 +53,8 @@ _EXPLICIT = b"1.2.840.10008.1.2.1"
 _AS_IT_IS = ("keep", "clean", "rewrite")
 _NUMBER_TEXT = ("DS", "IS")
 METHOD_CODES = 0x00120064
+_OF_MAKERS = ("date", "device")
+"""What makers put into UIDs; a project that keeps them wants them as they are."""
 _CONTENT_DATES = frozenset((0x0040A120, 0x0040A121))
 """DateTime and Date of a content item (PS3.3 C.17.3)."""
 
@@ -286,7 +288,9 @@ class Inspection:
             if not self._excused(e) and _is_telling_number(e, search.terms):
                 self._find(_place(e), "residual search: id")
         self._unsearchable(found)
-        if search.terms.hits(self.name.encode()):
+        kept = any(not e.path and e.tag == SOP_INSTANCE and self._step(e).action == "keep" for e in found)
+        named = search.terms.hits(self.name.encode())
+        if any(not kept or hit.term.kind not in _OF_MAKERS for hit in named):
             self._find("file name", "residual search: word in the file's name")
 
     def _unsearchable(self, found: list[Found]) -> None:
@@ -337,8 +341,8 @@ class Inspection:
                 continue
             kept_uid = e.vr == "UI" and self._step(e).action == "keep"
             for hit in hits:
-                if kept_uid and hit.term.kind == "date":
-                    continue  # makers put the time of the study into UIDs; the project wants them as they are
+                if kept_uid and hit.term.kind in _OF_MAKERS:
+                    continue
                 short = e.vr in BINARY and 0 < hit.end - hit.start < _SHORT
                 number = e.vr in NUMBERS and e.value[hit.start : hit.end].isdigit()
                 weak = not hit.term.strong or short or number

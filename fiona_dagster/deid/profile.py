@@ -283,14 +283,15 @@ class Profile:
 
     def _by_content(self, place: Place) -> Step | None:
         """Content items and texts of graphics, with the options that clean them."""
+        of_content = not CONTENT_ITEMS.isdisjoint(place.within)
+        if place.tag == UID_VALUE and options.UIDS in self.options and of_content:
+            return Step("keep", "table E.3.4-1, retain_uids")
         text = cleaner(keep_dates=self.full_dates)
         if "clean_structured_content" in self.options:
             if place.tag in CONTENT_ITEMS:
                 return Step("clean", "table E.3.4-1, clean_structured_content", work=content.cleaner(self))
-            if place.tag == TEXT_VALUE and not CONTENT_ITEMS.isdisjoint(place.within):
+            if place.tag == TEXT_VALUE and of_content:
                 return clean_step(place, "table E.3.4-1, clean_structured_content", text)
-            if place.tag == UID_VALUE and options.UIDS in self.options:
-                return Step("keep", "table E.3.4-1, retain_uids")
         graphic = place.tag == GRAPHIC_TEXT and GRAPHIC_ANNOTATION in place.within
         if graphic and "clean_graphics" in self.options:
             return clean_step(place, "text of a graphic, clean_graphics", text)

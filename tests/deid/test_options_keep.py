@@ -80,12 +80,18 @@ def test_kept_uids_may_hold_the_date_of_the_study_and_nothing_else(
     make: Make, tmp_path: Path, out: Path, last: str, passed: bool
 ) -> None:
     image = phantoms.image()
-    image.PatientID, image.StudyInstanceUID = "83015577", f"{phantoms.ROOT}.{last}"
+    image.PatientID, image.DeviceSerialNumber = "83015577", "66012"
+    image.StudyInstanceUID, image.SOPInstanceUID = f"{phantoms.ROOT}.{last}", f"{phantoms.ROOT}.{last}.7"
+    item = Dataset()
+    item.UID = f"{phantoms.ROOT}.{last}.8"
+    image.ContentSequence = [item]
     source = phantoms.write(image, tmp_path / "in.dcm")
 
     copy = out / make("retain_uids").file(source, out).name
 
-    assert pydicom.dcmread(copy).StudyInstanceUID == image.StudyInstanceUID
+    kept = pydicom.dcmread(copy)
+    assert kept.StudyInstanceUID == image.StudyInstanceUID
+    assert kept.ContentSequence[0].UID == item.UID
     assert verify_outputs([source], out, make("retain_uids")).passed is passed
 
 
