@@ -61,6 +61,7 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
     Raises:
         RequestRefused: says why, without naming participant or event.
         OptOutUnavailable: the opt-out list is configured and can't be used.
+        ConsentWithdrawn: the participant withdrew the consent.
         RemovalAwaited: the study was sent there under another participant or event.
     """
     require_site(study, project_name)
@@ -72,7 +73,9 @@ def check_assignment(gateway: Gateway, study: Study, project_name: str, particip
             f"the study is flagged ({', '.join(study.flags)}) and can't be assigned until a person decides"
         )
     # Asked again in the transaction that takes the request up; here so that `fiona assign` says it first.
-    gateway.ledger.transfers.require_removed(Request(study.study, project_name, 0, "", participant, event))
+    wanted = Request(study.study, project_name, 0, "", participant, event)
+    gateway.ledger.withdrawals.require_consent(wanted)
+    gateway.ledger.transfers.require_removed(wanted)
 
 
 def check_names(gateway: Gateway, project_name: str, participant: str, event: str) -> None:

@@ -27,7 +27,7 @@ from fiona_dagster.transfers import delivery, execution, intake, outcome, reques
 from fiona_dagster.transfers.leftovers import remove_leftovers
 from fiona_dagster.transfers.unbooked import remove_unbooked
 from tests.accounting import assert_all_accounted
-from tests.site import PARTICIPANT, PROJECT, STUDY, Site
+from tests.site import EVENT, PARTICIPANT, PROJECT, STUDY, Site
 
 OTHER = "BRAIN"
 
@@ -329,6 +329,8 @@ def test_a_withdrawn_consent_stops_all_and_lets_nothing_new_in(site: Site) -> No
     assert PARTICIPANT not in refused.reason
     with site.open() as gateway, pytest.raises(ConsentWithdrawn):
         gateway.ledger.withdrawals.require_consent(transfer)
+    with site.open() as gateway, pytest.raises(ConsentWithdrawn):  # `fiona assign`: nothing is written
+        requests.assign(gateway, STUDY, PROJECT, PARTICIPANT, EVENT)
     site.ask(participant="H002")  # somebody else is not concerned
     assert len(site.poll().accepted) == 1
     with site.open() as gateway:
