@@ -53,6 +53,7 @@ _EXPLICIT = b"1.2.840.10008.1.2.1"
 _AS_IT_IS = ("keep", "clean", "rewrite")
 _NUMBER_TEXT = ("DS", "IS")
 METHOD_CODES = 0x00120064
+ACCESSION = 0x00080050
 _OF_MAKERS = ("date", "device")
 """What makers put into UIDs; a project that keeps them wants them as they are."""
 _CONTENT_DATES = frozenset((0x0040A120, 0x0040A121))
@@ -80,11 +81,13 @@ class Search:
         terms: words, numbers and dates.
         uids: UIDs of the originals, compared as a whole.
         overlays: new SOP Instance UIDs of objects whose original had overlays in unused bits.
+        accessions: accession numbers that copies of the study may have.
     """
 
     terms: Terms
     uids: set[bytes] = field(default_factory=set)
     overlays: set[str] = field(default_factory=set)
+    accessions: set[str] = field(default_factory=set)
     _told: set[Told] = field(default_factory=set, repr=False)
 
     def learn(self, told: Iterable[Told]) -> None:
@@ -116,6 +119,8 @@ class Inspection:
         self.iod: int | None = None
         self._terms: Terms | None = None
         self.assigned = deidentifier.assigned_tags() | METHOD_TAGS
+        values = deidentifier.assignment.values().items()
+        self.wanted = {tag: {v} for tag, (_, v) in values if tag in self.assigned and tag != BIRTH_DATE}
         self.findings: list[Finding] = []
         self.warnings: list[Finding] = []
 
@@ -164,6 +169,7 @@ class Inspection:
         self._terms = search.terms
         self._table(found)
         self._method(data_set)
+        self._as_assigned(found, search)
         with plain.getbuffer() if isinstance(plain, io.BytesIO) else memoryview(plain) as view:
             self._tail(view, end, syntax, data_set, search)
         plain.seek(0)
@@ -247,6 +253,14 @@ class Inspection:
         codes = [str(item.get("CodeValue", "")) for item in items]
         if codes != [code for code, _ in self.profile.codes]:
             self._find(METHOD_CODES, "does not say how it was de-identified")
+
+    def _as_assigned(self, found: list[Found], search: Search) -> None:
+        """What the request assigns, which nothing else looks at, is what stands there."""
+        wanted = {**self.wanted, ACCESSION: search.accessions}
+        there = {e.tag: decode(e.value, e.charset, e.vr) for e in found if not e.path and e.tag in wanted}
+        for tag, values in wanted.items():
+            if tag not in there or there[tag].strip(" \0") not in values:
+                self._find(tag, "is not what the request assigns")
 
     def _tail(self, view: memoryview, end: int, syntax: str, data_set: Dataset, search: Search) -> None:
         """Nothing but the picture stands after the header."""

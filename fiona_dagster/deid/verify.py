@@ -158,6 +158,7 @@ def _searches(
         asked = _Asked(deidentifier, iod_of(raw_value(data_set, 0x00080016)))
         study = asked.new_uid(STUDY, raw_value(data_set, STUDY))
         search = made.setdefault(study, Search(deidentifier.engine.known_terms()))
+        search.accessions.add(identities.accession_number(raw_value(data_set, STUDY)))
         overlays = ((e.tag, e.value) for e in found if e.tag >> 24 == 0x60 and not e.path)
         if has_embedded_overlay(overlays, data_set.original_encoding[1] is not False):
             search.overlays.add(asked.new_uid(SOP_INSTANCE, raw_value(data_set, SOP_INSTANCE)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pydicom
@@ -230,3 +231,28 @@ def test_short_names_are_no_parts_of_longer_words() -> None:
 
     assert not terms.hits(b"Annabel hannah ANNE")
     assert terms.hits(b"Ann1972")
+
+
+def test_the_original_does_not_stand_where_the_request_writes(make: Make, tmp_path: Path, out: Path) -> None:
+    """The residual search passes over these attributes: what stands there is compared."""
+    source = phantoms.write(phantoms.image(), tmp_path / "in.dcm")
+    copy = out / make().file(source, out).name
+    made = copy.read_bytes()
+    assert verify_outputs([source], out, make()).passed
+    for tag in sorted({*make().assigned_tags(), 0x00080050}):
+        for value in ("Quisling^Wendelin", None):
+            ds = pydicom.dcmread(io.BytesIO(made))
+            if value is None:
+                del ds[tag]
+            elif ds[tag].VR in ("DA", "SH"):
+                ds[tag].value = "19530704"
+            else:
+                ds[tag].value = value
+            ds.save_as(copy)
+
+            result = verify_outputs([source], out, make())
+
+            name = f"({tag:08X})"
+            found = f"{name[:5]},{name[5:]}" in {finding.tag for finding in result.findings}
+            assert found or (value is None and tag == 0x00100030), (name, value)
+            assert "Quisling" not in str(result.to_json())
