@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,11 +40,13 @@ def instances(tmp_path: Path) -> list[Instance]:
 
 def test_on_one_of_several_associations(instances: list[Instance], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
+    both = threading.Event()
 
     class Association:
         def __init__(self, _: Peer, contexts: list[Any]) -> None:
             opened.append(self)
             if len(opened) == 2:
+                both.set()
                 not_trusted()
             self.accepted = dict.fromkeys(contexts, 1)
 
@@ -57,6 +60,7 @@ def test_on_one_of_several_associations(instances: list[Instance], monkeypatch: 
             pass
 
         def answer(self, _: float) -> int:
+            assert both.wait(60)
             return 0
 
     monkeypatch.setattr(sender, "Requestor", Association)
