@@ -469,7 +469,7 @@ def test_answers_without_an_end_hold_nobody(
     monkeypatch.setattr(target_module, "INDEXING_SECONDS", 0.1)
     with odd_server() as (odd, url):
         odd.listed = [f"2.25.{n}" for n in range(4)]
-        client = web.WebClient(web.WebPeer("web", url, timeout=0.3))
+        client = web.WebClient(web.WebPeer("web", url, timeout=2))
         odd.pause = 0.05
         for asking in (
             lambda: client.list_instances("2.25.5"),
