@@ -49,7 +49,7 @@ LANES = {
 LONG = ("end_to_end", "test_supervisor", "crash", "peers", "operations", "cli", "transfers", "defs")
 
 
-class LaneScheduling(LoadFileScheduling):
+class LaneScheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """A file's tests stay together in one worker, and so do those of a lane."""
 
     def _split_scope(self, nodeid: str) -> str:

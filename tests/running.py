@@ -48,7 +48,7 @@ def fiona(
     if data is not None:
         variables["FIONA_DATA"] = str(data)
     with tempfile.TemporaryDirectory(prefix="fiona-run-") as folder:
-        task = {
+        task: dict[str, Any] = {
             "arguments": [str(argument) for argument in arguments],
             "environment": variables,
             "cwd": str(cwd or Path.cwd()),

@@ -166,7 +166,7 @@ def _documented() -> dict[str, dict[str, str]]:
         ("receiver: tls", access.TlsSettings),
         ("imports", settings.ImportSettings),
         ("redcap", settings.RedcapSettings),
-        ("redcap: tokens", settings.TokenSource),
+        ("redcap: tokens", project.TokenSource),
         ("opt_out", settings.OptOutSettings),
         ("targets: SFTP", targets.SftpTarget),
         ("targets: DICOM", targets.DicomTarget),

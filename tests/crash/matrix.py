@@ -7,6 +7,7 @@ The receiver is the real one, as a process; the tracer kills its whole tree at t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Scenario:
             self.promised.acknowledge(INSTANCE, self.data)
 
 
-SCENARIOS = {
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "the first object of a study": Scenario,
     "a second object": lambda: Scenario(first=True),
     "a repeat": lambda: Scenario(archived=DATA),

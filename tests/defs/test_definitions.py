@@ -88,7 +88,9 @@ def test_everything_that_people_see_is_explained(loaded: dg.RepositoryDefinition
         assert spec.group_name in {"intake", "P", "operations"}
         assert spec.kinds
     jobs = [job for job in loaded.get_all_jobs() if not job.name.startswith("__")]
-    for shown in (*jobs, *loaded.sensor_defs, *loaded.schedule_defs):
+    seen: list[dg.JobDefinition | dg.SensorDefinition | dg.ScheduleDefinition]
+    seen = [*jobs, *loaded.sensor_defs, *loaded.schedule_defs]
+    for shown in seen:
         assert shown.description, shown.name
 
 

@@ -35,7 +35,7 @@ def test_a_backfill_exports_what_may_leave_and_names_the_rest(site: Site, tmp_pa
 
     assert not many.success
     assert one.success
-    assert [status[study].name if status[study] else "" for study in (STUDY, unknown)] == [
+    assert [shown.name if (shown := status[study]) else "" for study in (STUDY, unknown)] == [
         "MATERIALIZED",
         "FAILED",
     ]

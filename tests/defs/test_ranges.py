@@ -55,7 +55,7 @@ def materialised(result: dg.ExecuteInProcessResult, *key: str) -> dict[str, dg.A
     return {event.partition or "": event for event in events}
 
 
-def statuses(instance: dg.DagsterInstance, definition: dg.PartitionsDefinition, *key: str) -> list[str]:  # type: ignore[type-arg]
+def statuses(instance: dg.DagsterInstance, definition: dg.PartitionsDefinition, *key: str) -> list[str]:
     found = instance.get_status_by_partition(dg.AssetKey(key), STUDIES, definition) or {}
     return [status.name if status else "MISSING" for status in (found.get(study) for study in STUDIES)]
 
@@ -68,7 +68,7 @@ def test_every_study_is_materialised_once_with_its_numbers(site: Site, instance:
         found = materialised(result, name)
         assert sorted(found) == STUDIES
         assert statuses(instance, studies, name) == ["MATERIALIZED"] * 3
-        assert all(event.tags["dagster/data_version"] for event in found.values())
+        assert all(event.tags and event.tags["dagster/data_version"] for event in found.values())
     files = materialised(result, "study_files")
     assert {event.metadata["instances"].value for event in files.values()} == {2}
     shown = materialised(result, "study_classification")[STUDIES[1]].metadata
@@ -109,7 +109,10 @@ def test_data_versions_do_not_depend_on_how_a_study_ran(site: Site, instance: dg
     alone = materialised(run(site, instance, "process_study", study=STUDIES[0]), "study_files")
 
     for tag in ("dagster/data_version", "dagster/data_version_is_user_provided"):
-        assert together[STUDIES[0]].tags[tag] == alone[STUDIES[0]].tags[tag]
+        first, second = together[STUDIES[0]].tags, alone[STUDIES[0]].tags
+        assert first is not None
+        assert second is not None
+        assert first[tag] == second[tag]
 
 
 def requested(site: Site, instance: dg.DagsterInstance) -> None:
@@ -156,6 +159,7 @@ def test_what_waits_for_a_person_is_not_packed_and_nothing_is_red(
     shown = materialised(result, PROJECT, "verification")[STUDIES[0]].metadata
     assert shown["release"].value == "waits for a person: one of the first 2 studies of the project"
     tags = materialised(result, PROJECT, "deidentified")[STUDIES[0]].metadata["tags"]
+    assert isinstance(tags, dg.TableMetadataValue)
     assert {"PatientID", "StudyDate"} <= {record.data["keyword"] for record in tags.records}
     assert materialised(result, PROJECT, "package") == {}
     with site.open() as gateway:

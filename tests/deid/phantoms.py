@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (
     "1.2.840.10008.1.2.1",
@@ -106,7 +106,7 @@ def image(number: int = 1, syntax: str = EXPLICIT, sop_class: str = CT) -> Datas
     ds.PixelData = bytes(range(64)) * 2
     ds["PixelData"].VR = "OW"
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     return ds
 
 
@@ -124,10 +124,10 @@ def write(ds: Dataset, path: Path, *, preamble: bytes = bytes(128), tail: bytes 
         packer = zlib.compressobj(wbits=-15)
         data = packer.compress(data) + packer.flush()
         data += b"\0" * (len(data) & 1)
-    meta = io.BytesIO()
+    meta = DicomBytesIO()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.file_meta.ImplementationClassUID = f"{ROOT}.9"
+    ds.file_meta.ImplementationClassUID = UID(f"{ROOT}.9")
     pydicom.filewriter.write_file_meta_info(meta, ds.file_meta)
     path.write_bytes(preamble + b"DICM" + meta.getvalue() + data + tail)
     return path

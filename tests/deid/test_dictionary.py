@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import tag_for_keyword
 
 from fiona_dagster.deid import Profile, verify_outputs
 from fiona_dagster.deid.profile import unlisted

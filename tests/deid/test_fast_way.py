@@ -29,7 +29,7 @@ from fiona_dagster.deid import (
 )
 from fiona_dagster.deid.copies import Copy
 from fiona_dagster.deid.elements import FileRange
-from fiona_dagster.deid.files import MAPPED_FROM
+from fiona_dagster.deid.files import MAPPED_FROM, viewed
 from fiona_dagster.deid.rows import Unsure
 from fiona_dagster.deid.writing import part_of, write
 from fiona_dagster.errors import FionaError, OriginalUnavailable, RefusedDicom
@@ -197,11 +197,10 @@ def test_a_file_that_shrinks_while_its_pixels_are_looked_at_has_no_copy(
     ds = phantoms.image()
     ds.Rows = 4  # there is more than the picture
     source = phantoms.write(ds, tmp_path / "in.dcm")
-    look = copies.viewed
 
     def shrunk(descriptor: int) -> object:
         os.truncate(source, size)
-        return look(descriptor)
+        return viewed(descriptor)
 
     monkeypatch.setattr(copies, "viewed", shrunk)
 
@@ -308,7 +307,7 @@ def test_an_original_that_is_not_given_ends_the_search_too(
     assert len(deidentify_study(make(), sources, out).files) == 2
     opened = io.open
 
-    def fail(path: object, *rest: Any, **more: Any) -> Any:
+    def fail(path: Any, *rest: Any, **more: Any) -> Any:
         if path == sources[1]:
             raise OSError(number, os.strerror(number), str(path))
         return opened(path, *rest, **more)

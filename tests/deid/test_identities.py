@@ -167,5 +167,7 @@ def test_a_day_of_derived_data_stays_only_if_it_can_be_no_true_one(tmp_path: Pat
     found = already_mapped([source], ids, profile)
     derived = DerivedIdentities(ids, original=ds.StudyInstanceUID, mapped=found)
     assert ds.SeriesDate not in found.days
-    assert derived.shifted("DA", ds.SeriesDate) == ids.shifted("DA", ds.SeriesDate) in found.days
-    assert derived.shifted("DA", ids.shifted("DA", ds.SeriesDate)) == ids.shifted("DA", ds.SeriesDate)
+    moved = ids.shifted("DA", ds.SeriesDate)
+    assert moved is not None
+    assert derived.shifted("DA", ds.SeriesDate) == moved in found.days
+    assert derived.shifted("DA", moved) == moved

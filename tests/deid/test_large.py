@@ -35,7 +35,7 @@ print(int(peak.split()[1]) // 1024, report.held or "-")
 
 def peak(source: Path, copy: Path) -> tuple[int, str]:
     """MiB of a process that de-identifies one file, and the kind for which it would be held."""
-    line = [sys.executable, "-c", WATCHED, source, copy]
+    line: list[str | Path] = [sys.executable, "-c", WATCHED, source, copy]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first, held = done.stdout.split(maxsplit=1)

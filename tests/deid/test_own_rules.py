@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 import pytest
 from pydantic import ValidationError
-from pydicom.datadict import DicomDictionary
+from pydicom._dicom_dict import DicomDictionary
 
 from fiona_dagster.config import ProjectSettings
 from fiona_dagster.config.deid import never_kept_tags

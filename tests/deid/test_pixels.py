@@ -84,10 +84,11 @@ def jp2() -> bytes:
     )
 
 
-def compressed(images: list[bytes], syntax: str, **offsets: object) -> pydicom.Dataset:
+def compressed(images: list[bytes], syntax: str, fragments_per_frame: int = 1) -> pydicom.Dataset:
     ds = phantoms.image(syntax=syntax)
     ds.NumberOfFrames = len(images)
-    ds.PixelData = encapsulate([image + b"\0" * (len(image) & 1) for image in images], **offsets)
+    even = [image + b"\0" * (len(image) & 1) for image in images]
+    ds.PixelData = encapsulate(even, fragments_per_frame=fragments_per_frame)
     ds["PixelData"].VR = "OB"
     ds["PixelData"].is_undefined_length = True
     return ds

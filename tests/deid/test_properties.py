@@ -12,7 +12,7 @@ from typing import Any
 import pydicom
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import DicomDictionary
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence

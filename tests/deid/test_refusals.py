@@ -84,9 +84,9 @@ def test_a_copy_whose_original_cant_be_searched_blocks(
         sources.append(phantoms.write(phantoms.image(number), tmp_path / f"{number}.dcm"))
     report = deidentify_study(make(), sources, out)
     assert verify_outputs(sources, out, make()).passed
-    from fiona_dagster.deid import verify
+    from fiona_dagster.deid import reading, verify
 
-    read = verify.read_original
+    read = reading.read_original
 
     def failing(source: Path) -> object:
         if source == sources[1]:

@@ -165,7 +165,7 @@ def test_only_text_can_be_searched(value: bytes, searchable: bool) -> None:
 
 def test_what_stays_and_can_t_be_searched_is_told(tmp_path: Path) -> None:
     """Documents that the project keeps, and files in private values that it vouches for."""
-    hidden = []
+    hidden: list[tuple[pydicom.Dataset, dict[str, Any]]] = []
     for vr in ("OB", "OF", "OD", "OL", "OV"):  # whoever wrote the file chose the VR
         hidden.append((document(), {"kinds": {"encapsulated_document": "keep"}}))
         words = hidden[-1][0].EncapsulatedDocument

@@ -66,10 +66,10 @@ def test_what_is_left_in_one_copy_is_found_in_the_next_too(make: Make, tmp_path:
     phantoms.write(last, sources[2])
     names = []
     for number, source in enumerate(sources):
-        ds = pydicom.dcmread(out / make().file(source, out).name)
+        names.append(make().file(source, out).name)
+        ds = pydicom.dcmread(out / names[-1])
         ds.SoftwareVersions = "for Oblomov" if number < 2 else "3.1"
-        ds.save_as(ds.filename)
-        names.append(Path(str(ds.filename)).name)
+        ds.save_as(out / names[-1])
 
     result = verify_outputs(sources, out, make())
 

@@ -111,7 +111,7 @@ def test_a_server_that_can_not_write(
     server: SftpServer, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # SFTP version 3 says "failure" for a full disk; this server can't be asked for its free space.
-    monkeypatch.setattr(paramiko.SFTPHandle, "write", lambda *_: paramiko.SFTP_FAILURE)
+    monkeypatch.setattr(paramiko.SFTPHandle, "write", lambda *_: paramiko.sftp.SFTP_FAILURE)
     with pytest.raises(PeerUnavailable):
         deliver_sftp(
             sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded
@@ -122,7 +122,7 @@ def test_a_server_that_can_not_write(
 def test_a_server_that_does_not_let_us_write(
     server: SftpServer, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_sftp._Files, "open", lambda *_: paramiko.SFTP_PERMISSION_DENIED)
+    monkeypatch.setattr(demo_sftp._Files, "open", lambda *_: paramiko.sftp.SFTP_PERMISSION_DENIED)
     with pytest.raises(DeliveryRefused, match="permission denied"):
         deliver_sftp(
             sftp_target(server.describe()), root, package, DIGEST, remote_name="p.zip", begin=unrecorded

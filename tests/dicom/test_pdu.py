@@ -6,6 +6,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import UID
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import decode
@@ -32,6 +33,7 @@ def test_pynetdicom_reads_our_accept_and_reject() -> None:
     accept.decode(pdu.encode_associate_accept(request, [pdu.AnsweredContext(1, 0, EXPLICIT)], 131072))
     (context,) = accept.presentation_context
     assert (context.context_id, context.result, context.transfer_syntax) == (1, 0, EXPLICIT)
+    assert accept.user_information is not None
     assert accept.user_information.maximum_length == 131072
     reject = A_ASSOCIATE_RJ()
     reject.decode(pdu.encode_reject(pdu.REJECT_CALLING_AE))
@@ -139,8 +141,9 @@ def test_pynetdicom_reads_our_request() -> None:
     request.decode(raw)
     (context,) = request.presentation_context
     assert (context.context_id, context.abstract_syntax, context.transfer_syntax) == (1, CT, [EXPLICIT])
+    assert request.user_information is not None
     assert request.user_information.maximum_length == 16384
-    role = request.user_information.role_selection[CT]
+    role = request.user_information.role_selection[UID(CT)]
     assert (role.scu_role, role.scp_role) == (False, True)
 
 

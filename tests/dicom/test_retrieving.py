@@ -28,7 +28,7 @@ def test_what_has_no_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def script(connection: Connection, _: int) -> None:
         connection.accept()
-        command, _ = connection.message()
+        command, _data = connection.message()
         store = dimse.encode_store_request(1, instance.sop_class, "1.2.3.9")
         if what == "another instance":
             connection.sock.sendall(pdu.encode_command(5, store, 0))

@@ -243,7 +243,7 @@ def test_a_large_file_that_is_not_the_one_never_gets_complete(
     def script(connection: Connection, _: int) -> None:
         nonlocal received
         connection.accept(limit)
-        command, _ = connection.message()
+        command, _data = connection.message()
         connection.respond(command, 0)
         while True:
             kind, body = connection.read()

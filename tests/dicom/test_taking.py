@@ -109,9 +109,12 @@ def test_without_descriptors_it_waits_for_some(instance: Instance, monkeypatch: 
     with listening() as listener:
         pauses: list[float] = []
         wait = listener._stop.wait
-        monkeypatch.setattr(
-            listener._stop, "wait", lambda seconds=None: pauses.append(seconds) or wait(seconds)
-        )
+
+        def noted(seconds: float) -> bool:
+            pauses.append(seconds)
+            return wait(seconds)
+
+        monkeypatch.setattr(listener._stop, "wait", noted)
         server, listener._server = listener._server, Exhausted()  # type: ignore[assignment]
         assert waited.wait(10)
         listener._server = server

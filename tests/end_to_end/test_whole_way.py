@@ -243,7 +243,7 @@ def _any_held(site: Site) -> str:
     """A study that is here already; earlier tests of this module sent some."""
     from fiona_dagster.operations.overview import overview
 
-    return next(s["study"] for s in overview(site.service.root)["studies"] if s["registered"])
+    return next(str(s["study"]) for s in overview(site.service.root)["studies"] if s["registered"])
 
 
 def test_a_withheld_request_is_answered_in_redcap(site: Site, shared: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import stat
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
-from fiona_dagster.landing import ImportReport, archives, import_paths, imports, read_journals
+from fiona_dagster.landing import ImportReport, archives, import_paths, read_journals
 from tests.landing.test_imports import run_import
 from tests.making import STUDY, data_set, part10, write_object
 
@@ -207,8 +208,8 @@ def test_an_archive_that_does_not_fit_is_not_begun(
 ) -> None:
     path = tmp_path / "x"
     path.write_bytes(zipped(("a", dicom("1.2.1")), ("b", bytes(100_000))))
-    usage = imports.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(imports.shutil, "disk_usage", lambda _: usage._replace(free=50_000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000))
     with pytest.raises(StorageFull):
         import_paths(root, [path])
     assert list(read_journals(root, {})) == []

@@ -23,6 +23,7 @@ from fiona_dagster.landing import (
     read_journals,
 )
 from fiona_dagster.landing import decisions as module
+from fiona_dagster.landing.journal import Journal
 from tests.accounting import assert_all_accounted
 from tests.landing.test_door import file_one
 from tests.making import STUDY, data_set, part10
@@ -113,7 +114,7 @@ def cut_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> Call
         monkeypatch.setattr(module, name, wrap(getattr(module, name)))
     monkeypatch.setattr(os, "link", wrap(os.link))
     monkeypatch.setattr(Path, "replace", wrap(Path.replace))
-    monkeypatch.setattr(module.Journal, "append", wrap(module.Journal.append))
+    monkeypatch.setattr(Journal, "append", wrap(Journal.append))
     return lambda: count
 
 

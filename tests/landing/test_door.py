@@ -14,8 +14,8 @@ from fiona_dagster.dicom import StorageUids
 from fiona_dagster.errors import StorageFull, UnreadableDicom
 from fiona_dagster.landing import Caller, Landing, Receipt, Visit, read_journals
 from fiona_dagster.landing import files as landing_files
-from fiona_dagster.landing.door import archive_prefix
 from fiona_dagster.landing.journal import Journal
+from fiona_dagster.landing.prefix import archive_prefix
 from tests.making import CT, EXPLICIT, MR, SERIES, STUDY, data_set, part10
 
 CALLER = Caller("SCANNER", "FIONA", "10.0.0.1")
@@ -175,7 +175,7 @@ def _race(path: Path, number: int, results: multiprocessing.Queue[list[str]]) ->
 
 def test_processes_that_race_lose_nothing(root: DataRoot) -> None:
     context = multiprocessing.get_context("fork")
-    results: multiprocessing.Queue[list[str]] = context.Queue()  # type: ignore[assignment]
+    results: multiprocessing.Queue[list[str]] = context.Queue()
     processes = [context.Process(target=_race, args=(root.path, n, results)) for n in range(4)]
     for process in processes:
         process.start()

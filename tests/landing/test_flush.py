@@ -15,7 +15,8 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing import Caller, Landing, read_journals
 from fiona_dagster.landing.flush import GroupFlush
-from tests.landing.test_door import CALLER, STUDY, file_one
+from tests.landing.test_door import CALLER, file_one
+from tests.making import STUDY
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

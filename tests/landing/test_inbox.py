@@ -17,7 +17,7 @@ import pytest
 from fiona_dagster.config import DataRoot, Settings
 from fiona_dagster.errors import Busy, StorageFull
 from fiona_dagster.landing import Landing, read_journals
-from fiona_dagster.landing import inbox as module
+from fiona_dagster.landing.imports import Importer
 from fiona_dagster.landing.inbox import TAKEN, Inbox, Stopped, count_waiting, hold_inbox
 from fiona_dagster.operations.inbox import empty
 from tests.landing.test_archives import dicom, zipped
@@ -103,13 +103,13 @@ def test_a_file_that_changes_while_it_is_copied_is_not_filed(
     path = root.inbox / "x"
     path.write_bytes(dicom("1.2.1")[:-40])
     inbox.look()
-    copy = module.Importer.take_open.__globals__["copy_open"]
+    copy = Importer.take_open.__globals__["copy_open"]
 
     def copy_and_grow(*arguments: object) -> None:
         copy(*arguments)
         path.write_bytes(dicom("1.2.1"))
 
-    monkeypatch.setitem(module.Importer.take_open.__globals__, "copy_open", copy_and_grow)
+    monkeypatch.setitem(Importer.take_open.__globals__, "copy_open", copy_and_grow)
     clock.now = 10
     assert inbox.look().taken == 0
     assert stored(root) == []
@@ -134,7 +134,7 @@ def test_a_file_that_takes_the_place_of_an_imported_one_survives(
         rename(other, root.inbox / "x")
         rename(name, *arguments, **keywords)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module.os, "rename", replace_first)
+    monkeypatch.setattr(os, "rename", replace_first)
     clock.now = 10
     inbox.look()
     monkeypatch.undo()

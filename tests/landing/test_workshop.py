@@ -31,7 +31,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewFile:
         if fd == number:
             raise OSError(errno.ENOSPC, "no room")
 
-    monkeypatch.setattr(workshop.os, "close", fail)
+    monkeypatch.setattr(os, "close", fail)
     return new
 
 
@@ -60,7 +60,7 @@ def test_a_failed_flush_is_what_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.EIO, "flush")
 
     monkeypatch.setattr(workshop, "flush_data", fail)
-    monkeypatch.setattr(workshop.os, "close", fail)
+    monkeypatch.setattr(os, "close", fail)
     with pytest.raises(OSError, match="flush"):
         new.commit()
 
@@ -77,7 +77,7 @@ def test_two_processes_may_clear_up_at_once(root: DataRoot, monkeypatch: pytest.
             (workshops(root) / "1-a").rmdir()
         flock(fd, how)
 
-    monkeypatch.setattr(workshop.fcntl, "flock", too_late)
+    monkeypatch.setattr(fcntl, "flock", too_late)
     assert clear_workshops(root) == 1
     assert list(workshops(root).iterdir()) == []
 

@@ -109,8 +109,7 @@ def test_it_closes_when_the_ledger_is_lost_under_running_services(
         root.ledger_file.write_bytes(b"no database" * 1000)
     else:
         put_count_on_disk(root, 100)
-    assert gate.step(idle=False)
-    assert not gate.open
+    assert (gate.step(idle=False), gate.open) == (True, False)
     assert "what needs it is stopped, images are received" in caplog.text
     gate.step(idle=False)
     assert mending.begun == 1

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 FROM = 1_000_000
 OPEN, CLOSE, READ, WRITE, SETSTAT, FSETSTAT, RENAME, EXTENDED = 3, 4, 5, 6, 9, 10, 18, 200
@@ -26,7 +26,7 @@ OURS = 0xFFFFFFFF
 PART = 50_000
 
 
-def packets(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def packets(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """Type and body of each packet."""
     while len(head := stream.read(4)) == 4:
         body = stream.read(struct.unpack(">I", head)[0])

@@ -108,8 +108,8 @@ class Sender:
         entity = AE(ae_title=title)
         entity.add_requested_context(COMMITMENT, syntax)
         entity.add_requested_context(MR)
-        roles = [build_role(COMMITMENT, scu_role=True)]
-        association = entity.associate(*address, ae_title="FIONA", ext_neg=roles)
+        role = build_role(COMMITMENT, scu_role=True)
+        association = entity.associate(*address, ae_title="FIONA", ext_neg=[role])
         assert association.is_established
         try:
             if not any(context.abstract_syntax == COMMITMENT for context in association.accepted_contexts):
@@ -303,7 +303,7 @@ def test_a_delivery_is_proven_by_the_commitment_of_the_pacs(
     _, port = process.start()
     modalities = {"fiona": ["FIONA", "127.0.0.1", port]}
     begin = Recorder(tmp_path / "ledger")
-    store, sent = target_module.store_files, []
+    store, sent = store_files, []
 
     def note(peer: Peer, instances: Sequence[Instance], **more: Any) -> list[StoreResult]:
         sent.append([each.sop_instance for each in instances])

@@ -63,7 +63,7 @@ def pacs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pacs]:
     more = {"retrieve": "move", "move_ae_title": "CHECK", "move_port": port, "move_host": "127.0.0.1"}
     known = {"CHECK": port}
     if name == "orthanc":
-        allowed = {"DicomModalities": {ae: [ae, "127.0.0.1", p] for ae, p in known.items()}}
+        allowed: dict[str, Any] = {"DicomModalities": {ae: [ae, "127.0.0.1", p] for ae, p in known.items()}}
         allowed |= {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True}
         with running_orthanc(tmp_path / "orthanc", **allowed) as running:
             yield Pacs(running.dicom_port, running.ae_title, more if way == "move" else {})

@@ -20,10 +20,11 @@ import requests
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom.instances import Instance, StoreResult
 from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import ContentUnproven, PeerUnavailable, StorageFull
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.leftovers import remove_leftovers
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, dicom, pipeline, upload
+from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, dicom, pipeline, remote, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers.killing import deliver_and_die
 from tests.peers.test_stow_delivery import PLUGIN
@@ -242,10 +243,9 @@ def test_what_was_found_to_be_something_else_is_vouched_for_by_nobody(
     """A byte that changed on its way: neither another attempt nor a laxer setting makes a proof of it."""
     scene.reset("pacs")
     site, orthanc = scene.site, scene.orthanc
-    store = dicom.store_files
 
     def change_one(peer: Peer, instances: Sequence[Instance], **more: Any) -> list[StoreResult]:
-        results = store(peer, instances, **more)
+        results = store_files(peer, instances, **more)
         content = bytearray(instances[0].path.read_bytes())
         content[-1] ^= 1
         assert requests.post(f"{orthanc.url}/instances", data=bytes(content), timeout=120).ok
@@ -304,7 +304,7 @@ def test_a_remote_disk_that_is_full_or_fills_up(
         _deliver(one_sshd, root, package, directory=str(small_disk))
     filler.unlink()
 
-    check = upload.check_room
+    check = remote.check_room
 
     def fills_up(*arguments: object) -> None:
         check(*arguments)  # type: ignore[arg-type]

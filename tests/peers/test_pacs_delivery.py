@@ -144,7 +144,11 @@ def test_a_record_without_its_file_is_not_success(orthanc: Orthanc, files: list[
 def test_a_file_that_changes_while_others_are_sent(
     orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered(monkeypatch, lambda uid, status: make_file(files[0], 66) and status)
+    def change(_: str, status: int) -> int:
+        make_file(files[0], 66)
+        return status
+
+    answered(monkeypatch, change)
     with pytest.raises(NotVerified):
         _deliver(orthanc, files)
 
@@ -212,7 +216,7 @@ def test_refused_instances_are_not_success(
 def test_acknowledged_but_not_listed_is_not_proven(
     orthanc: Orthanc, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = target_module.store_files
+    store = sender.store_files
 
     def store_and_lose(*arguments: object, **more: object) -> object:
         results = store(*arguments, **more)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from fiona_dagster.config import DataRoot, S3Target
 from fiona_dagster.errors import ConfigurationError, DeliveryRefused, NotVerified, PeerUnavailable, Superseded
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.targets import Proof, s3
+from fiona_dagster.transfers.targets.buckets import opened
 from fiona_dagster.transfers.targets.packages import deliver_package
 from tests.peers_fixtures import CuttingProxy, free_port
 from tests.sending import unrecorded
@@ -199,7 +200,6 @@ def test_what_is_read_back_and_ends_too_early_says_nothing(
     bucket: Any, bring: Callable[..., Proof], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(SMALL)
-    opened = s3.opened
 
     @contextlib.contextmanager
     def cutting(*arguments: Any) -> Iterator[Any]:

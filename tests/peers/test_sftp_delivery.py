@@ -25,7 +25,17 @@ from fiona_dagster.errors import (
     ProofAwaited,
     UsageError,
 )
-from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, kept, packets, pipeline, sftp, ssh, upload
+from fiona_dagster.transfers.targets import (
+    ArrivedDamaged,
+    Proof,
+    kept,
+    packets,
+    pipeline,
+    remote,
+    sftp,
+    ssh,
+    upload,
+)
 from fiona_dagster.transfers.targets.kept import connections_kept
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
 from tests.peers_fixtures import CuttingProxy, Sshd, free_port, program, running_sshd
@@ -202,7 +212,7 @@ def test_bytes_that_are_not_those_of_the_ledger_are_not_sent(
 def test_a_package_that_changes_while_it_is_sent_gets_no_name(
     sshd: Sshd, root: DataRoot, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = upload.check_room
+    check = remote.check_room
 
     def swap(*arguments: object) -> None:
         package.write_bytes(CONTENT[:-1] + b"!")

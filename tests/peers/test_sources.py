@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import (  # type: ignore[attr-defined] # it makes them when it is imported
+    StudyRootQueryRetrieveInformationModelFind,
+)
 
 from fiona_dagster.dicom.instances import read_instance
 from fiona_dagster.dicom.peers import Peer

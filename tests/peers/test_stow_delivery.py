@@ -503,7 +503,8 @@ def native_only(odd: Odd, files: list[Path], says: str) -> Callable[[list[bytes]
         compressed = [one.file_meta.TransferSyntaxUID.is_compressed for one in read]
         if any(compressed) and says == "415":
             return 415, b"Unsupported Media Type"
-        failed, stored = [], []
+        failed: list[tuple[Path, int]] = []
+        stored: list[tuple[Path, int]] = []
         for part, one, bad in zip(parts, read, compressed, strict=True):
             path = files[names.index(one.SOPInstanceUID)]
             (failed if bad else stored).append((path, 0xC122 if bad else 0))

@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from tests.making import CT, EXPLICIT, data_set
 
@@ -15,6 +16,16 @@ Context = tuple[int, str, list[str]]
 
 def item(kind: int, value: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(value)) + value
+
+
+class Asked(TypedDict, total=False):
+    """What an association request says in place of the usual."""
+
+    calling: str
+    called: str
+    application: str
+    version: int
+    max_pdu: int
 
 
 def associate_request(
@@ -121,9 +132,9 @@ class Raw:
             return True
 
     def associate(
-        self, contexts: Sequence[Context] = ((1, CT, [EXPLICIT]),), **keywords: str | int
+        self, contexts: Sequence[Context] = ((1, CT, [EXPLICIT]),), **keywords: Unpack[Asked]
     ) -> Answer:
-        self.send(associate_request(contexts, **keywords))  # type: ignore[arg-type]
+        self.send(associate_request(contexts, **keywords))
         return self.receive()
 
     def store(

@@ -21,7 +21,7 @@ from receiver.listener import Listener
 from receiver.places import Places
 from receiver.throttle import ThrottledLog
 from tests.receiver.conftest import Start
-from tests.receiver.raw import Raw
+from tests.receiver.raw import Asked, Raw
 
 
 def who(settings: dict[str, Any], calling: str, called: str, ip: str) -> admission.Rejection | None:
@@ -147,7 +147,7 @@ def test_on_the_wire(
     start: Start,
     caplog: pytest.LogCaptureFixture,
     source: str,
-    keywords: dict[str, str],
+    keywords: Asked,
     cause: tuple[int, int, int] | None,
 ) -> None:
     rules = [{"ae_title": "MR1", "networks": ["127.0.0.1"]}, {"ae_title": "CT1", "networks": ["127.0.0.2"]}]

@@ -15,7 +15,7 @@ from fiona_dagster.dicom import pdu
 from fiona_dagster.landing import open_associations, read_journals
 from tests.making import CT, EXPLICIT, STUDY, data_set
 from tests.receiver.conftest import Start
-from tests.receiver.raw import Raw, associate_request, command_set, p_data
+from tests.receiver.raw import Asked, Raw, associate_request, command_set, p_data
 
 
 def works(address: tuple[str, int], instance: str = "1.2.3") -> None:
@@ -44,7 +44,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 170) -> None:
     ],
 )
 def test_rejections_use_the_standards_codes(
-    start: Start, caplog: pytest.LogCaptureFixture, keywords: dict[str, str], cause: tuple[int, int, int]
+    start: Start, caplog: pytest.LogCaptureFixture, keywords: Asked, cause: tuple[int, int, int]
 ) -> None:
     with Raw(start(accept_unknown=False, allowed_callers=["KNOWN"]).address) as raw:
         answer = raw.associate(**keywords)

@@ -18,6 +18,7 @@ from pydicom import config as pydicom_config
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_CREATE
 
 from fiona_dagster.config import DataRoot
@@ -137,12 +138,12 @@ def ended(status: str = "COMPLETED", images: tuple[str, ...] = (), others: tuple
     return changes
 
 
-def create(association: Any, step: Dataset, instance: str | None = STEP) -> Dataset:
+def create(association: Association, step: Dataset, instance: str | None = STEP) -> Dataset:
     status, _ = association.send_n_create(step, MPPS, instance)
     return status
 
 
-def set_(association: Any, changes: Dataset, instance: str = STEP) -> Dataset:
+def set_(association: Association, changes: Dataset, instance: str = STEP) -> Dataset:
     status, _ = association.send_n_set(changes, MPPS, instance)
     return status
 
@@ -281,7 +282,7 @@ def test_rules_of_networks_and_called_titles_hold_for_steps_too(root: DataRoot) 
     rules = [{"ae_title": "CT1", "networks": ["127.0.0.2"]}, {"ae_title": "MR1", "networks": ["127.0.0.1"]}]
     server = Server(root, allowed_callers=rules, allowed_called=["RESEARCH"])
 
-    def answer(calling: str, called: str) -> tuple[bool, int]:
+    def answer(calling: str, called: str) -> tuple[bool, int | None]:
         entity = AE(ae_title=calling)
         entity.add_requested_context(MPPS)
         association = entity.associate("127.0.0.1", server.port, ae_title=called)

@@ -294,7 +294,7 @@ def test_pynetdicom_as_client(root: DataRoot, start: Start, tmp_path: Path, synt
     ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = CT, "1.2.3.4", "CT"
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientName = STUDY, "1.2.9", "Planted^Name"
     ds.file_meta = pydicom.dataset.FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     source = tmp_path / "in.dcm"
     ds.save_as(source, enforce_file_format=True)
     host, port = start().address

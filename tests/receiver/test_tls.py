@@ -117,12 +117,12 @@ def test_without_a_certificate_that_somebody_vouches_for_nobody_sends(
 ) -> None:
     caplog.set_level(logging.INFO)
     address = start(tls=section).addresses[1]
-    pair = {
+    pairs: dict[str, Callable[[], Pair | None]] = {
         "none": lambda: None,
         "stranger": lambda: Authority(tmp_path, "Other CA").issue("ct1.example"),
         "expired": lambda: authority.issue("ct1.example", days=-1, file="expired"),
-    }[kind]()
-    assert refused(address, client_context(authority, pair))
+    }
+    assert refused(address, client_context(authority, pairs[kind]()))
     words = {"none": "did not return a certificate", "stranger": "issuer", "expired": "expired"}
     wait_until(lambda: f"{words[kind]}" in caplog.text.lower())
     assert "no TLS:" in caplog.text
@@ -233,7 +233,7 @@ def shown(address: tuple[str, int], authority: Authority, pair: Pair) -> str:
         subject = (raw.sock.getpeercert() or {})["subject"]
         raw.associate()
         raw.release()
-    return str(subject[0][0][1])  # type: ignore[index]
+    return str(subject[0][0][1])
 
 
 def test_new_files_are_taken_by_new_connections_and_open_ones_go_on(

@@ -16,7 +16,7 @@ from fiona_dagster.dicom import pdu
 from fiona_dagster.errors import ConfigurationError
 from fiona_dagster.landing import read_journals
 from receiver.places import Places
-from receiver.workers import Workers
+from receiver.workers import Server, Workers
 from tests.making import CT, data_set
 from tests.receiver.conftest import Process
 from tests.receiver.raw import Raw, command_set, p_data
@@ -155,7 +155,7 @@ def test_sigterm_to_the_main_process_drains_all_workers(root: DataRoot, process:
 
 
 def test_a_worker_that_cannot_begin_is_a_clear_error_and_leaves_nobody() -> None:
-    def make(number: int, adopt: bool) -> Workers:
+    def make(number: int, adopt: bool) -> Server:
         raise ConfigurationError("no room for number one")
 
     read, write = os.pipe()

@@ -6,19 +6,20 @@ import io
 from typing import Any
 
 import pytest
-import redcap as pycap
+from redcap.project import Project
+from redcap.request import RedcapError
 
 from fiona_dagster.redcap.sandbox import Sandbox
 
 
 @pytest.fixture
 def classic(redcap: Sandbox) -> Any:
-    return pycap.Project(redcap.url, redcap.tokens["DataTransferProjects"])
+    return Project(redcap.url, redcap.tokens["DataTransferProjects"])
 
 
 @pytest.fixture
 def longitudinal(redcap: Sandbox) -> Any:
-    return pycap.Project(redcap.url, redcap.tokens["ResearchProject"])
+    return Project(redcap.url, redcap.tokens["ResearchProject"])
 
 
 def test_what_it_finds_out_about_projects(classic: Any, longitudinal: Any) -> None:
@@ -40,7 +41,7 @@ def test_what_it_finds_out_about_projects(classic: Any, longitudinal: Any) -> No
     }
     assert len(classic.export_field_names()) > 20
     assert len(classic.export_instruments()) == 3
-    with pytest.raises(pycap.RedcapError, match="classic projects"):
+    with pytest.raises(RedcapError, match="classic projects"):
         classic.export_events()
 
 
@@ -55,7 +56,7 @@ def test_records_there_and_back(classic: Any, fmt: str) -> None:
 
 
 def test_records_with_events_and_repeats(longitudinal: Any) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"record_id": "P1", "redcap_event_name": "event_1_arm_1", "demo_participant": "P1"},
         {
             "record_id": "P1",
@@ -82,7 +83,7 @@ def test_records_with_events_and_repeats(longitudinal: Any) -> None:
     ]
     logic = "[event_1_arm_1][demo_participant] = 'P1'"
     assert len(longitudinal.export_records(fields=["imaging_study_uid"], filter_logic=logic)) == 2
-    with pytest.raises(pycap.RedcapError, match="redcap_event_name are invalid: nowhere_arm_1"):
+    with pytest.raises(RedcapError, match="redcap_event_name are invalid: nowhere_arm_1"):
         longitudinal.import_records([{**rows[0], "redcap_event_name": "nowhere_arm_1"}])
 
 
@@ -100,7 +101,7 @@ def test_files(classic: Any) -> None:
     assert got == content
     assert headers["name"].replace("%20", " ") == "approval 1.pdf"
     classic.delete_file("1", "leave_alone_current_rek")
-    with pytest.raises(pycap.RedcapError, match="no file"):
+    with pytest.raises(RedcapError, match="no file"):
         classic.export_file("1", "leave_alone_current_rek")
     with pytest.raises(ValueError, match="not a 'file' field"):
         classic.export_file("1", "project_name")
@@ -139,10 +140,10 @@ def test_groups_and_users(classic: Any, redcap: Sandbox) -> None:
     classic.import_records(rows)
     found = classic.export_records(fields=["record_id"], export_data_access_groups=True)
     assert [row["redcap_data_access_group"] for row in found] == ["north_wing", ""]
-    inside = pycap.Project(redcap.url, redcap.add_token("DataTransferProjects", dag="north_wing"))
+    inside = Project(redcap.url, redcap.add_token("DataTransferProjects", dag="north_wing"))
     assert [row["record_id"] for row in inside.export_records(fields=["record_id"])] == ["1"]
     assert inside.generate_next_record_name() == "1-1"
-    with pytest.raises(pycap.RedcapError):
+    with pytest.raises(RedcapError):
         inside.import_records([{"record_id": "2", "project_name": "C"}])
     assert {user["username"] for user in classic.export_users()} == {"site_admin", "somebody"}
 

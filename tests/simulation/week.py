@@ -185,10 +185,8 @@ class Week:
         with dg.build_sensor_context(instance=self.instance, repository_def=self.repository) as context:
             result = sensor(context, gateway=GatewayResource(data_root=str(self.site.root.path)))
         assert isinstance(result, dg.SensorResult)
-        for request in result.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(
-                str(request.partitions_def_name), list(request.partition_keys)
-            )
+        for new in result.dynamic_partitions_requests or ():
+            self.instance.add_dynamic_partitions(str(new.partitions_def_name), list(new.partition_keys))
         self._maybe("between tick and run")
         for request in result.run_requests or ():
             if request.run_key not in self.seen:

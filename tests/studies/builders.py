@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.studies.header import InstanceHeader
@@ -48,7 +48,7 @@ def dataset(sop: str = SERIES + ".1", **values: Any) -> Dataset:
 def save(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> Path:
     """Writes a data set with file meta."""
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", CT_STORAGE)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "1.2.3")
     path.parent.mkdir(parents=True, exist_ok=True)

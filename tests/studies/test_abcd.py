@@ -18,7 +18,7 @@ def matrix(*values: int) -> bytes:
     return b"".join(value.to_bytes(2, "little") for value in values)
 
 
-def types(vendor: str | None = None, **elements: tuple[int, str, bytes]) -> set[str]:
+def types(vendor: str | None = None, /, **elements: tuple[int, str, bytes]) -> set[str]:
     header = InstanceHeader(Path("none"))
     header.elements = {tag: (vr, value) for tag, vr, value in elements.values()}
     header.say({name: value for name, value in (("NumSlices", vendor),) if value is not None})

@@ -19,8 +19,8 @@ def known(silence: float, **more: Any) -> Evidence:
     return Evidence(silence, more.pop("open_", False), more.pop("received", HERE), **more)
 
 
-def counted(instances: int = 0, source: str = "pacs", **series: int) -> SourceCount:
-    return SourceCount(source, "counted", instances, {key.replace("_", "."): n for key, n in series.items()})
+def counted(instances: int = 0, /, **series: int) -> SourceCount:
+    return SourceCount("pacs", "counted", instances, {key.replace("_", "."): n for key, n in series.items()})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_source_that_counts_more_makes_it_wait_and_then_marks_it() -> None:
     [
         counted(80),
         counted(79),
-        counted(source="pacs", **{"1_1": 60}),
+        counted(**{"1_1": 60}),
         SourceCount("pacs", "silent", 999),
         counted(60, **{"1_1": 3}),
     ],

@@ -51,7 +51,7 @@ def findings(
 def test_an_identifier_of_the_hospital_is_no_participant_id(
     tmp_path: Path, keyword: str, value: str, participant: str
 ) -> None:
-    found = findings(tmp_path / "refused", participant, **{keyword: value})
+    found = findings(tmp_path / "refused", participant, allowed=False, **{keyword: value})
     assert [rule for _, rule in found] == [deid.assigned.RULE]
     assert participant.lower() not in str(found).lower()
     assert findings(tmp_path / "allowed", participant, allowed=True, **{keyword: value}) == []

@@ -29,7 +29,7 @@ from fiona_dagster.ledger.records import records_folder
 from fiona_dagster.operations.overview import overview, study_detail
 from fiona_dagster.redcap import IncomingProject, NewRequest
 from fiona_dagster.redcap.silence import Silence
-from fiona_dagster.transfers import assignment, delivery, outage, outcome, projects, rules
+from fiona_dagster.transfers import assignment, autoid, delivery, outage, outcome, projects, rules
 from tests.site import EVENT, PARTICIPANT, PLANTED, PROJECT, STUDY, Site
 from tests.tables import couple, enter_project, own_redcap, read, rule, use_tables, write
 
@@ -262,7 +262,7 @@ def test_automatic_ids_are_drawn_once_for_a_person(held: Site) -> None:
         client, (entry,) = gateway.table("AutoID"), projects.entries(gateway)
         assert client is not None
         assert person is not None
-        assert assignment.autoid.participants(gateway, client, entry, [person]) == {person: participant}
+        assert autoid.participants(gateway, client, entry, [person]) == {person: participant}
     assert len(read(held.redcap, "AutoID")) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -45,7 +46,7 @@ def read(path: Path) -> Dataset:
     return pydicom.dcmread(path, force=True)
 
 
-def made_of(source: Path, **values: str) -> pydicom.FileDataset:
+def made_of(source: Path, **values: Any) -> pydicom.FileDataset:
     """A derived image: a new series and instance, made today, that names what it was made of."""
     image = pydicom.dcmread(source, force=True)
     image.RelatedFrameOfReferenceUID = image.SOPInstanceUID  # any UID element that the profile replaces
@@ -221,7 +222,7 @@ def test_without_the_originals_it_waits_for_a_person(site: Site) -> None:
 
 def test_it_keeps_the_identities_of_the_original_gateway(site: Site) -> None:
     """A project in compatibility mode: UIDs of that form, dates moved by its constant."""
-    compatible = {"compatibility": {"date_increment": 42}, "targets": ["archive", "pacs"]}
+    compatible: dict[str, Any] = {"compatibility": {"date_increment": 42}, "targets": ["archive", "pacs"]}
     site.project(**compatible)
     transfer, _ = site.packaged()
     with site.open() as gateway:

@@ -13,7 +13,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from fiona_dagster.deid import deidentify
+from fiona_dagster.deid import deidentify, writing
 from fiona_dagster.errors import (
     Busy,
     CopyUnavailable,
@@ -71,7 +71,7 @@ def test_without_verification_there_is_no_package(asked: Site) -> None:
 
 
 def test_a_full_disk_is_not_left_full_of_half_a_copy(asked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, written = deidentify.write, []
+    write, written = writing.write, []
 
     def full(target: int, *args: Any) -> int:
         written.append(target)
@@ -192,7 +192,7 @@ def test_what_the_disk_does_not_give_is_no_changed_copy(
     held = {*copies(site), site.root.path / package.path}
     opened = io.open
 
-    def fail(path: object, *rest: Any, **more: Any) -> Any:
+    def fail(path: Any, *rest: Any, **more: Any) -> Any:
         if path in held:
             raise OSError(number, os.strerror(number), str(path))
         return opened(path, *rest, **more)

@@ -67,12 +67,14 @@ def test_what_is_under_way_stops_and_leaves_no_name(site: Site, monkeypatch: pyt
 def test_a_pacs_gets_no_further_instance(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.project(targets=["pacs"])
     site.packaged()
+    from fiona_dagster.dicom.sender import store_files
     from fiona_dagster.transfers.targets import dicom
 
-    send = dicom.store_files
+    def hold(_: object) -> None:
+        site.root.enabled_file.write_text("110")
 
     def after_the_first(*args: Any, **more: Any) -> Any:
-        return send(*args, after=lambda _: site.root.enabled_file.write_text("110"), **more)
+        return store_files(*args, after=hold, **more)
 
     monkeypatch.setattr(dicom, "store_files", after_the_first)
     with pytest.raises(SendingHeld):

@@ -166,7 +166,7 @@ def test_what_dcm2niix_made_is_searched(
     packaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should the allow-lists ever let something through, the search for the person's terms stops it."""
-    clean_sidecar = nifti.clean_sidecar
+    clean_sidecar = sidecar.clean_sidecar
     leaks: list[tuple[str, Any]] = [
         ("clean_sidecar", lambda text, said="": {**clean_sidecar(text, said), "Comment": "for Quisling"}),
         ("clean_sidecar", lambda text, said="": {**clean_sidecar(text, said), "SeriesNumber": 19530704}),
@@ -368,7 +368,8 @@ def header(**changes: Any) -> bytes:
         value = changes.get(name, usual)
         struct.pack_into(form, data, at, *(value if isinstance(value, tuple) else (value,)))
     data[148:156], data[228:236], data[344:348] = b"Quisling", b"Quisling", changes.get("magic", b"n+1\0")
-    return bytes(data) + changes.get("more", b"")
+    more: bytes = changes.get("more", b"")
+    return bytes(data) + more
 
 
 def test_texts_of_an_image_are_emptied_and_other_files_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from fiona_dagster.config import DataRoot, DicomTarget
 from fiona_dagster.dicom import sender
 from fiona_dagster.dicom.instances import Instance, read_instance
 from fiona_dagster.dicom.peers import Peer
+from fiona_dagster.dicom.retrieving import Getter
 from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.dicom.web import WebClient, WebPeer
 from fiona_dagster.errors import PeerNotTrusted, UnreadableDicom
@@ -69,7 +70,7 @@ def test_on_one_of_several_associations(instances: list[Instance], monkeypatch: 
 
 
 def test_where_it_is_compared(instances: list[Instance], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing.Getter, "fetch", not_trusted)
+    monkeypatch.setattr(Getter, "fetch", not_trusted)
     comparison = comparing.Comparison(TARGET, PEER, "pacs", lambda: None)
     with pytest.raises(PeerNotTrusted):
         comparison.same(instances, {"1.2.3.1"})
@@ -114,7 +115,7 @@ def test_an_instance_that_can_not_be_read_ends_no_comparison(
         out.write(instance.path.read_bytes()[instance.data_set_offset :])
         return True
 
-    monkeypatch.setattr(comparing.Getter, "fetch", fetch)
+    monkeypatch.setattr(Getter, "fetch", fetch)
     comparison = comparing.Comparison(TARGET, PEER, "pacs", lambda: None, as_sent)
     assert comparison.same(instances, {"1.2.3.1", "1.2.3.2"}) == {"1.2.3.2"}
     assert comparison.differing == {"1.2.3.1"}

@@ -7,6 +7,7 @@ import email
 import hashlib
 import hmac
 import json
+import smtplib
 import socket
 import ssl
 import threading
@@ -225,7 +226,7 @@ def test_a_dead_mailbox_keeps_no_news_from_the_others(
         def send_message(self, message: Any) -> dict[str, Any]:
             return {"gone@example.org": (550, b"no such user")}
 
-    monkeypatch.setattr(channels.smtplib, "SMTP", Server)
+    monkeypatch.setattr(smtplib, "SMTP", Server)
     mail = EmailChannel(
         kind="email", host="mail", sender="a@example.org", recipients=["b@example.org", "gone@example.org"]
     )

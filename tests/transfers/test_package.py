@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiona_dagster.errors import NotVerified, StorageFull, UsageError
-from fiona_dagster.transfers import package, writing, zipformat
+from fiona_dagster.transfers import writing, zipformat
 from fiona_dagster.transfers.package import PackageInfo, build_package
 from fiona_dagster.transfers.signature import SigningKey
 from fiona_dagster.transfers.verify import read_manifest, verify_package
@@ -300,7 +301,7 @@ def test_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     files, expected = _files(tmp_path, CONTENT)
-    monkeypatch.setattr(package.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageFull):
         build_package(files, tmp_path / "study.zip", HEAD, expected, key=KEY)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

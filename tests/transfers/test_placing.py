@@ -55,7 +55,7 @@ def told(placing: Placing) -> tuple[str, ...]:
 
 
 def test_the_order() -> None:
-    everything = {"rules": (rule(),), "projects": (automatic(),)}
+    everything: dict[str, Any] = {"rules": (rule(),), "projects": (automatic(),)}
     assert told(said(entry(), **everything)) == ASKED
     assert told(said(**everything)) == ("asked", "routing", "HEART", "H77", "Baseline")
     assert told(said(projects=(automatic(),))) == ("asked", "autoid", "HEART", "", "")
@@ -97,7 +97,7 @@ def test_an_expired_entry_leaves_the_study_to_the_rules() -> None:
 
 
 def test_a_later_entry_for_another_project_stands_beside_a_request() -> None:
-    requested = {"requested": frozenset({"HEART"}), "asked_last": "2026-11-20 08:00"}
+    requested: dict[str, Any] = {"requested": frozenset({"HEART"}), "asked_last": "2026-11-20 08:00"}
     later = entry(project="LUNG", participant="L1", entered="2026-11-20 08:01")
     assert said(later, **requested).project == "LUNG"
     assert said(replace(later, entered="2026-11-20 08:00"), **requested).state == "requested"

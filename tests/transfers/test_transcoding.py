@@ -158,7 +158,7 @@ def test_no_bit_is_another_than_where_dcmtk_decompresses(
 ) -> None:
     """Also those beside the stored ones: an overlay, or all there is where High Bit is not the usual one."""
     odd = grey("<u2", 3)
-    cases = {
+    cases: dict[str, tuple[Any, dict[str, Any]]] = {
         "12 in 16": (odd, {"BitsStored": 12, "HighBit": 11}),
         "12 in 16, from the top": (odd, {"BitsStored": 12, "HighBit": 15}),
         "12 in 16, in the middle": (odd.astype("<i2"), {"BitsStored": 12, "HighBit": 13}),
