@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -22,6 +23,17 @@ def element(tag: int, vr: bytes, value: bytes | str) -> bytes:
     if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
         return head + struct.pack("<HI", 0, len(raw)) + raw
     return head + struct.pack("<H", len(raw)) + raw
+
+
+class Values(TypedDict, total=False):
+    """What :func:`data_set` takes by keyword."""
+
+    study: str
+    series: str
+    sop_class: str
+    modality: str
+    pixels: bytes
+    name: str
 
 
 def data_set(
@@ -57,9 +69,9 @@ def part10(data: bytes, instance: str, *, sop_class: str = CT, syntax: str = EXP
     return bytes([pad]) * 128 + b"DICM" + group + meta + data
 
 
-def write_object(folder: Path, instance: str, **keywords: str | bytes) -> Path:
+def write_object(folder: Path, instance: str, **keywords: Unpack[Values]) -> Path:
     """A complete file; keywords as for :func:`data_set`."""
     path = folder / f"{instance}.dcm"
-    sop_class = str(keywords.get("sop_class", CT))
-    path.write_bytes(part10(data_set(instance, **keywords), instance, sop_class=sop_class))  # type: ignore[arg-type]
+    sop_class = keywords.get("sop_class", CT)
+    path.write_bytes(part10(data_set(instance, **keywords), instance, sop_class=sop_class))
     return path

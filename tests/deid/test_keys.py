@@ -16,7 +16,10 @@ class Book:
         self.kept: dict[str, str] = {}
 
     def key(self, root: DataRoot, *, make: bool = True) -> ProjectKey:
-        return project_key(root, "P1", self.kept.get, self.kept.setdefault, make=make)  # type: ignore[arg-type]
+        return project_key(root, "P1", self.kept.get, self._record, make=make)
+
+    def _record(self, project: str, fingerprint: str) -> None:
+        self.kept.setdefault(project, fingerprint)
 
 
 def test_the_first_use_makes_and_records_a_key(root: DataRoot) -> None:

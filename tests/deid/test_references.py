@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -126,8 +127,8 @@ def test_the_usual_form_is_taken_for_it(make: Make, tmp_path: Path, monkeypatch:
     found: list[int] = []
     own = Notes._references
 
-    def watched(self: Notes, *args: object) -> int:
-        found.append(own(self, *args))  # type: ignore[arg-type]
+    def watched(self: Notes, *args: Any) -> int:
+        found.append(own(self, *args))
         return found[-1]
 
     monkeypatch.setattr(Notes, "_references", watched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pydicom
 import pytest
@@ -19,12 +20,12 @@ NAME = b"Oblomov^Ilja"
 
 
 def name_element(syntax: str, value: bytes = NAME, tag: bytes = b"\x10\x00\x10\x00") -> bytes:
-    order = "big" if syntax == BIG else "little"
+    order: Literal["big", "little"] = "big" if syntax == BIG else "little"
     if syntax == BIG:
         tag = tag[1::-1] + tag[3:1:-1]
     if syntax == IMPLICIT:
         return tag + len(value).to_bytes(4, "little") + value
-    return tag + b"PN" + len(value).to_bytes(2, order) + value  # type: ignore[arg-type]
+    return tag + b"PN" + len(value).to_bytes(2, order) + value
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -74,9 +75,9 @@ def test_only_what_changes_is_made_again(
     stored: list[str] = []
     store = Deidentifier._store
 
-    def counted(*args: object, **more: object) -> object:
+    def counted(*args: Any, **more: Any) -> object:
         stored.append("")
-        return store(*args, **more)  # type: ignore[arg-type]
+        return store(*args, **more)
 
     monkeypatch.setattr(Deidentifier, "_store", staticmethod(counted))
     sources = study(tmp_path)
@@ -91,10 +92,10 @@ def test_a_copy_that_can_not_be_made_again_goes(
 ) -> None:
     heard = Deidentifier.heard
 
-    def once(self: Deidentifier, *args: object, **more: object) -> object:
+    def once(self: Deidentifier, *args: Any, **more: Any) -> object:
         if more.get("unless") is not None:
             raise RefusedDicom("not again")
-        return heard(self, *args, **more)  # type: ignore[arg-type]
+        return heard(self, *args, **more)
 
     monkeypatch.setattr(Deidentifier, "heard", once)
 

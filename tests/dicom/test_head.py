@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -124,9 +125,9 @@ def test_a_large_element_before_the_uids_is_skipped_and_not_kept() -> None:
     ],
 )
 def test_wrong_uids_are_named(changes: dict[str, str], code: str, status: int, tag: int) -> None:
-    keywords = {"instance": "1.2.3.9", **changes}
+    keywords: dict[str, Any] = {"instance": "1.2.3.9", **changes}
     head = HeadReader(EXPLICIT)
-    head.feed(data_set(keywords.pop("instance"), **keywords))  # type: ignore[arg-type]
+    head.feed(data_set(keywords.pop("instance"), **keywords))
     head.end()
     verdict = judge(head)
     assert isinstance(verdict, Refusal)

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 from hypothesis import given
@@ -18,11 +19,11 @@ from fiona_dagster.config import DataRoot
 from fiona_dagster.errors import StorageFull
 from fiona_dagster.landing import ImportReport, archives, import_paths, read_journals
 from tests.landing.test_imports import run_import
-from tests.making import STUDY, data_set, part10, write_object
+from tests.making import STUDY, Values, data_set, part10, write_object
 
 
-def dicom(instance: str, **keywords: str | bytes) -> bytes:
-    return part10(data_set(instance, **keywords), instance)  # type: ignore[arg-type]
+def dicom(instance: str, **keywords: Unpack[Values]) -> bytes:
+    return part10(data_set(instance, **keywords), instance)
 
 
 def zipped(*entries: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,11 +129,11 @@ def test_a_file_that_takes_the_place_of_an_imported_one_survives(
     inbox.look()
     rename = os.rename
 
-    def replace_first(name: str, *arguments: object, **keywords: object) -> None:
+    def replace_first(name: str, *arguments: Any, **keywords: Any) -> None:
         other = root.path / "other"
         other.write_bytes(dicom("1.2.2"))
         rename(other, root.inbox / "x")
-        rename(name, *arguments, **keywords)  # type: ignore[arg-type]
+        rename(name, *arguments, **keywords)
 
     monkeypatch.setattr(os, "rename", replace_first)
     clock.now = 10

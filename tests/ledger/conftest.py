@@ -8,6 +8,7 @@ import pytest
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.landing import Receipt
+from fiona_dagster.landing.receipt import Kind
 from fiona_dagster.ledger import Ledger
 from fiona_dagster.ledger.booking import book as book_receipt
 
@@ -27,14 +28,14 @@ def arrive(ledger: Ledger) -> Arrive:
     def book(
         study: str = "1.2",
         sop: str = "1.2.3.1",
-        kind: str = "stored",
+        kind: Kind = "stored",
         path: str | None = None,
         time: str = "2026-11-23T10:00:00.000000Z",
         size: int = 10,
     ) -> None:
         receipt = Receipt(
             time=time,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             StudyInstanceUID=study,
             SeriesInstanceUID="1.2.3",
             SOPInstanceUID=sop,

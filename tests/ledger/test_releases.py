@@ -6,6 +6,7 @@ import pytest
 
 from fiona_dagster.errors import ReleaseAwaited
 from fiona_dagster.ledger import Ledger, Request, Transfer
+from fiona_dagster.ledger.releases import Decision
 
 FILES = {"2.25.1.dcm": "aa", "2.25.2.dcm": "bb"}
 
@@ -22,9 +23,9 @@ def verified(
     return transfer
 
 
-def release(ledger: Ledger, transfer: Transfer, decision: str = "released") -> None:
+def release(ledger: Ledger, transfer: Transfer, decision: Decision = "released") -> None:
     files = ledger.transfers.files_to_review(transfer)
-    ledger.releases.decide(transfer, files, decision, by="anna", reason="looked at all of it")  # type: ignore[arg-type]
+    ledger.releases.decide(transfer, files, decision, by="anna", reason="looked at all of it")
 
 
 def test_what_nobody_has_to_look_at_may_leave(ledger: Ledger) -> None:

@@ -28,7 +28,7 @@ def begin(
     ledger: Ledger,
     transfer: Transfer,
     instances: dict[str, str] = OLD,
-    listed: set[str] | None = frozenset(),  # type: ignore[assignment]
+    listed: set[str] | frozenset[str] | None = frozenset(),
     *,
     counted: int = 0,
     target: str = "pacs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -135,16 +135,16 @@ def test_the_way_of_three_instances(ledger: Ledger, arrive: Arrive) -> None:
 def test_decisions_are_booked_in_any_order(ledger: Ledger, arrive: Arrive, first: str) -> None:
     name = "site/conflicts/1.2/CT.1.2.3.1.0123456789abcdef.dcm"
     old = "site/conflicts/superseded/1.2/CT.1.2.3.1.fedcba9876543210.dcm"
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"kind": "stored"},
         {"kind": "conflict", "path": name, "time": "2026-11-23T11:00:00.000000Z", "size": 20},
     ]
-    decisions = [
+    decisions: list[dict[str, Any]] = [
         {"kind": "superseded", "path": old, "time": "2026-11-23T12:00:00.000000Z"},
         {"kind": "accepted", "path": name, "time": "2026-11-23T12:00:00.000000Z", "size": 20},
     ]
     for line in [*lines, *decisions] if first == "stored" else [*decisions, *lines]:
-        arrive(**line)  # type: ignore[arg-type]
+        arrive(**line)
 
     (row,) = ledger.receipts.instances("1.2")
     assert (row["path"], row["size"], row["conflicts"]) == ("site/archive/scp_1.2/CT.1.2.3.1", 20, 1)

@@ -10,10 +10,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
 
 from fiona_dagster.config import DataRoot
 from fiona_dagster.dicom import sender
@@ -47,9 +49,9 @@ def make_file(
     """A small image as it comes out of de-identification."""
     image = Dataset()
     image.file_meta = FileMetaDataset()
-    image.file_meta.MediaStorageSOPClassUID = sop_class  # type: ignore[assignment]
-    image.file_meta.MediaStorageSOPInstanceUID = f"2.25.77.{number}"  # type: ignore[assignment]
-    image.file_meta.TransferSyntaxUID = transfer_syntax  # type: ignore[assignment]
+    image.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    image.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.77.{number}")
+    image.file_meta.TransferSyntaxUID = UID(transfer_syntax)
     image.SOPClassUID, image.SOPInstanceUID = sop_class, f"2.25.77.{number}"
     image.StudyInstanceUID, image.SeriesInstanceUID = "2.25.5", f"2.25.6.{number % 2}"
     image.PatientID, image.PatientName, image.Modality = "P001", "P001", "MR"
@@ -210,7 +212,8 @@ def test_refused_instances_are_not_success(
     answered(monkeypatch, lambda uid, said: status if uid == "2.25.77.4" else said)
     with pytest.raises(error, match=f"1 of 6 instances .*{status:04X}") as caught:
         _deliver(orthanc, files)
-    assert caught.value.instances == {"2.25.77.4": f"{status:04X}"}  # type: ignore[attr-defined]
+    assert isinstance(caught.value, InstancesMissing | InstancesRefused)
+    assert caught.value.instances == {"2.25.77.4": f"{status:04X}"}
 
 
 def test_acknowledged_but_not_listed_is_not_proven(
@@ -218,8 +221,8 @@ def test_acknowledged_but_not_listed_is_not_proven(
 ) -> None:
     store = sender.store_files
 
-    def store_and_lose(*arguments: object, **more: object) -> object:
-        results = store(*arguments, **more)  # type: ignore[arg-type]
+    def store_and_lose(*arguments: Any, **more: Any) -> object:
+        results = store(*arguments, **more)
         orthanc.delete("2.25.77.5")
         return results
 

@@ -214,9 +214,9 @@ def test_a_package_that_changes_while_it_is_sent_gets_no_name(
 ) -> None:
     check = remote.check_room
 
-    def swap(*arguments: object) -> None:
+    def swap(*arguments: Any) -> None:
         package.write_bytes(CONTENT[:-1] + b"!")
-        check(*arguments)  # type: ignore[arg-type]
+        check(*arguments)
 
     monkeypatch.setattr(upload, "check_room", swap)
     with pytest.raises(NotVerified):

@@ -77,9 +77,9 @@ class Case:
     full: bool = False
 
 
-def one(data: bytes, **more: str | int) -> Case:
+def one(data: bytes, *, instance: str = UID, sop_class: str = CT, syntax: str = EXPLICIT) -> Case:
     """A row of a single object."""
-    return Case((Object(data, **more),))  # type: ignore[arg-type]
+    return Case((Object(data, instance, sop_class, syntax),))
 
 
 def _file(content: bytes, name: str = "x") -> Callable[[Path], list[Path]]:

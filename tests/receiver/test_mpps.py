@@ -289,7 +289,9 @@ def test_rules_of_networks_and_called_titles_hold_for_steps_too(root: DataRoot) 
         if association.is_established:
             association.release()
             return True, 0
-        return False, association.acceptor.primitive.diagnostic  # type: ignore[union-attr]
+        answer = association.acceptor.primitive
+        assert answer is not None
+        return False, answer.diagnostic
 
     assert answer("CT1", "RESEARCH") == (False, 3)
     assert answer("MR1", "RESEARCH") == (True, 0)

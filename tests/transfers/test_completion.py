@@ -8,6 +8,7 @@ import pytest
 
 from fiona_dagster import landing
 from fiona_dagster.landing import Caller, Landing, PerformedStep
+from fiona_dagster.landing.evidence import StepStatus
 from fiona_dagster.ledger import Completion
 from fiona_dagster.transfers.completion import describe, find_complete_studies
 from fiona_dagster.transfers.context import Gateway
@@ -18,13 +19,13 @@ def after(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-def performed(gateway: Gateway, status: str, *instances: str, step: str = "1.9") -> None:
+def performed(gateway: Gateway, status: StepStatus, *instances: str, step: str = "1.9") -> None:
     landing.append_evidence(
         gateway.root,
         PerformedStep(
             datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             step,
-            status,  # type: ignore[arg-type]
+            status,
             ("1.2",),
             {"1.2.3": instances} if instances else {},
             "CT1",

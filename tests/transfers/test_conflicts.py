@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fiona_dagster.errors import RequestRefused
+from fiona_dagster.landing.decisions import Decision
 from fiona_dagster.operations.conflicts import decide_conflicts, list_conflicts
 from fiona_dagster.operations.overview import study_detail
 from fiona_dagster.transfers import completion, delivery, execution, intake
@@ -39,7 +40,7 @@ def assign(site: Site) -> None:
 
 @pytest.mark.parametrize(("decision", "revision"), [("accepted", 3), ("rejected", 2)])
 def test_an_open_conflict_bars_assignment_until_it_is_decided(
-    site: Site, decision: str, revision: int
+    site: Site, decision: Decision, revision: int
 ) -> None:
     site.receive(1, 2)
     conflicting(site)
@@ -49,7 +50,7 @@ def test_an_open_conflict_bars_assignment_until_it_is_decided(
     (listed,) = list_conflicts(site.root)
     assert listed["differs"] == "(0008,103E)"
 
-    decide_conflicts(site.root, [listed["id"]], None, decision)  # type: ignore[arg-type]
+    decide_conflicts(site.root, [listed["id"]], None, decision)
     assert process(site) == ()
     assign(site)
     detail = study_detail(site.root, STUDY)

@@ -101,7 +101,9 @@ def test_proven_everywhere_ends_in_daic_and_in_redcap(site: Site) -> None:
     assert [p for p in site.root.outbox.rglob("*") if p.is_file()] == []
     assert list((site.root.projects / PROJECT).iterdir()) == [], "the working copy is gone"
     with site.open() as gateway:
-        assert (site.root.path / gateway.ledger.transfers.package(transfer).path).is_file()  # type: ignore[union-attr]
+        kept = gateway.ledger.transfers.package(transfer)
+        assert kept is not None
+        assert (site.root.path / kept.path).is_file()
         assert [work.kind for work in gateway.ledger.work.open(STUDY)] == ["status"]
     said = told(site)
     assert said.transfer_date != ""

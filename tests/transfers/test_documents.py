@@ -62,7 +62,7 @@ def image(path: Path, pixels: Any = GRADIENT, syntax: str = ExplicitVRLittleEndi
     if syntax == RLELossless:
         dataset.compress(RLELossless, generate_instance_uid=False)
     elif syntax != ExplicitVRLittleEndian:
-        dataset.file_meta.TransferSyntaxUID = syntax  # type: ignore[assignment]
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
         from pydicom.encaps import encapsulate
 
         dataset.PixelData = encapsulate([b"no codestream"])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from fiona_dagster.errors import UnreadableDicom
 from fiona_dagster.studies import InstanceHeader, read_instance
@@ -22,7 +23,7 @@ from fiona_dagster.transfers.zipformat import is_safe_name
 def _file(path: Path, **values: object) -> tuple[str, Path]:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"  # type: ignore[assignment]
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
     defaults = {
         "PatientID": "P001",

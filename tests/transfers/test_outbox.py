@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,11 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, call: int, *, effect: bool) -> It
     done: list[int] = []
     post = Transport.post
 
-    def deadly(self: Transport, *arguments: object, **more: object) -> object:
+    def deadly(self: Transport, *arguments: Any, **more: Any) -> object:
         done.append(1)
         if len(done) == call and not effect:
             raise Killed
-        reply = post(self, *arguments, **more)  # type: ignore[arg-type]
+        reply = post(self, *arguments, **more)
         if len(done) == call:
             raise Killed
         return reply
