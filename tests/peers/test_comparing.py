@@ -25,7 +25,7 @@ from fiona_dagster.dicom.sender import store_files
 from fiona_dagster.errors import Busy, ConfigurationError, ContentUnproven, NotVerified, PeerUnavailable
 from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, Proof
 from fiona_dagster.transfers.targets.dicom import deliver_dicom
-from tests.peers.test_pacs_delivery import CT, EXPLICIT, IMPLICIT, MR, digests, make_file
+from tests.peers.test_pacs_delivery import CT, EXPLICIT, IMPLICIT, MR, as_file, digests, make_file
 from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, running_dcmqrscp, running_orthanc
 from tests.receiver.certificates import Authority
 from tests.sending import Recorder
@@ -88,9 +88,7 @@ def nested(path: Path, number: int, syntax: str = EXPLICIT) -> Path:
     block.add_new(2, "OB", b"\0\1\2\3")
     if syntax == RLE:
         image.compress(RLE, generate_instance_uid=False)
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(as_file(image))
     return path
 
 
@@ -158,9 +156,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(tmp_path: Path, files: lis
     image = pydicom.dcmread(make_file(big, 9))
     image.Rows = image.Columns = 1800
     image.PixelData = bytes(1800 * 1800)
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    big.write_bytes(buffer.getvalue())
+    big.write_bytes(as_file(image))
     with running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowGet=True) as orthanc:
         Pacs(orthanc.dicom_port, orthanc.ae_title, {}).receive([big])
         out = (tmp_path / "out").open("w+b")
@@ -338,9 +334,7 @@ def test_what_is_refused_goes_decompressed_where_the_project_allows_it(
         image.decompress(generate_instance_uid=False)
         image.PixelData = bytes(256)
         image.compress(RLE, generate_instance_uid=False)
-        buffer = io.BytesIO()
-        image.save_as(buffer, enforce_file_format=True)
-        files[1].write_bytes(buffer.getvalue())
+        files[1].write_bytes(as_file(image))
         proof = deliver(pacs, files, transcode=True, compare="all")
         assert proof.counts["compared"] == 2, "the archive takes what comes last"
         assert proof.counts["sent"] == 1
@@ -351,9 +345,7 @@ def test_what_can_not_be_transcoded_is_named(tmp_path: Path, files: list[Path]) 
     broken = files[3]
     image = pydicom.dcmread(broken)
     image.NumberOfFrames = 3
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    broken.write_bytes(buffer.getvalue())
+    broken.write_bytes(as_file(image))
     with running_dcmqrscp(tmp_path / "qr") as port:
         with pytest.raises(InstancesRefused, match="another number of frames") as caught:
             deliver(Pacs(port, "QRSCP", {}), files, transcode=True)

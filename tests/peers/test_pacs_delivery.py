@@ -43,6 +43,13 @@ MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 
 
+def as_file(image: Dataset) -> bytes:
+    """The bytes of a file (PS3.10); those of the image may still be read from the one it came from."""
+    buffer = io.BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 def make_file(
     path: Path, number: int, sop_class: str = MR, transfer_syntax: str = EXPLICIT, fill: int | None = None
 ) -> Path:
@@ -60,9 +67,7 @@ def make_file(
     image.HighBit, image.PixelRepresentation, image.SamplesPerPixel = 7, 0, 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.PixelData = bytes([number % 256 if fill is None else fill]) * 256
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(as_file(image))
     return path
 
 

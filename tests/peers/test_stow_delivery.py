@@ -34,7 +34,7 @@ from fiona_dagster.transfers.targets import InstancesMissing, InstancesRefused, 
 from fiona_dagster.transfers.targets import stow as target_module
 from fiona_dagster.transfers.targets.instances import count_at, deliver_instances
 from fiona_dagster.transfers.targets.stow import deliver_stow
-from tests.peers.test_pacs_delivery import digests, make_file
+from tests.peers.test_pacs_delivery import as_file, digests, make_file
 from tests.peers_fixtures import CuttingProxy, Orthanc, free_port, missing, running_orthanc
 from tests.receiver.certificates import Authority
 from tests.sending import Recorder
@@ -530,9 +530,7 @@ def one_compressed(files: list[Path], folder: Path, **header: int) -> list[Path]
 def altered(content: bytes) -> bytes:
     image = pydicom.dcmread(io.BytesIO(content))
     image.PixelData = bytes(len(image.PixelData))
-    buffer = io.BytesIO()
-    image.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return as_file(image)
 
 
 @pytest.mark.parametrize("says", ["C122", "415"])
