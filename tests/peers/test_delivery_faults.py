@@ -399,11 +399,11 @@ def test_a_renaming_without_an_answer_may_have_happened(liar: Sshd, root: DataRo
         path.unlink()
     (liar.folder / "lie").write_text("renames and falls silent")
     with pytest.raises(PeerUnavailable, match="may have its name by now"):
-        _deliver(liar, root, tmp_path / "package", timeout_seconds=1)
+        _deliver(liar, root, tmp_path / "package", timeout_seconds=5)
     assert [path.name for path in liar.upload.iterdir()] == [NAME]
     # Its checksum files are renamed next; neither may get lost.
     with pytest.raises(PeerUnavailable, match="TimeoutError"):
-        _deliver(liar, root, tmp_path / "package", timeout_seconds=1)
+        _deliver(liar, root, tmp_path / "package", timeout_seconds=5)
     (liar.folder / "lie").write_text("")
     before = (liar.upload / NAME).stat().st_ino
     assert _deliver(liar, root, tmp_path / "package") == "sftp-readback"
