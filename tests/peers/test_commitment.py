@@ -388,7 +388,7 @@ def test_what_a_pacs_does_not_promise_is_named_for_the_ledger_only(
         instance(0): "commitment refused, reason 0112",
         instance(1): "commitment refused, reason 0000",
     }
-    assert "2.25" not in str(caught.value)
+    assert "2.25." not in str(caught.value)
 
 
 def _answered(root: DataRoot) -> list[AskedCommitment]:

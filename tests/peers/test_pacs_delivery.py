@@ -111,8 +111,8 @@ def test_every_instance_arrives_with_proof(orthanc: Orthanc, files: list[Path]) 
     assert orthanc.sop_instance_uids() == UIDS
     assert proof.kind == "dicom-find"
     assert proof.counts == {"instances": 6, "sent": 6, "there_before": 0, "warnings": 0, "found": 6}
-    assert "2.25" not in str(proof.to_json())
-    assert "2.25" not in repr(proof)
+    assert "2.25." not in str(proof.to_json())
+    assert "2.25." not in repr(proof)
 
 
 def test_what_is_there_is_not_sent_again(orthanc: Orthanc, files: list[Path]) -> None:
@@ -203,7 +203,7 @@ def test_instances_without_an_answer_are_named_to_the_ledger_only(
     with pytest.raises(InstancesMissing) as caught:
         _deliver(orthanc, files)
     assert caught.value.instances == {"2.25.77.2": "no answer"}
-    assert "2.25" not in str(caught.value)
+    assert "2.25." not in str(caught.value)
 
 
 @pytest.mark.parametrize(("status", "error"), [(0xA700, InstancesMissing), (0xC000, InstancesRefused)])
@@ -308,7 +308,7 @@ def test_what_somebody_else_sent_is_present_but_not_proven(
     with pytest.raises(ContentUnproven, match="6 of 6 instances are present, content unproven") as caught:
         _deliver(orthanc, files)
     assert caught.value.instances == UIDS
-    assert "2.25" not in str(caught.value)
+    assert "2.25." not in str(caught.value)
 
 
 def test_a_pacs_that_may_keep_older_bytes_is_not_believed(orthanc: Orthanc, files: list[Path]) -> None:

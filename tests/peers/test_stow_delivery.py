@@ -114,8 +114,8 @@ def test_every_instance_arrives_with_proof_and_only_what_is_missing_goes_again(
     proof = bring(root, files, recorder, at(orthanc))
     assert proof.kind == "qido-instances"
     assert proof.counts["sent"] == proof.counts["found"] == len(uids(orthanc)) == 6
-    assert "2.25" not in str(proof.to_json())
-    assert "2.25" not in repr(proof)
+    assert "2.25." not in str(proof.to_json())
+    assert "2.25." not in repr(proof)
     target = StowTarget(kind="stow", url=at(orthanc), username="fiona", password_file="secrets/stow")
     assert [count_at(target, root, "web", study) for study in ("2.25.5", "2.25.55")] == [6, 0]
 
@@ -134,7 +134,7 @@ def test_what_somebody_else_sent_is_retrieved_and_compared(
     with pytest.raises(ContentUnproven) as caught:
         bring(root, files, recorder, at(orthanc), compare="none")
     assert len(caught.value.instances) == 6
-    assert "2.25" not in str(caught.value)
+    assert "2.25." not in str(caught.value)
     proof = bring(root, files, Recorder(tmp_path / "third ledger"), at(orthanc))
     assert (proof.kind, proof.counts["sent"]) == ("qido-instances", 0)
 
@@ -368,7 +368,7 @@ def test_answers_are_read_instance_by_instance(
         odd.answer = (409, {"00081198": _items((files[1], 0xA900), (files[2], 0xA700))})
         with pytest.raises(InstancesRefused, match="A700, A900") as refused:
             bring(root, files, recorder, url, **bearer)
-        assert "2.25" not in str(refused.value)
+        assert "2.25." not in str(refused.value)
 
         odd.answer = (200, {"00081198": _items((files[4], 0x0110))})  # "OK", and it is not
         with pytest.raises(InstancesRefused, match="0110") as refused:
