@@ -39,7 +39,11 @@ def program(name: str, package: str) -> str:
 
 def missing(name: str, package: str) -> NoReturn:
     """Skips the test, or fails it where peers are required."""
-    reason = f"{name} is not installed: apt-get install {package}"
+    unavailable(f"{name} is not installed: apt-get install {package}")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skips the test for what this machine does not have, or fails it where peers are required."""
     if os.environ.get("FIONA_REQUIRE_PEERS") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

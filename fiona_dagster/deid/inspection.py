@@ -20,12 +20,7 @@ from fiona_dagster.deid.binary_numbers import WIDE_NUMBERS
 from fiona_dagster.deid.copies import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from fiona_dagster.deid.defined import is_defined
 from fiona_dagster.deid.deidentify import Deidentifier
-from fiona_dagster.deid.elements import (
-    DEFLATED,
-    PIXEL_DATA,
-    name_of,
-    text,
-)
+from fiona_dagster.deid.elements import DEFLATED, PIXEL_DATA, name_of, text
 from fiona_dagster.deid.engine import SOP_CLASS, SOP_INSTANCE
 from fiona_dagster.deid.files import inflate
 from fiona_dagster.deid.folding import decode, fold, other_text, printed, raw_view

@@ -242,7 +242,9 @@ def _decoding() -> Iterator[None]:
         warnings.filterwarnings("error", module=_DECODERS)
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - decoders raise anything
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+                raise  # of this machine, not of the object: Pillow's own OSError has no number
             why = type(error).__name__
             raise RefusedDicom(f"compressed pixel data can't be decoded ({why})") from None
 

@@ -20,6 +20,7 @@ from tests.crash.power import losses
 from tests.crash.promises import Promised, broken_after_restart, broken_promises
 from tests.crash.scripts import INSTANCE
 from tests.crash.traced import Traced
+from tests.disks import small_disk
 from tests.making import CT, EXPLICIT, data_set
 from tests.receiver.conftest import Process
 from tests.receiver.raw import VERIFICATION, Raw
@@ -110,16 +111,10 @@ def mounted(tmp_path: Path) -> Iterator[DataRoot]:
     """A data root on a file system of its own: 8 MiB and 300 inodes, in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    options = "size=8m,nr_inodes=300,mode=700"
-    command = ["mount", "-t", "tmpfs", "-o", options, "fiona-test", str(folder)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(folder, "size=8m,nr_inodes=300"):
         root = DataRoot(folder / "data")
         root.make()
         yield root
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from fiona_dagster.operations.lock import hold_root
 from fiona_dagster.operations.mending import mend
 from fiona_dagster.operations.rebuild import rebuild
 from tests.accounting import assert_all_accounted
+from tests.disks import small_disk
 from tests.operations.delivered import delete_ledger, delivered, picture, settle, uploads
 from tests.running import fiona
 from tests.site import PROJECT, STUDY, Site, running_site
@@ -204,14 +204,9 @@ def small(site: Site) -> Iterator[Path]:
     kept = site.folder / "ledger"
     shutil.move(folder, kept)
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "fiona-test", str(folder)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(folder, "size=2m"):
         shutil.copytree(kept, folder, dirs_exist_ok=True)
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_on_a_full_disk_the_old_ledger_stays(site: Site, small: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.leftovers import remove_leftovers
 from fiona_dagster.transfers.targets import ArrivedDamaged, Proof, dicom, pipeline, remote, upload
 from fiona_dagster.transfers.targets.sftp import deliver_sftp
+from tests.disks import small_disk
 from tests.peers.killing import deliver_and_die
 from tests.peers.test_stow_delivery import PLUGIN
 from tests.peers_fixtures import Orthanc, Sshd, free_port, program, running_orthanc, running_sshd
@@ -282,26 +282,21 @@ def _deliver(sshd: Sshd, root: DataRoot, package: Path, **target: object) -> str
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of its own of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "fiona-test", str(folder)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
+    with small_disk(folder, "size=4m"):
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_remote_disk_that_is_full_or_fills_up(
-    one_sshd: Sshd, small_disk: Path, root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_sshd: Sshd, small_folder: Path, root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package, filler = tmp_path / "package", small_disk / "filler"
+    package, filler = tmp_path / "package", small_folder / "filler"
     filler.write_bytes(bytes(2_000_000))
     with pytest.raises(StorageFull, match="remote disk"):
-        _deliver(one_sshd, root, package, directory=str(small_disk))
+        _deliver(one_sshd, root, package, directory=str(small_folder))
     filler.unlink()
 
     check = remote.check_room
@@ -312,15 +307,15 @@ def test_a_remote_disk_that_is_full_or_fills_up(
 
     monkeypatch.setattr(upload, "check_room", fills_up)
     with pytest.raises(StorageFull, match="remote disk"):
-        _deliver(one_sshd, root, package, directory=str(small_disk))
-    assert [path.name for path in small_disk.iterdir()] == ["filler"], (
+        _deliver(one_sshd, root, package, directory=str(small_folder))
+    assert [path.name for path in small_folder.iterdir()] == ["filler"], (
         "what was sent does not fill it further"
     )
 
     monkeypatch.undo()
     filler.unlink()
-    assert _deliver(one_sshd, root, package, directory=str(small_disk)) == "sftp-readback"
-    assert (small_disk / NAME).read_bytes() == CONTENT
+    assert _deliver(one_sshd, root, package, directory=str(small_folder)) == "sftp-readback"
+    assert (small_folder / NAME).read_bytes() == CONTENT
 
 
 @pytest.fixture(scope="module")

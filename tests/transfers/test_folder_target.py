@@ -27,6 +27,7 @@ from fiona_dagster.errors import (
 from fiona_dagster.transfers import delivery
 from fiona_dagster.transfers.targets import Proof, folder
 from fiona_dagster.transfers.targets.checking import unusable_targets
+from tests.peers_fixtures import unavailable
 from tests.sending import unrecorded
 from tests.site import PROJECT, Site
 
@@ -134,7 +135,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
             with tempfile.TemporaryDirectory(dir=parent) as made:
                 yield Path(made)
             return
-    pytest.skip("there is one file system only")
+    unavailable("there is one file system only")
 
 
 def test_a_share_that_goes_away_under_us_proves_nothing(

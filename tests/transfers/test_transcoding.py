@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,30 @@ def test_there_and_back(
     transcode(folder / "b.dcm", folder / "c.dcm", EXPLICIT)
     require_same(folder / "c.dcm", original)
     assert pixels_of(folder / "c.dcm")[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), OSError),
+        (MemoryError(), MemoryError),
+        (OSError("broken data stream"), RefusedDicom),
+    ],
+)
+def test_what_this_machine_does_not_give_is_not_the_objects_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: type[Exception]
+) -> None:
+    """A disk or memory that fails for a moment must not refuse an object for good; Pillow's error must."""
+    made = image(np.zeros((1, 4, 4), "<u2"))
+    made.compress(uid.RLELossless, generate_instance_uid=False)
+    stored = save(made, tmp_path / "a.dcm")
+
+    def fail(*_: object, **__: object) -> Iterator[bytes]:
+        if raised:
+            raise raised
+        yield b""
+
+    monkeypatch.setattr("pydicom.encaps.generate_frames", fail)
+    with pytest.raises(told):
+        transcode(stored, tmp_path / "b.dcm", EXPLICIT)
+    assert not (tmp_path / "b.dcm").exists()
